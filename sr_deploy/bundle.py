@@ -1,0 +1,231 @@
+"""The bundle: a folder that carries everything between a checkpoint and its pixels, as facts and graphs, no code.
+
+    NAME/
+      card.json     ModelCard, one GraphCard per graph, the certificate
+      fp32.onnx     (N,C,H,W) in [0,1] -> (N,C,sH,sW) in [0,1]
+      fp16.onnx     the same in half precision
+      probe.npz     small inputs with the original module's outputs
+      report.html   the certificate, drawn
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sr_deploy.errors import BundleError, UsageError
+from sr_deploy.settings import from_table
+
+T = TypeVar("T")
+
+CARD_FORMAT = 1
+CARD_FILE = "card.json"
+PROBE_FILE = "probe.npz"
+REPORT_FILE = "report.html"
+GRAPH_METADATA_KEY = "sr-deploy.card"
+
+Precision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights came from."""
+
+    file: str
+    sha256: str
+    license: str = "unknown"
+    url: str = ""
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One reading of a state dict, and what it scored on the picture whose HR is known."""
+
+    assumes: dict[str, Any]
+    psnr: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Why this function was chosen for these weights.
+
+    `decided_by` is 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'. `margin` is the PSNR in dB between the
+    best hypothesis and the next one; `bicubic` is the PSNR of plain bicubic upscaling on the same picture.
+    """
+
+    decided_by: Literal["structure", "measurement", "recipe", "flag"]
+    hypotheses: tuple[Hypothesis, ...] = ()
+    margin: float | None = None
+    bicubic: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a network is, whoever runs it.
+
+    `channels`: 3 is RGB, 1 is the luma of BT.601 in limited range. `value_range`: what the checkpoint was trained with, 1 or 255;
+    every graph takes [0, 1]. `tiling`: 'exact' when a halo of `halo` LR pixels makes a tile bit-equal to the whole, else
+    'approximate'. `activation_bytes`: peak of the live fp32 activations per LR pixel. `macs`: multiply-accumulates per LR pixel.
+    `largest_activation`: the largest absolute value inside the network on the natural and extreme probes; `on_noise` the same on white noise.
+    """
+
+    name: str
+    architecture: str
+    scale: int
+    channels: Literal[1, 3]
+    value_range: float = 1.0
+    config: dict[str, Any] = field(default_factory=dict)
+    source: Source | None = None
+    detection: Detection | None = None
+    reparameterized: tuple[str, ...] = ()
+    tiling: Literal["exact", "approximate"] = "approximate"
+    halo: int = 32
+    min_size: int = 1
+    size_multiple: int = 1
+    activation_bytes: int = 0
+    macs: int = 0
+    parameters: int = 0
+    largest_activation: float | None = None
+    largest_activation_on_noise: float | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str, *, where: str) -> ModelCard:
+        return _parse(json.loads(text), ModelCard, where=where)
+
+
+@dataclass(frozen=True)
+class GraphCard:
+    """One ONNX file of a bundle. `kept_fp32` names the nodes that the fp16 pass left in fp32."""
+
+    file: str
+    precision: Precision
+    sha256: str
+    opset: int
+    kept_fp32: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step of the parity chain, measured on one probe: `source` against `target`.
+
+    Differences are in 8-bit steps (LSB) of the clamped output; `border_*` covers the outermost ring of `scale` * 4 pixels alone.
+    `psnr` is in dB, infinite for equal outputs. `floor` says what the link had to reach, empty when it is only reported.
+    """
+
+    source: str
+    target: str
+    probe: str
+    max_lsb: float
+    mean_lsb: float
+    border_max_lsb: float
+    psnr: float
+    floor: str = ""
+    passed: bool = True
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `folder` is where the graphs lie."""
+
+    folder: Path
+    card: ModelCard
+    graphs: dict[str, GraphCard]
+    certificate: tuple[Link, ...] = ()
+    made_with: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def open(folder: Path, *, check: bool = True) -> Bundle:
+        """Read a bundle folder; with `check`, every graph's sha256 is compared with the card.
+
+        Raises: BundleError when something is missing, unreadable, or was changed since the export.
+        """
+        path = folder / CARD_FILE
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as exc:
+            what = "no such folder" if not folder.exists() else f"it has no {CARD_FILE}"
+            raise BundleError(f"{folder}: not a bundle, {what}; make one with `sr-deploy export CHECKPOINT`") from exc
+        except (OSError, ValueError) as exc:
+            raise BundleError(f"{path}: not readable as a card ({exc}); export the bundle again") from exc
+        if not isinstance(table, dict) or table.get("format") != CARD_FORMAT:
+            found = table.get("format") if isinstance(table, dict) else None
+            raise BundleError(
+                f"{path}: card format {found}, expected {CARD_FORMAT}; export the bundle again with this version of sr-deploy"
+            )
+        del table["format"]
+        contents = _parse(table, _CardFile, where=str(path))
+        bundle = Bundle(folder, contents.model, contents.graphs, contents.certificate, contents.made_with)
+        if check:
+            bundle.check()
+        return bundle
+
+    def check(self) -> None:
+        """Compare every graph with the card.
+
+        Raises: BundleError naming the first graph that is missing or differs.
+        """
+        for name, graph in self.graphs.items():
+            path = self.folder / graph.file
+            if not path.is_file():
+                raise BundleError(f"{self.folder}: {graph.file} ({name}) is missing; export the bundle again")
+            found = sha256_of(path)
+            if found != graph.sha256:
+                raise BundleError(
+                    f"{path}: changed since it was certified (sha256 {found[:12]}, the card says {graph.sha256[:12]}); export the bundle again"
+                )
+
+    def write_card(self) -> None:
+        """Write card.json into `folder`."""
+        contents = _CardFile(self.card, self.graphs, self.certificate, self.made_with)
+        table = {"format": CARD_FORMAT, **dataclasses.asdict(contents)}
+        text = json.dumps(_finite(table), indent=1, ensure_ascii=False)
+        (self.folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def graph(self, precision: Precision) -> Path:
+        """Path of the graph of that precision.
+
+        Raises: BundleError when the bundle has none.
+        """
+        if precision not in self.graphs:
+            raise BundleError(f"{self.folder}: has no {precision} graph, only {', '.join(self.graphs)}")
+        return self.folder / self.graphs[precision].file
+
+
+@dataclass(frozen=True)
+class _CardFile:
+    model: ModelCard
+    graphs: dict[str, GraphCard]
+    certificate: tuple[Link, ...] = ()
+    made_with: dict[str, str] = field(default_factory=dict)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parse(table: Any, kind: type[T], *, where: str) -> T:
+    try:
+        return from_table(table, kind, where=where)
+    except UsageError as exc:
+        raise BundleError(f"{exc}; export the bundle again with this version of sr-deploy") from exc
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: a PSNR of equal outputs is stored as 999."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value == float("inf"):
+        return 999.0
+    return value
