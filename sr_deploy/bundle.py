@@ -1,11 +1,11 @@
 """The bundle: a folder that carries everything between a checkpoint and its pixels, as facts and graphs, no code.
 
-    NAME/
-      card.json     ModelCard, one GraphCard per graph, the certificate
-      fp32.onnx     (N,C,H,W) in [0,1] -> (N,C,sH,sW) in [0,1]
-      fp16.onnx     the same in half precision
-      probe.npz     small inputs with the original module's outputs
-      report.html   the certificate, drawn
+NAME/
+  card.json     ModelCard, one GraphCard per graph, the certificate
+  fp32.onnx     (N,C,H,W) in [0,1] -> (N,C,sH,sW) in [0,1]
+  fp16.onnx     the same in half precision
+  probe.npz     small inputs with the original module's outputs
+  report.html   the certificate, drawn
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Hypothesis:
 class Detection:
     """Why this function was chosen for these weights.
 
-    `decided_by` is 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'. `margin` is the PSNR in dB between the
-    best hypothesis and the next one; `bicubic` is the PSNR of plain bicubic upscaling on the same picture.
+    `decided_by` is 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'. `margin` is the PSNR in dB between
+    the best hypothesis and the next one; `bicubic` is the PSNR of plain bicubic upscaling on the same picture.
     """
 
     decided_by: Literal["structure", "measurement", "recipe", "flag"]
@@ -68,10 +68,11 @@ class Detection:
 class ModelCard:
     """What a network is, whoever runs it.
 
-    `channels`: 3 is RGB, 1 is the luma of BT.601 in limited range. `value_range`: what the checkpoint was trained with, 1 or 255;
-    every graph takes [0, 1]. `tiling`: 'exact' when a halo of `halo` LR pixels makes a tile bit-equal to the whole, else
-    'approximate'. `activation_bytes`: peak of the live fp32 activations per LR pixel. `macs`: multiply-accumulates per LR pixel.
-    `largest_activation`: the largest absolute value inside the network on the natural and extreme probes; `on_noise` the same on white noise.
+    `channels`: 3 is RGB, 1 is the luma of BT.601 in limited range. `value_range`: what the checkpoint was trained with, 1 or
+    255; every graph takes [0, 1]. `tiling`: 'exact' when a halo of `halo` LR pixels makes a tile bit-equal to the whole, else
+    'approximate'. `activation_bytes`: peak of the live fp32 activations per LR pixel. `macs`: multiply-accumulates per LR
+    pixel. `largest_activation`: the largest absolute value inside the network on the natural and extreme probes;
+    `largest_activation_on_noise`: the same on white noise.
     """
 
     name: str
@@ -116,7 +117,7 @@ class GraphCard:
 class Link:
     """One step of the parity chain, measured on one probe: `source` against `target`.
 
-    Differences are in 8-bit steps (LSB) of the clamped output; `border_*` covers the outermost ring of `scale` * 4 pixels alone.
+    Differences are in 8-bit steps (LSB) of the clamped output; `border_max_lsb` covers the outer ring of `scale` * 4 pixels.
     `psnr` is in dB, infinite for equal outputs. `floor` says what the link had to reach, empty when it is only reported.
     """
 
@@ -158,7 +159,7 @@ class Bundle:
         if not isinstance(table, dict) or table.get("format") != CARD_FORMAT:
             found = table.get("format") if isinstance(table, dict) else None
             raise BundleError(
-                f"{path}: card format {found}, expected {CARD_FORMAT}; export the bundle again with this version of sr-deploy"
+                f"{path}: card format {found}, expected {CARD_FORMAT}; export the bundle again with this sr-deploy"
             )
         del table["format"]
         contents = _parse(table, _CardFile, where=str(path))
@@ -179,7 +180,8 @@ class Bundle:
             found = sha256_of(path)
             if found != graph.sha256:
                 raise BundleError(
-                    f"{path}: changed since it was certified (sha256 {found[:12]}, the card says {graph.sha256[:12]}); export the bundle again"
+                    f"{path}: changed since it was certified (sha256 {found[:12]}, the card says {graph.sha256[:12]}); "
+                    "export the bundle again"
                 )
 
     def write_card(self) -> None:

@@ -38,8 +38,8 @@ class TensorSpec:
 class Engine(ABC):
     """One graph, ready to run.
 
-    A context manager. `run` may be called from several threads: calls wait for each other. Results are the caller's own arrays: a
-    later run never changes them. A backend implements `_run` and `_close`; feeds are checked here, once, for all of them.
+    A context manager. `run` may be called from several threads: calls wait for each other. Results are the caller's own arrays:
+    a later run never changes them. A backend implements `_run` and `_close`; feeds are checked here, once, for all of them.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -75,9 +75,7 @@ class Engine(ABC):
         for spec in self.inputs:
             array = feeds[spec.name]
             if not spec.accepts(array):
-                raise FeedError(
-                    f"{self.description}: '{spec.name}' is {array.dtype.name}{list(array.shape)}, expected {spec}"
-                )
+                raise FeedError(f"{self.description}: '{spec.name}' is {array.dtype.name}{list(array.shape)}, expected {spec}")
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
@@ -88,7 +86,5 @@ class Engine(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
