@@ -1,0 +1,194 @@
+"""What a graph itself tells: scale, reach of a pixel, cost per pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from onnx import ModelProto, NodeProto, helper, shape_inference
+
+from sr_deploy.errors import EngineError
+
+Shapes = dict[str, tuple[int, ...]]
+
+_PROBE_SIZE = 192
+"""LR side for costs: divisible by every usual stride, large enough that borders hardly count."""
+
+_LARGEST_MIN_SIZE = 64
+_WRITES_IN_PLACE = {
+    "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max",
+    "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Reshape", "Round", "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh",
+    "Unsqueeze",
+}  # fmt: skip
+_GLOBAL = {"GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "LayerNormalization", "MatMul", "Gemm", "Softmax"}
+_REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """`halo` is the radius of the receptive field in LR pixels; `exact` says whether a tile with that halo equals the whole.
+
+    `macs` and `activation_bytes` (the peak of what is alive at once, in fp32) are per LR pixel.
+    """
+
+    scale: int
+    channels: int
+    exact: bool
+    halo: int
+    min_size: int
+    macs: int
+    activation_bytes: int
+    parameters: int
+
+
+def graph_facts(model: ModelProto) -> GraphFacts:
+    """Facts of an image graph (N,C,H,W) -> (N,C,sH,sW), without running it.
+
+    Raises: EngineError when the graph's shapes do not follow from its input.
+    """
+    shapes = infer_shapes(model, _PROBE_SIZE, _PROBE_SIZE)
+    source, target = model.graph.input[0].name, model.graph.output[0].name
+    _, channels, height, _ = shapes[source]
+    scale = shapes[target][2] // height
+    reach = _reach(model, shapes)
+    area = _PROBE_SIZE * _PROBE_SIZE
+    return GraphFacts(
+        scale=scale,
+        channels=channels,
+        exact=reach is not None,
+        halo=32 if reach is None else math.ceil(reach),
+        min_size=_min_size(model),
+        macs=_macs(model, shapes) // area,
+        activation_bytes=math.ceil(_peak_elements(model, shapes) * 4 / area),
+        parameters=sum(math.prod(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) > 0),
+    )
+
+
+def infer_shapes(model: ModelProto, height: int, width: int) -> Shapes:
+    """Shape of every tensor for one image of that size.
+
+    Raises: EngineError.
+    """
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    del fixed.graph.value_info[:]
+    for value, sizes in ((fixed.graph.input[0], (1, None, height, width)), (fixed.graph.output[0], (None,) * 4)):
+        for dim, size in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
+            if size is not None:
+                dim.dim_value = size
+            elif not dim.HasField("dim_value"):
+                dim.Clear()
+    try:
+        inferred = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True)
+    except Exception as exc:
+        raise EngineError(f"the graph does not take {width}x{height} pixels: {str(exc).splitlines()[0]}") from exc
+    shapes: Shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
+    for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    if model.graph.output[0].name not in shapes:
+        raise EngineError("the graph's output size does not follow from its input; simplify the graph before using it here")
+    return shapes
+
+
+def _min_size(model: ModelProto) -> int:
+    for size in range(1, _LARGEST_MIN_SIZE + 1):
+        try:
+            shapes = infer_shapes(model, size, size)
+        except EngineError:
+            continue
+        if all(min(shape, default=1) > 0 for shape in shapes.values()):
+            return size
+    raise EngineError(f"the graph takes no image of up to {_LARGEST_MIN_SIZE} pixels a side")
+
+
+def _reach(model: ModelProto, shapes: Shapes) -> Fraction | None:
+    """How far an output pixel sees, in LR pixels; None when tiles can never be exact (strides, global pooling)."""
+    source = model.graph.input[0].name
+    height = shapes[source][2]
+    reaches: dict[str, Fraction] = {source: Fraction(0)}
+    for node in model.graph.node:
+        seen = [name for name in node.input if name in reaches]
+        if not seen or node.op_type == "Shape":
+            continue
+        if not _is_shift_invariant(node, shapes, reaches):
+            return None
+        grid = Fraction(height, shapes[seen[0]][2])
+        reach = max(reaches[name] for name in seen) + _radius(node, shapes) * grid
+        for name in node.output:
+            if name in shapes and len(shapes[name]) == 4:
+                reaches[name] = reach
+    return reaches.get(model.graph.output[0].name)
+
+
+def _is_shift_invariant(node: NodeProto, shapes: Shapes, reaches: Iterable[str]) -> bool:
+    if node.op_type in _GLOBAL:
+        return False
+    if node.op_type in _REDUCTIONS and any(shapes.get(name, (0, 0, 1, 1))[2:] == (1, 1) for name in node.output):
+        return False
+    if node.op_type in {"Conv", "MaxPool", "AveragePool"} and any(stride != 1 for stride in attribute(node, "strides", [1])):
+        return False
+    inside = next(name for name in node.input if name in reaches)
+    grows = all(shapes[name][2] >= shapes[inside][2] for name in node.output if len(shapes.get(name, ())) == 4)
+    return grows and all(name not in shapes or len(shapes[name]) in (4, 6) for name in node.output)
+
+
+def _radius(node: NodeProto, shapes: Shapes) -> Fraction:
+    """Radius that one node adds, in pixels of its own input."""
+    if node.op_type in {"Conv", "MaxPool", "AveragePool"}:
+        kernel = shapes[node.input[1]][2:] if node.op_type == "Conv" else tuple(attribute(node, "kernel_shape", [1]))
+        dilations = attribute(node, "dilations", [1] * len(kernel))
+        return Fraction(max((size - 1) * dilation for size, dilation in zip(kernel, dilations, strict=True)), 2)
+    if node.op_type == "ConvTranspose":
+        strides = attribute(node, "strides", [1, 1])
+        return Fraction(max(-(-size // stride) for size, stride in zip(shapes[node.input[1]][2:], strides, strict=True)))
+    if node.op_type == "Resize":
+        return Fraction({"nearest": 0, "linear": 1, "cubic": 2}[attribute(node, "mode", b"nearest").decode()])
+    return Fraction(0)
+
+
+def _macs(model: ModelProto, shapes: Shapes) -> int:
+    total = 0
+    for node in model.graph.node:
+        if node.op_type in {"Conv", "ConvTranspose"} and node.output[0] in shapes:
+            weight = shapes[node.input[1]]
+            pixels = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]][2:]
+            total += math.prod(weight) * math.prod(pixels)
+        elif node.op_type in {"MatMul", "Gemm"} and node.output[0] in shapes and node.input[0] in shapes:
+            total += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    return total
+
+
+def _peak_elements(model: ModelProto, shapes: Shapes) -> int:
+    """Largest number of elements alive at once when nodes run in order; element-wise nodes reuse their input's memory."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    last_use = {name: index for index, node in enumerate(model.graph.node) for name in node.input if name not in weights}
+    last_use[model.graph.output[0].name] = len(model.graph.node)
+    source = model.graph.input[0].name
+    alive = {source: math.prod(shapes[source])}
+    peak = 0
+    for index, node in enumerate(model.graph.node):
+        born = {name: math.prod(shapes[name]) for name in node.output if name in shapes and name in last_use}
+        dying = [name for name in set(node.input) if last_use.get(name) == index and name in alive]
+        in_place = node.op_type in _WRITES_IN_PLACE and bool(dying)
+        if in_place:
+            for name in dying:
+                del alive[name]
+        alive |= born
+        peak = max(peak, sum(alive.values()))
+        if not in_place:
+            for name in dying:
+                del alive[name]
+    return peak
+
+
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """Value of a node's attribute, or `default`."""
+    for candidate in node.attribute:
+        if candidate.name == name:
+            return helper.get_attribute_value(candidate)
+    return default

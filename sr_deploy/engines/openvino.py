@@ -1,0 +1,81 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sr_deploy.engines import Arithmetic
+from sr_deploy.engines.engine import Array, Engine, TensorSpec
+from sr_deploy.errors import EngineError, OutOfMemoryError
+
+_CAPABILITY_OF: dict[Arithmetic, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+
+
+def require() -> None:
+    """Import the runtime. Raises: ImportError."""
+    import openvino  # noqa: F401
+
+
+def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
+    """What this CPU computes natively."""
+    capabilities = _core().get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
+    return tuple(precision for precision, name in _CAPABILITY_OF.items() if name in capabilities)
+
+
+def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | None) -> Engine:
+    """Compile `graph` for the CPU. An fp16 graph is computed in fp16 where the CPU can, else in fp32."""
+    arithmetic = precision if precision in usable_precisions(device) else "fp32"
+    hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[arithmetic]
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        compiled = _core().compile_model(_core().read_model(graph), device.upper(), options)
+    except RuntimeError as exc:
+        raise _translated(exc, "refuses the graph") from exc
+    return OpenVINOEngine(compiled, f"openvino {arithmetic}")
+
+
+class OpenVINOEngine(Engine):
+    """A compiled OpenVINO model with one inference request."""
+
+    def __init__(self, compiled: Any, description: str) -> None:
+        super().__init__()
+        self.description = description
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._request = compiled.create_infer_request()
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        try:
+            results = self._request.infer(contiguous, share_inputs=True, share_outputs=True)
+        except RuntimeError as exc:
+            raise _translated(exc, "failed while running") from exc
+        return {spec.name: np.array(results[index]) for index, spec in enumerate(self.outputs)}
+
+    def _close(self) -> None:
+        self._request = None
+
+
+@functools.cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(-1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    return TensorSpec(port.get_any_name(), np.dtype(port.get_element_type().to_dtype()), shape)
+
+
+def _translated(error: RuntimeError, what: str) -> EngineError:
+    reason = str(error).strip().splitlines()[-1].strip()
+    if any(sign in str(error).lower() for sign in ("bad_alloc", "out of memory", "failed to allocate", "cannot allocate")):
+        return OutOfMemoryError(f"openvino: out of memory ({reason}); use smaller tiles or a smaller --memory")
+    return EngineError(f"openvino {what}: {reason}")
