@@ -1,1 +1,105 @@
+"""Checkpoint file -> network: read it safely, recognize it, build it strictly."""
 
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sr_deploy.architectures import rfdn, rlfn
+from sr_deploy.architectures.architecture import Architecture, Config, detect, require
+from sr_deploy.architectures.blocks import Network
+from sr_deploy.architectures.checkpoint import Checkpoint, read_checkpoint
+from sr_deploy.architectures.reparameterize import Reparameterized, reference, reparameterize
+from sr_deploy.errors import UsageError
+
+__all__ = [
+    "REGISTRY",
+    "Architecture",
+    "Checkpoint",
+    "Config",
+    "LoadedCheckpoint",
+    "Network",
+    "Reading",
+    "Reparameterized",
+    "detect",
+    "load_checkpoint",
+    "read_checkpoint",
+    "reference",
+    "reparameterize",
+]
+
+REGISTRY: tuple[Architecture[Any], ...] = (
+    rfdn.ARCHITECTURE,
+    rlfn.ARCHITECTURE,
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One function that a state dict may stand for.
+
+    `value_range`: 1 or 255. `assumes`: what was assumed because the weights do not tell, empty when they tell all.
+    """
+
+    config: Config
+    value_range: float
+    assumes: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A recognized checkpoint. `readings`: the functions that it may stand for, the published one first."""
+
+    checkpoint: Checkpoint
+    architecture: Architecture[Any]
+    readings: tuple[Reading, ...]
+
+    def network(self, reading: Reading) -> Network:
+        """The network of that reading with these weights, in eval mode: the published forward, in the checkpoint's own value
+        range. (N, C, H, W) float32 -> (N, C, sH, sW)."""
+        with torch.device("meta"):
+            network = self.architecture.build(reading.config)
+        network = network.to_empty(device="cpu")
+        network.load_state_dict(self.checkpoint.state, strict=True)
+        return network.eval()
+
+
+def load_checkpoint(path: Path, *, architecture: str | None = None) -> LoadedCheckpoint:
+    """Read a checkpoint and recognize its network, or check it against the one named by `architecture`.
+
+    Raises: CheckpointError for a file without usable weights; UnknownArchitectureError for weights of another network;
+    UsageError for a name that is not in the registry.
+    """
+    named = None if architecture is None else _named(architecture)
+    checkpoint = read_checkpoint(path)
+    if named is None:
+        named = detect(checkpoint.state, REGISTRY, where=str(path))
+    else:
+        require(checkpoint.state, named, where=str(path))
+    return LoadedCheckpoint(checkpoint, named, _readings(checkpoint, named))
+
+
+def _readings(checkpoint: Checkpoint, architecture: Architecture[Any]) -> tuple[Reading, ...]:
+    variants = architecture.variants(architecture.read_config(checkpoint.state))
+    ranges = architecture.readable_ranges(checkpoint.state)
+    facts = [{"value_range": value_range, **dataclasses.asdict(config)} for config in variants for value_range in ranges]
+    open_facts = [name for name in facts[0] if any(fact[name] != facts[0][name] for fact in facts)]
+    candidates = [(config, value_range) for config in variants for value_range in ranges]
+    return tuple(
+        Reading(config, value_range, {name: fact[name] for name in open_facts})
+        for (config, value_range), fact in zip(candidates, facts, strict=True)
+    )
+
+
+def _named(name: str) -> Architecture[Any]:
+    names = [entry.name for entry in REGISTRY]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+        raise UsageError(f"unknown architecture '{name}'; {hint}")
+    return REGISTRY[names.index(name)]
