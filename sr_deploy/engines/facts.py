@@ -20,8 +20,8 @@ _PROBE_SIZE = 192
 _LARGEST_MIN_SIZE = 64
 _WRITES_IN_PLACE = {
     "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max",
-    "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Reshape", "Round", "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh",
-    "Unsqueeze",
+    "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Reshape", "Round", "Sigmoid", "Softplus", "Sqrt", "Squeeze",
+    "Sub", "Tanh", "Unsqueeze",
 }  # fmt: skip
 _GLOBAL = {"GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "LayerNormalization", "MatMul", "Gemm", "Softmax"}
 _REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
@@ -101,9 +101,26 @@ def _min_size(model: ModelProto) -> int:
             shapes = infer_shapes(model, size, size)
         except EngineError:
             continue
-        if all(min(shape, default=1) > 0 for shape in shapes.values()):
+        if all(_windows_fit(node, shapes) for node in model.graph.node):
             return size
     raise EngineError(f"the graph takes no image of up to {_LARGEST_MIN_SIZE} pixels a side")
+
+
+def _windows_fit(node: NodeProto, shapes: Shapes) -> bool:
+    if node.op_type not in {"Conv", "MaxPool", "AveragePool"}:
+        return True
+    pads = attribute(node, "pads", [0, 0, 0, 0])
+    height, width = shapes[node.input[0]][2:]
+    tall, wide = _window(node, shapes)
+    return bool(height + pads[0] + pads[2] >= tall and width + pads[1] + pads[3] >= wide)
+
+
+def _window(node: NodeProto, shapes: Shapes) -> tuple[int, int]:
+    """Height and width that one output pixel of a convolution or pooling sees."""
+    kernel = shapes[node.input[1]][2:] if node.op_type == "Conv" else attribute(node, "kernel_shape", [1, 1])
+    dilations = attribute(node, "dilations", [1, 1])
+    tall, wide = ((size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True))
+    return tall, wide
 
 
 def _reach(model: ModelProto, shapes: Shapes) -> Fraction | None:
@@ -140,9 +157,7 @@ def _is_shift_invariant(node: NodeProto, shapes: Shapes, reaches: Iterable[str])
 def _radius(node: NodeProto, shapes: Shapes) -> Fraction:
     """Radius that one node adds, in pixels of its own input."""
     if node.op_type in {"Conv", "MaxPool", "AveragePool"}:
-        kernel = shapes[node.input[1]][2:] if node.op_type == "Conv" else tuple(attribute(node, "kernel_shape", [1]))
-        dilations = attribute(node, "dilations", [1] * len(kernel))
-        return Fraction(max((size - 1) * dilation for size, dilation in zip(kernel, dilations, strict=True)), 2)
+        return Fraction(max(_window(node, shapes)) - 1, 2)
     if node.op_type == "ConvTranspose":
         strides = attribute(node, "strides", [1, 1])
         return Fraction(max(-(-size // stride) for size, stride in zip(shapes[node.input[1]][2:], strides, strict=True)))

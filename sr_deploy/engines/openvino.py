@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from sr_deploy.engines import Arithmetic
 from sr_deploy.engines.engine import Array, Engine, TensorSpec
@@ -37,23 +38,26 @@ def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | Non
         compiled = _core().compile_model(_core().read_model(graph), device.upper(), options)
     except RuntimeError as exc:
         raise _translated(exc, "refuses the graph") from exc
-    return OpenVINOEngine(compiled, f"openvino {arithmetic}")
+    declared = ModelProto.FromString(graph).graph
+    inputs = [_spec(value.name, port) for value, port in zip(declared.input, compiled.inputs, strict=True)]
+    outputs = [_spec(value.name, port) for value, port in zip(declared.output, compiled.outputs, strict=True)]
+    return OpenVINOEngine(compiled.create_infer_request(), inputs, outputs, f"openvino {arithmetic}")
 
 
 class OpenVINOEngine(Engine):
-    """A compiled OpenVINO model with one inference request."""
+    """One inference request of a compiled OpenVINO model."""
 
-    def __init__(self, compiled: Any, description: str) -> None:
+    def __init__(self, request: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], description: str) -> None:
         super().__init__()
         self.description = description
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
-        self._request = compiled.create_infer_request()
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self._request = request
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        ordered = [np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs]
         try:
-            results = self._request.infer(contiguous, share_inputs=True, share_outputs=True)
+            results = self._request.infer(ordered, share_inputs=True, share_outputs=True)
         except RuntimeError as exc:
             raise _translated(exc, "failed while running") from exc
         return {spec.name: np.array(results[index]) for index, spec in enumerate(self.outputs)}
@@ -69,9 +73,9 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _spec(port: Any) -> TensorSpec:
+def _spec(name: str, port: Any) -> TensorSpec:
     shape = tuple(-1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
-    return TensorSpec(port.get_any_name(), np.dtype(port.get_element_type().to_dtype()), shape)
+    return TensorSpec(name, np.dtype(port.get_element_type().to_dtype()), shape)
 
 
 def _translated(error: RuntimeError, what: str) -> EngineError:

@@ -9,29 +9,30 @@ The pixel form moves a quarter of the bytes and does clamping and rounding where
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from sr_deploy.engines.facts import attribute
 from sr_deploy.errors import EngineError
 
 INPUT, OUTPUT, HEALTH = "pixels", "upscaled", "health"
 
 
-def to_pixel_form(model: ModelProto) -> ModelProto:
+def to_pixel_form(model: ModelProto, *, cast_last: bool = False) -> ModelProto:
     """The pixel form of a portable graph; `model` itself is left alone.
 
-    TensorRT takes uint8 only where Cast is the first node and gives it only where Cast is the last, and its Cast truncates,
-    hence the order Cast, Transpose, Mul, network, Mul, Round, Clip, Transpose, Cast.
+    Pixels are quantized before a final pixel shuffle, so that the shuffle moves bytes and not floats. TensorRT gives uint8 only
+    where Cast is the last node, and its Cast truncates: `cast_last` shuffles floats, then rounds, clamps and casts.
 
     Raises: EngineError when the graph has not one float input and one output of four dimensions.
     """
     source, target = _image_ports(model)
+    tail = _Tail.of(model)
     float_type = source.type.tensor_type.elem_type
-    network = list(model.graph.node)
-    unclamped = _unclamped_output(network, target.name)
     batch, channels, height, width = (_dim(dim) for dim in source.type.tensor_type.shape.dim)
     _, _, out_height, out_width = (_dim(dim) for dim in target.type.tensor_type.shape.dim)
     form = ModelProto()
@@ -39,10 +40,10 @@ def to_pixel_form(model: ModelProto) -> ModelProto:
     graph = form.graph
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(_to_float(source.name, float_type))
-    graph.node.extend(node for node in network if target.name not in node.output or unclamped == target.name)
-    graph.node.extend(_to_pixels(unclamped))
-    graph.node.extend(_health(unclamped))
-    graph.initializer.extend(_constants(float_type))
+    graph.node.extend(tail.body)
+    graph.node.extend(_to_pixels(tail.result, tail.upscale > 1, cast_last=cast_last))
+    graph.node.extend(_health())
+    graph.initializer.extend(_constants(float_type, int(channels or 1), tail.upscale))
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, height, width, channels]))
     graph.output.extend(
         [
@@ -53,6 +54,33 @@ def to_pixel_form(model: ModelProto) -> ModelProto:
     return form
 
 
+@dataclass(frozen=True)
+class _Tail:
+    """The network without its final clamp and pixel shuffle: `result` is then (N, C*upscale^2, H', W')."""
+
+    body: list[NodeProto]
+    result: str
+    upscale: int
+
+    @staticmethod
+    def of(model: ModelProto) -> _Tail:
+        body, result, upscale = list(model.graph.node), model.graph.output[0].name, 1
+        if (clamp := _last(body, result, "Clip")) is not None:
+            body.remove(clamp)
+            result = clamp.input[0]
+        shuffle = _last(body, result, "DepthToSpace")
+        if shuffle is not None and attribute(shuffle, "mode", b"DCR") == b"CRD":
+            body.remove(shuffle)
+            result, upscale = shuffle.input[0], attribute(shuffle, "blocksize", 1)
+        return _Tail(body, result, upscale)
+
+
+def _last(body: list[NodeProto], result: str, kind: str) -> NodeProto | None:
+    """The node that makes `result`, if it is of that kind and nobody else reads it."""
+    maker = next((node for node in body if result in node.output), None)
+    return maker if maker is not None and maker.op_type == kind and not any(result in node.input for node in body) else None
+
+
 def _to_float(source: str, float_type: int) -> list[NodeProto]:
     return [
         _node("Cast", [INPUT], _own("interleaved_float"), to=float_type),
@@ -61,30 +89,63 @@ def _to_float(source: str, float_type: int) -> list[NodeProto]:
     ]
 
 
-def _to_pixels(unclamped: str) -> list[NodeProto]:
-    return [
-        _node("Mul", [unclamped, _own("255")], _own("scaled")),
+def _to_pixels(result: str, shuffles: bool, *, cast_last: bool) -> list[NodeProto]:
+    steps = [
+        _node("Mul", [result, _own("255")], _own("scaled")),
         _node("Round", [_own("scaled")], _own("rounded")),
-        _node("Clip", [_own("rounded"), _own("0"), _own("255")], _own("clipped")),
-        _node("Transpose", [_own("clipped")], _own("interleaved"), perm=[0, 2, 3, 1]),
-        _node("Cast", [_own("interleaved")], OUTPUT, to=TensorProto.UINT8),
+        _node("Shape", [_own("rounded")], _own("planar_shape")),
     ]
+    if cast_last:
+        clip = _node("Clip", [_own("rounded"), _own("0"), _own("255")], _own("clipped"))
+        moves = _interleave(_own("clipped"), _own("interleaved"), shuffles)
+        return [*steps, clip, *moves, _node("Cast", [_own("interleaved")], OUTPUT, to=TensorProto.UINT8)]
+    quantize = _node("QuantizeLinear", [_own("rounded"), _own("1"), _own("zero_point")], _own("bytes"))
+    return [*steps, quantize, *_interleave(_own("bytes"), OUTPUT, shuffles)]
 
 
-def _health(unclamped: str) -> list[NodeProto]:
+def _interleave(planar: str, interleaved: str, shuffles: bool) -> list[NodeProto]:
+    """(N,C,H,W) -> (N,H,W,C), or (N,C*r*r,H,W) -> (N,H*r,W*r,C) in one transposition."""
+    if not shuffles:
+        return [_node("Transpose", [planar], interleaved, perm=[0, 2, 3, 1])]
     return [
-        _node("Abs", [unclamped], _own("magnitude")),
-        _node("Cast", [_own("magnitude")], _own("magnitude_fp32"), to=TensorProto.FLOAT),
-        _node("ReduceMean", [_own("magnitude_fp32"), _own("axes")], HEALTH, keepdims=0),
+        _node("Slice", [_own("planar_shape"), _own("at0"), _own("at1")], _own("batch")),
+        _node("Slice", [_own("planar_shape"), _own("at2"), _own("at4")], _own("size")),
+        _node("Concat", [_own("batch"), _own("blocks"), _own("size")], _own("blocks_shape"), axis=0),
+        _node("Reshape", [planar, _own("blocks_shape")], _own("blocked")),
+        _node("Transpose", [_own("blocked")], _own("shuffled"), perm=[0, 4, 2, 5, 3, 1]),
+        _node("Mul", [_own("size"), _own("factor")], _own("shuffled_size")),
+        _node("Concat", [_own("batch"), _own("shuffled_size"), _own("channels")], _own("shuffled_shape"), axis=0),
+        _node("Reshape", [_own("shuffled"), _own("shuffled_shape")], interleaved),
     ]
 
 
-def _constants(float_type: int) -> list[TensorProto]:
+def _health() -> list[NodeProto]:
+    return [
+        _node("Cast", [_own("rounded")], _own("rounded_fp32"), to=TensorProto.FLOAT),
+        _node("ReduceL1", [_own("rounded_fp32"), _own("axes")], _own("sum"), keepdims=0),
+        _node("Slice", [_own("planar_shape"), _own("at1"), _own("at4")], _own("sample_shape")),
+        _node("ReduceProd", [_own("sample_shape")], _own("count"), keepdims=0),
+        _node("Cast", [_own("count")], _own("count_fp32"), to=TensorProto.FLOAT),
+        _node("Mul", [_own("count_fp32"), _own("255_fp32")], _own("full_scale")),
+        _node("Div", [_own("sum"), _own("full_scale")], HEALTH),
+    ]
+
+
+def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto]:
     dtype = helper.tensor_dtype_to_np_dtype(float_type)
-    scalars = {"1/255": 1 / 255, "255": 255.0, "0": 0.0}
+    scalars = {"1/255": 1 / 255, "1": 1.0, "255": 255.0, "0": 0.0}
+    indices = {
+        **{f"at{index}": [index] for index in (0, 1, 2, 4)},
+        "axes": [1, 2, 3],
+        "blocks": [channels, upscale, upscale],
+        "factor": [upscale, upscale],
+        "channels": [channels],
+    }
     return [
         *(numpy_helper.from_array(np.array(value, dtype), _own(name)) for name, value in scalars.items()),
-        numpy_helper.from_array(np.array([1, 2, 3]), _own("axes")),
+        *(numpy_helper.from_array(np.array(value, np.int64), _own(name)) for name, value in indices.items()),
+        numpy_helper.from_array(np.array(0, np.uint8), _own("zero_point")),
+        numpy_helper.from_array(np.array(255.0, np.float32), _own("255_fp32")),
     ]
 
 
@@ -101,13 +162,6 @@ def _image_ports(model: ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfo
         if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16) or len(tensor.shape.dim) != 4:
             raise EngineError(f"'{value.name}' is not a float (N,C,H,W) tensor; the pixel form needs one")
     return source, target
-
-
-def _unclamped_output(nodes: list[NodeProto], target: str) -> str:
-    """Name of the tensor before the final clamp, or of the output when there is none."""
-    last = next(node for node in nodes if target in node.output)
-    read_elsewhere = any(target in node.input for node in nodes)
-    return last.input[0] if last.op_type == "Clip" and not read_elsewhere else target
 
 
 def _own(name: str) -> str:
