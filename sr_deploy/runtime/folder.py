@@ -1,0 +1,228 @@
+"""Files and folders of images -> files and folders of upscaled images, one bad file never stopping the rest."""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sr_deploy.errors import ImageError, SrDeployError
+from sr_deploy.runtime.image import Picture, is_whole, read_image, write_image
+from sr_deploy.runtime.jobs import Failure, Job, Naming, Plan, plan_jobs
+from sr_deploy.runtime.pipeline import Timing, run_pipeline
+from sr_deploy.runtime.size import TargetSize
+
+if TYPE_CHECKING:
+    from sr_deploy.runtime.upscaler import Upscaler
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job. `seconds` is the time that its three stages took together."""
+
+    job: Job
+    status: Literal["done", "skipped", "failed"]
+    notes: tuple[str, ...] = ()
+    failure: Failure | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a whole run; `tiles`, `recomputed` and `replaced` are the sentinel's counts."""
+
+    done: tuple[Path, ...]
+    skipped: tuple[Path, ...]
+    failed: tuple[Failure, ...]
+    notes: tuple[tuple[Path, str], ...]
+    seconds: float
+    timing: Timing
+    tiles: int = 0
+    recomputed: int = 0
+    replaced: int = 0
+
+
+class Observer:
+    """Is told how a run goes; does nothing by itself. `tiles` comes from the caller's thread, `finished` from the writer's."""
+
+    def planned(self, plan: Plan) -> None:
+        """Called once, before the first picture."""
+
+    def tiles(self, job: Job, done: int, total: int) -> None:
+        """`done` of `total` tiles of a picture are upscaled."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A job is over, well or not; called in the order of the jobs."""
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How outputs are written. `quality` (1 to 100) is for the lossy formats; `overwrite` does existing outputs again."""
+
+    quality: int | None = None
+    strip_metadata: bool = False
+    overwrite: bool = False
+
+
+def upscale_files(
+    inputs: Sequence[Path],
+    output: Path | None,
+    upscaler: Upscaler,
+    *,
+    size: TargetSize | None = None,
+    suffix: str | None = None,
+    extension: str | None = None,
+    options: WriteOptions | None = None,
+    observer: Observer | None = None,
+) -> Summary:
+    """Upscale files and folders, see `jobs.py` for what is called how; returns what became of them.
+
+    Reading, upscaling and writing overlap, a handful of pictures are in memory at any time. An output that exists and is whole
+    is skipped, a torn one is made again. An error in one picture is reported and the next one is done.
+
+    Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs; ImageError when the disk is full, because
+    no other picture would fit either; MissingDependencyError.
+    """
+    label = (size.label if size else "") or f"x{upscaler.scale}"
+    naming = Naming(upscaler.bundle.card.name, label, suffix, extension)
+    plan = plan_jobs(inputs, output, naming)
+    return _Folder(upscaler, size, options or WriteOptions(), observer or Observer()).run(plan)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A job on its way through the stages: with a picture, or with the outcome that it already has."""
+
+    job: Job
+    started: float
+    picture: Picture | None = None
+    outcome: Outcome | None = None
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class _Folder:
+    def __init__(self, upscaler: Upscaler, size: TargetSize | None, options: WriteOptions, observer: Observer) -> None:
+        self._upscaler = upscaler
+        self._size = size
+        self._options = options
+        self._observer = observer
+        self._outcomes: list[Outcome] = []
+
+    def run(self, plan: Plan) -> Summary:
+        before = self._counts()
+        self._observer.planned(plan)
+        timing = run_pipeline(self._read_all(plan.jobs), self._upscale, self._write)
+        tiles, recomputed, replaced = (now - then for now, then in zip(self._counts(), before, strict=True))
+        notes = [(outcome.job.source, note) for outcome in self._outcomes for note in outcome.notes]
+        return Summary(
+            done=tuple(outcome.job.target for outcome in self._outcomes if outcome.status == "done"),
+            skipped=tuple(outcome.job.target for outcome in self._outcomes if outcome.status == "skipped"),
+            failed=plan.failures + tuple(outcome.failure for outcome in self._outcomes if outcome.failure),
+            notes=plan.notes + tuple(notes),
+            seconds=timing.wall,
+            timing=timing,
+            tiles=tiles,
+            recomputed=recomputed,
+            replaced=replaced,
+        )
+
+    def _counts(self) -> tuple[int, int, int]:
+        stats = self._upscaler.stats
+        return stats.tiles, stats.recomputed, stats.replaced
+
+    def _read_all(self, jobs: Iterable[Job]) -> Iterator[_Item]:
+        for job in jobs:
+            yield self._read(_Item(job, time.perf_counter(), notes=(job.note,) if job.note else ()))
+
+    def _read(self, item: _Item) -> _Item:
+        job = item.job
+        try:
+            notes = item.notes
+            if not self._options.overwrite and job.target.exists():
+                if is_whole(job.target):
+                    return replace(item, outcome=Outcome(job, "skipped", notes))
+                notes += (f"{job.target} was not complete, it is made again",)
+            return _timed(replace(item, picture=read_image(job.source), notes=notes))
+        except Exception as exc:
+            return self._failed(item, exc)
+
+    def _upscale(self, item: _Item) -> _Item:
+        if item.picture is None:
+            return item
+        item = replace(item, started=time.perf_counter())
+        before = self._counts()
+        try:
+            picture = self._upscaler.upscale_picture(
+                item.picture,
+                size=self._size,
+                progress=lambda done, total: self._observer.tiles(item.job, done, total),
+            )
+        except Exception as exc:
+            return self._failed(item, exc)
+        _, recomputed, replaced = (now - then for now, then in zip(self._counts(), before, strict=True))
+        notes = item.notes
+        if recomputed:
+            notes += (f"{recomputed} tiles were not sane and were computed again in fp32",)
+        if replaced:
+            notes += (f"{replaced} tiles were not sane in fp32 either and are bicubic",)
+        return _timed(replace(item, picture=picture, notes=notes))
+
+    def _write(self, item: _Item) -> None:
+        outcome = item.outcome or self._write_picture(replace(item, started=time.perf_counter())).outcome
+        if outcome is not None:
+            self._outcomes.append(outcome)
+            self._observer.finished(outcome)
+
+    def _write_picture(self, item: _Item) -> _Item:
+        job, options = item.job, self._options
+        if item.picture is None:
+            return item
+        try:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            notes = write_image(job.target, item.picture, quality=options.quality, strip_metadata=options.strip_metadata)
+        except Exception as exc:
+            return self._failed(item, exc)
+        item = _timed(item)
+        return replace(item, picture=None, outcome=Outcome(job, "done", item.notes + notes, seconds=item.seconds))
+
+    def _failed(self, item: _Item, error: Exception) -> _Item:
+        """The item with its failure, without its picture; raises when the next ones would fail the same way."""
+        job = item.job
+        if _is_no_space(error):
+            raise ImageError(
+                f"{job.target}: the disk is full, so nothing more was done; finished files are kept: "
+                "free some space and run the same command again"
+            ) from error
+        if isinstance(error, SrDeployError) and error.exit_code != 1:
+            raise error
+        if isinstance(error, SrDeployError):
+            failure = Failure(job.source, str(error))
+        elif isinstance(error, OSError):
+            failure = Failure(job.source, f"{error.strerror or error} ({error.filename or job.target})")
+        elif isinstance(error, MemoryError):
+            failure = Failure(job.source, "does not fit into memory; lower --memory or give a --tile")
+        else:
+            details = "".join(traceback.format_exception(error))
+            failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}; run with -v for more", details)
+        item = _timed(item)
+        outcome = Outcome(job, "failed", item.notes, failure, item.seconds)
+        return replace(item, picture=None, outcome=outcome)
+
+
+def _timed(item: _Item) -> _Item:
+    return replace(item, seconds=item.seconds + time.perf_counter() - item.started)
+
+
+def _is_no_space(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
