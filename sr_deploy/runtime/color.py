@@ -108,4 +108,4 @@ def _halve(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _mean(color: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    return color / np.maximum(weight, 1)[..., None]
+    return np.divide(color, np.maximum(weight, np.float32(1))[..., None], dtype=np.float32)

@@ -1,0 +1,53 @@
+"""Deflate over strips of rows, on several threads, with a bounded number of strips in memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+R = TypeVar("R")
+
+LEVEL = 1  # measured on photos: level 3 is 3 % smaller and takes 1.5 times as long
+STRIP_BYTES = 1 << 20
+_ADLER = 65521
+
+
+def strips(height: int, row_bytes: int) -> list[tuple[int, int]]:
+    """(start, stop) of strips of rows with about `STRIP_BYTES` each."""
+    rows = max(1, STRIP_BYTES // max(1, row_bytes))
+    return [(start, min(start + rows, height)) for start in range(0, height, rows)]
+
+
+def in_order(function: Callable[[int, int], R], ranges: list[tuple[int, int]]) -> Iterator[R]:
+    """function(start, stop) of every range, computed on threads, given in order."""
+    if len(ranges) < 3:
+        yield from (function(*item) for item in ranges)
+        return
+    workers = min(16, os.cpu_count() or 1)
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="deflate") as pool:
+        try:
+            for item in ranges:
+                waiting.append(pool.submit(function, *item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def adler32_combine(first: int, second: int, second_length: int) -> int:
+    """The Adler-32 of two joined byte strings from their own checksums.
+
+    Source: RFC 1950, section 8.2: a = 1 + sum of bytes, b = sum of a after each byte.
+    """
+    first_a, first_b = first & 0xFFFF, first >> 16
+    second_a, second_b = second & 0xFFFF, second >> 16
+    a = (first_a + second_a - 1) % _ADLER
+    b = (first_b + second_b + second_length * (first_a - 1)) % _ADLER
+    return b << 16 | a
