@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sr_deploy.architectures import rfdn, rlfn
+from sr_deploy.architectures import bsrn, bsrn_s, ecbsr, msrn, pan, reprfn, rfdn, rlfn
 from sr_deploy.architectures.architecture import Architecture, Config, detect, require
 from sr_deploy.architectures.blocks import Network
 from sr_deploy.architectures.checkpoint import Checkpoint, read_checkpoint
@@ -36,6 +36,12 @@ __all__ = [
 REGISTRY: tuple[Architecture[Any], ...] = (
     rfdn.ARCHITECTURE,
     rlfn.ARCHITECTURE,
+    reprfn.ARCHITECTURE,
+    bsrn.ARCHITECTURE,
+    bsrn_s.ARCHITECTURE,
+    pan.ARCHITECTURE,
+    msrn.ARCHITECTURE,
+    ecbsr.ARCHITECTURE,
 )
 
 

@@ -120,8 +120,8 @@ def compare(state: State, architecture: Architecture[Any]) -> Comparison:
     config = architecture.default
     try:
         config, sizes_read = architecture.read_config(state), True
-    except KeyError as exc:
-        unreadable = f"no {exc}"
+    except KeyError:
+        pass
     except (ValueError, IndexError) as exc:
         unreadable = str(exc)
     expected = architecture.expected_shapes(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,19 @@ def conv_of(weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: in
     conv.weight = nn.Parameter(weight.detach().clone())
     conv.bias = None if bias is None else nn.Parameter(bias.detach().clone())
     return conv
+
+
+def sum_of(convs: Sequence[nn.Conv2d], *, identity: bool) -> nn.Conv2d:
+    """One 3x3 conv equal to the sum of parallel convs up to 3x3, each padded to keep the size, plus x if `identity`."""
+    kernels = [F.pad(conv.weight, _margins(conv)) for conv in convs]
+    biases = [conv.bias for conv in convs if conv.bias is not None]
+    weight = torch.stack(kernels).sum(0)
+    return conv_of(weight + identity_kernel(weight) if identity else weight, torch.stack(biases).sum(0), padding=1)
+
+
+def _margins(conv: nn.Conv2d) -> tuple[int, int, int, int]:
+    rows, columns = (3 - conv.weight.shape[2]) // 2, (3 - conv.weight.shape[3]) // 2
+    return columns, columns, rows, rows
 
 
 def identity_kernel(weight: Tensor) -> Tensor:
@@ -157,18 +170,18 @@ class SkipBSConvU(BSConvU):
         return Replacement(conv, "BSConvU(x) + x folded into one dense 3x3")
 
 
-class EdgeConv(Foldable):
+class EdgeConv(nn.Module):
     """A 1x1 conv, then a fixed 3x3 edge filter per channel, scaled: one branch of a training-time block.
 
     The border of the 1x1's output is what the 1x1 gives for a zero pixel, its bias, so that the merge is exact there too.
-    Source: Zhang et al., Edge-oriented Convolution Block, ACM MM 2021.
+    Source: Zhang et al., Edge-oriented Convolution Block for Real-time Super Resolution on Mobile Devices, ACM MM 2021.
     """
 
     mask: Tensor
 
     def __init__(self, inputs: int, outputs: int, mask: list[list[float]]) -> None:
         super().__init__()
-        self.k0 = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(outputs, inputs, 1, 1), a=5**0.5))
+        self.k0 = nn.Parameter(conv1(inputs, outputs).weight.detach())
         self.b0 = nn.Parameter(torch.zeros(outputs))
         self.scale = nn.Parameter(torch.randn(outputs, 1, 1, 1) * 1e-3)
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -181,9 +194,6 @@ class EdgeConv(Foldable):
     def merged(self) -> nn.Conv2d:
         kernel = self.scale * self.mask
         return conv_of(kernel * self.k0, self.bias + kernel.sum((1, 2, 3)) * self.b0, padding=1)
-
-    def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
-        return Replacement(self.merged(), "edge branch merged into one conv")
 
 
 SOBEL_X = [[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]

@@ -1,0 +1,178 @@
+"""RepRFN: reparameterized residual feature network, in its training form and merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.blocks import (
+    LAPLACIAN,
+    SOBEL_X,
+    SOBEL_Y,
+    EdgeConv,
+    Foldable,
+    Network,
+    Options,
+    PlainESA,
+    Replacement,
+    conv3,
+    conv_of,
+    scale_input,
+    scale_output,
+    sum_of,
+)
+
+
+@dataclass(frozen=True)
+class RepRFNConfig(Config):
+    """`esa` is the width of the attention; `merged` tells the deployed form from the training form."""
+
+    channels: int = 48
+    esa: int = 16
+    blocks: int = 4
+    merged: bool = True
+
+
+class MergedRepBlock(nn.Module):
+    """One conv and its activation."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.rbr_reparam = conv
+        self.act = nn.LeakyReLU(0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.rbr_reparam(x))
+        return y
+
+
+class RepBlock(Foldable):
+    """Nine parallel branches and the activation of their sum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.rbr_3x3_branch = conv3(channels, channels)
+        self.rbr_3x1_branch = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
+        self.rbr_1x3_branch = nn.Conv2d(channels, channels, (1, 3), padding=(0, 1))
+        self.rbr_1x1_branch = nn.Conv2d(channels, channels, 1)
+        self.rbr_1x1_3x3_branch_1x1 = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        self.rbr_1x1_3x3_branch_3x3 = nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False)
+        self.rbr_conv1x1_sbx_branch = EdgeConv(channels, channels, SOBEL_X)
+        self.rbr_conv1x1_sby_branch = EdgeConv(channels, channels, SOBEL_Y)
+        self.rbr_conv1x1_lpl_branch = EdgeConv(channels, channels, LAPLACIAN)
+        self.act = nn.LeakyReLU(0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(
+            self.rbr_3x3_branch(x)
+            + self.rbr_3x1_branch(x)
+            + self.rbr_1x3_branch(x)
+            + self.rbr_1x1_branch(x)
+            + self.rbr_1x1_3x3_branch_3x3(self.rbr_1x1_3x3_branch_1x1(x))
+            + x
+            + self.rbr_conv1x1_sbx_branch(x)
+            + self.rbr_conv1x1_sby_branch(x)
+            + self.rbr_conv1x1_lpl_branch(x)
+        )
+        return y
+
+    def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
+        # expand: [2C, C, 1, 1], then [C, 2C, 3, 3]
+        expand, filters = self.rbr_1x1_3x3_branch_1x1.weight, self.rbr_1x1_3x3_branch_3x3.weight
+        expanded = conv_of(torch.einsum("omhw,mi->oihw", filters, expand[:, :, 0, 0]), None, padding=1)
+        edges = (self.rbr_conv1x1_sbx_branch, self.rbr_conv1x1_sby_branch, self.rbr_conv1x1_lpl_branch)
+        convs = (self.rbr_3x3_branch, self.rbr_3x1_branch, self.rbr_1x3_branch, self.rbr_1x1_branch, expanded)
+        merged = sum_of([*convs, *(edge.merged() for edge in edges)], identity=True)
+        return Replacement(MergedRepBlock(merged), "RepBlock of nine branches merged into one conv")
+
+
+class RepRFB(nn.Module):
+    """Residual feature block of RepBlocks."""
+
+    def __init__(self, config: RepRFNConfig) -> None:
+        super().__init__()
+        self.repblock1 = _rep_block(config)
+        self.repblock2 = _rep_block(config)
+        self.repblock3 = _rep_block(config)
+        self.conv3 = conv3(config.channels, config.channels)
+        self.esa = PlainESA(config.channels, config.esa)
+        self.act = nn.LeakyReLU(0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.repblock3(self.repblock2(self.repblock1(x)))
+        out: Tensor = self.esa(self.act(self.conv3(y)) + x)
+        return out
+
+
+class Upsampler(nn.Module):
+    """A conv and a pixel shuffle."""
+
+    def __init__(self, channels: int, config: Config) -> None:
+        super().__init__()
+        self.conv = conv3(channels, config.colors * config.scale**2)
+        self.shuffle = nn.PixelShuffle(config.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.shuffle(self.conv(x))
+        return y
+
+
+class RepRFN(Network):
+    """Source: Deng et al., Reparameterized Residual Feature Network for Lightweight Image Super-Resolution, CVPRW 2023."""
+
+    def __init__(self, config: RepRFNConfig) -> None:
+        super().__init__()
+        self.block_names = [f"reprfb{number}" for number in range(1, config.blocks + 1)]
+        self.fea_conv = conv3(config.colors, config.channels)
+        for name in self.block_names:
+            self.add_module(name, RepRFB(config))
+        self.lr_conv = conv3(config.channels, config.channels)
+        self.upsampler = Upsampler(config.channels, config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = y = self.fea_conv(x)
+        for name in self.block_names:
+            y = self.get_submodule(name)(y)
+        out: Tensor = self.upsampler(self.lr_conv(y) + features)
+        return out
+
+    def fold_value_range(self, value_range: float) -> None:
+        scale_input(self.fea_conv, value_range)
+        scale_output(self.upsampler.conv, 1 / value_range)
+
+
+def _rep_block(config: RepRFNConfig) -> nn.Module:
+    channels = config.channels
+    return MergedRepBlock(conv3(channels, channels)) if config.merged else RepBlock(channels)
+
+
+def _read_config(state: State) -> RepRFNConfig:
+    channels, colors = state["fea_conv.weight"].shape[:2]
+    return RepRFNConfig(
+        scale=scale_of(state["upsampler.conv.weight"].shape[0], colors, key="upsampler.conv.weight"),
+        colors=colors,
+        channels=channels,
+        esa=state["reprfb1.esa.conv1.weight"].shape[0],
+        blocks=count(state, "reprfb{}.", first=1),
+        merged="reprfb1.repblock1.rbr_reparam.weight" in state,
+    )
+
+
+ARCHITECTURE = Architecture(
+    name="reprfn",
+    title="RepRFN",
+    paper="Deng et al., Reparameterized Residual Feature Network for Lightweight Image Super-Resolution, CVPR Workshops 2023",
+    signature=Signature(
+        has_all=("reprfb1.conv3.weight", "reprfb1.esa.conv3.weight", "lr_conv.weight"),
+        has_any=("reprfb1.repblock1.rbr_reparam.weight", "reprfb1.repblock1.rbr_3x3_branch.weight"),
+        shapes={"fea_conv.weight": (None, None, 3, 3), "upsampler.conv.weight": (None, None, 3, 3)},
+    ),
+    default=RepRFNConfig(scale=4, colors=3),
+    read_config=_read_config,
+    build=RepRFN,
+    value_range=1.0,
+    min_size=15,
+)
