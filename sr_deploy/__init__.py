@@ -1,1 +1,75 @@
+"""sr-deploy: from a trained super-resolution checkpoint to pixels in production."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sr_deploy.errors import (
+    AmbiguousCheckpointError,
+    BackendUnavailableError,
+    BundleError,
+    CertificationError,
+    CheckpointError,
+    EngineError,
+    ExportError,
+    FeedError,
+    ImageError,
+    MissingDependencyError,
+    OutOfMemoryError,
+    SrDeployError,
+    UnhealthyOutputError,
+    UnknownArchitectureError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from sr_deploy.bundle import Bundle
+    from sr_deploy.engines.open import open_bundle
+    from sr_deploy.export import export
+    from sr_deploy.runtime.upscaler import Upscaler
+
 __version__ = "0.1.0"
+
+_LAZY = {
+    "Bundle": "sr_deploy.bundle",
+    "Upscaler": "sr_deploy.runtime.upscaler",
+    "export": "sr_deploy.export",
+    "open_bundle": "sr_deploy.engines.open",
+}
+
+__all__ = [
+    "AmbiguousCheckpointError",
+    "BackendUnavailableError",
+    "Bundle",
+    "BundleError",
+    "CertificationError",
+    "CheckpointError",
+    "EngineError",
+    "ExportError",
+    "FeedError",
+    "ImageError",
+    "MissingDependencyError",
+    "OutOfMemoryError",
+    "SrDeployError",
+    "UnhealthyOutputError",
+    "UnknownArchitectureError",
+    "Upscaler",
+    "UsageError",
+    "__version__",
+    "export",
+    "open_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs an inference runtime or torch only when it is asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'sr_deploy' has no attribute '{name}'")
+    import importlib
+
+    try:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    except ImportError as exc:
+        if name != "export" or exc.name is None or not exc.name.startswith(("torch", "onnxscript", "safetensors")):
+            raise
+        raise MissingDependencyError(f'export needs {exc.name}; install it with `pip install "sr-deploy[export]"`') from exc

@@ -42,7 +42,7 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False) -> ModelProto:
     graph.node.extend(_to_float(source.name, float_type))
     graph.node.extend(tail.body)
     graph.node.extend(_to_pixels(tail.result, tail.upscale > 1, cast_last=cast_last))
-    graph.node.extend(_health())
+    graph.node.extend(_health(_own("rounded")))
     graph.initializer.extend(_constants(float_type, int(channels or 1), tail.upscale))
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, height, width, channels]))
     graph.output.extend(
@@ -51,6 +51,21 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False) -> ModelProto:
             helper.make_tensor_value_info(HEALTH, TensorProto.FLOAT, [batch]),
         ]
     )
+    return form
+
+
+def with_health(model: ModelProto) -> ModelProto:
+    """The portable graph with the output `health` beside its own; `model` itself is left alone.
+
+    Raises: EngineError, as `to_pixel_form`.
+    """
+    _, target = _image_ports(model)
+    tail = _Tail.of(model)
+    form = ModelProto()
+    form.CopyFrom(model)
+    form.graph.node.extend(_health(tail.result))
+    form.graph.initializer.extend(_health_constants(int(target.type.tensor_type.shape.dim[1].dim_value) * tail.upscale**2))
+    form.graph.output.append(helper.make_tensor_value_info(HEALTH, TensorProto.FLOAT, [None]))
     return form
 
 
@@ -119,15 +134,20 @@ def _interleave(planar: str, interleaved: str, shuffles: bool) -> list[NodeProto
     ]
 
 
-def _health() -> list[NodeProto]:
+def _health(unclamped: str) -> list[NodeProto]:
     return [
-        _node("Cast", [_own("rounded")], _own("rounded_fp32"), to=TensorProto.FLOAT),
-        _node("ReduceL1", [_own("rounded_fp32"), _own("axes")], _own("sum"), keepdims=0),
-        _node("Slice", [_own("planar_shape"), _own("at1"), _own("at4")], _own("sample_shape")),
-        _node("ReduceProd", [_own("sample_shape")], _own("count"), keepdims=0),
-        _node("Cast", [_own("count")], _own("count_fp32"), to=TensorProto.FLOAT),
-        _node("Mul", [_own("count_fp32"), _own("255_fp32")], _own("full_scale")),
-        _node("Div", [_own("sum"), _own("full_scale")], HEALTH),
+        _node("Cast", [unclamped], _own("unclamped_fp32"), to=TensorProto.FLOAT),
+        _node("ReduceL1", [_own("unclamped_fp32"), _own("channel_axis")], _own("pixel_sums"), keepdims=1),
+        _node("ReduceMean", [_own("pixel_sums"), _own("sample_axes")], _own("mean_sum"), keepdims=0),
+        _node("Mul", [_own("mean_sum"), _own("1/full_scale")], HEALTH),
+    ]
+
+
+def _health_constants(full_scale: float) -> list[TensorProto]:
+    return [
+        numpy_helper.from_array(np.array([1], np.int64), _own("channel_axis")),
+        numpy_helper.from_array(np.array([1, 2, 3], np.int64), _own("sample_axes")),
+        numpy_helper.from_array(np.array(1 / full_scale, np.float32), _own("1/full_scale")),
     ]
 
 
@@ -136,7 +156,6 @@ def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto
     scalars = {"1/255": 1 / 255, "1": 1.0, "255": 255.0, "0": 0.0}
     indices = {
         **{f"at{index}": [index] for index in (0, 1, 2, 4)},
-        "axes": [1, 2, 3],
         "blocks": [channels, upscale, upscale],
         "factor": [upscale, upscale],
         "channels": [channels],
@@ -145,7 +164,7 @@ def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto
         *(numpy_helper.from_array(np.array(value, dtype), _own(name)) for name, value in scalars.items()),
         *(numpy_helper.from_array(np.array(value, np.int64), _own(name)) for name, value in indices.items()),
         numpy_helper.from_array(np.array(0, np.uint8), _own("zero_point")),
-        numpy_helper.from_array(np.array(255.0, np.float32), _own("255_fp32")),
+        *_health_constants(channels * upscale**2 * 255),
     ]
 
 

@@ -1,0 +1,100 @@
+"""Pure geometry: which windows of an image a network sees, and where their results go.
+
+All windows of a run have one shape. Along each axis, windows start at `starts` and neighbors meet in `seams`: inside a seam
+[a, b) the result fades from one window to the next; an empty seam is a hard cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Windows of `length` along one axis of `size` LR pixels; `seams[i]` lies between windows i and i + 1."""
+
+    size: int
+    length: int
+    starts: tuple[int, ...]
+    seams: tuple[tuple[int, int], ...]
+
+    def region(self, index: int) -> Region:
+        """What window `index` contributes."""
+        fade_from, solid_from = self.seams[index - 1] if index > 0 else (0, 0)
+        _, end = self.seams[index] if index < len(self.seams) else (self.size, self.size)
+        return Region(self.starts[index], fade_from, solid_from, end)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One window's share of an axis: seen from `start`, fading in over [fade_from, solid_from), then solid up to `end`."""
+
+    start: int
+    fade_from: int
+    solid_from: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Windows of `window` = (height, width) that cover an image, row by row."""
+
+    rows: Axis
+    columns: Axis
+
+    @property
+    def window(self) -> tuple[int, int]:
+        return self.rows.length, self.columns.length
+
+    def __len__(self) -> int:
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    def __iter__(self) -> Iterator[tuple[Region, Region]]:
+        for row in range(len(self.rows.starts)):
+            for column in range(len(self.columns.starts)):
+                yield self.rows.region(row), self.columns.region(column)
+
+
+def plan_tiles(height: int, width: int, *, tile: int, halo: int, blend: bool, multiple: int = 1) -> Tiling:
+    """Tiles of about `tile` LR pixels a side, each seen with `halo` pixels around it; `tile` 0 is the whole image.
+
+    With `blend`, seams fade over `halo` pixels; without, they are hard cuts at `halo` from the window's border, which is exact
+    when `halo` covers the receptive field. Windows start and end at multiples of `multiple`.
+    """
+    halo = math.ceil(halo / multiple) * multiple
+    rows, columns = (_plan_axis(size, tile=tile, halo=halo, blend=blend, multiple=multiple) for size in (height, width))
+    return Tiling(rows, columns)
+
+
+def _plan_axis(size: int, *, tile: int, halo: int, blend: bool, multiple: int) -> Axis:
+    if tile == 0 or size <= tile + 2 * halo:
+        return Axis(size, size, (0,), ())
+    count = math.ceil((size - 2 * halo) / tile)
+    step = math.ceil((size - 2 * halo) / count / multiple) * multiple
+    length = step + 2 * halo
+    starts = tuple(min(index * step, size - length) for index in range(count))
+    overlaps = [(following, before + length) for before, following in itertools.pairwise(starts)]
+    return Axis(size, length, starts, tuple(_seam(*overlap, halo=halo, blend=blend) for overlap in overlaps))
+
+
+def _seam(first: int, last: int, *, halo: int, blend: bool) -> tuple[int, int]:
+    """Seam in the overlap [first, last) of two windows: the cut, or a fade of `halo` pixels around its middle."""
+    if not blend:
+        return first + halo, first + halo
+    middle = (first + last) // 2
+    return middle - halo // 2, middle + halo - halo // 2
+
+
+def tile_for_memory(height: int, width: int, *, bytes_per_pixel: int, memory: int, halo: int, smallest: int = 32) -> int:
+    """Largest tile whose window fits into `memory` bytes; 0 when the whole image does."""
+    pixels = memory // max(bytes_per_pixel, 1)
+    if height * width <= pixels:
+        return 0
+    shorter = min(height, width)
+    side = math.isqrt(pixels)
+    if shorter < side:
+        side = pixels // shorter
+    return max(smallest, side - 2 * halo)

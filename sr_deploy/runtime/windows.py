@@ -1,0 +1,150 @@
+"""One window through the network, watched: opens engines as they are needed, checks health, recomputes, replaces."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+import numpy as np
+
+from sr_deploy.bundle import Bundle
+from sr_deploy.engines import Arithmetic, open_engine, select_backend
+from sr_deploy.engines.engine import Array, Engine
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form, with_health
+from sr_deploy.errors import UnhealthyOutputError, UsageError
+from sr_deploy.runtime.color import from_float, gray_to_luma, luma_to_gray, rgb_to_ycbcr, to_float, ycbcr_to_rgb
+from sr_deploy.runtime.resample import resample
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+OnFailure = Literal["raise", "bicubic"]
+Outcome = Literal["good", "recomputed", "replaced"]
+Form = Literal["pixels", "float"]
+
+
+class WindowRunner:
+    """Runs windows (h,w,C) of any depth through a bundle's network; the sentinel sits here.
+
+    8-bit RGB goes through the graph's pixel form. Everything else goes through the float form: deeper images and luma networks.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, backend: str, precision: Precision, on_failure: OnFailure, threads: int | None
+    ) -> None:
+        self._bundle = bundle
+        self._backend = select_backend(backend)
+        self._on_failure = on_failure
+        self._threads = threads
+        self._precision = self._choose(precision)
+        self._deep_precision: Arithmetic = self._precision if precision != "auto" else self._fallback()
+        self._engines: dict[tuple[Form, Arithmetic], Engine] = {}
+        self._lock = threading.Lock()
+        self.description = f"{self._backend.name} {self._precision}"
+
+    def run(self, window: Array, *, top: int, left: int) -> tuple[Array, Outcome]:
+        """(h,w,C) -> (sh,sw,C) of the same dtype, C 3 (RGB) or 1 (gray); `top`, `left`: where in the image, for the message.
+
+        Raises: UnhealthyOutputError, EngineError.
+        """
+        form: Form = "pixels" if window.dtype == np.uint8 and self._bundle.card.channels == 3 else "float"
+        first = self._precision if form == "pixels" else self._deep_precision
+        brightness = _brightness(window)
+        precisions = dict.fromkeys((first, self._fallback()))
+        for precision in precisions:
+            large, health = self._attempt(window, form, precision)
+            if _is_healthy(health, brightness):
+                return large, "good" if precision == first else "recomputed"
+        if self._on_failure == "bicubic":
+            return self._bicubic(window), "replaced"
+        height, width = window.shape[:2]
+        raise UnhealthyOutputError(
+            f"{self._bundle.card.name} gives unusable pixels (mean {health:.3g} for an input of mean {brightness:.3g}) in "
+            f"{' and '.join(precisions)} for the tile x={left} y={top} {width}x{height}; "
+            "the network diverges on this content: use --on-failure bicubic or another network"
+        )
+
+    def close(self) -> None:
+        with self._lock:
+            for engine in self._engines.values():
+                engine.close()
+            self._engines.clear()
+
+    def _choose(self, precision: Precision) -> Arithmetic:
+        native = self._backend.usable_precisions()
+        if precision == "auto":
+            return "bf16" if "bf16" in native and "fp32" in self._bundle.graphs else self._fallback()
+        if precision == "bf16" and "bf16" not in native:
+            raise UsageError(f"{self._backend.name} does not compute bf16 natively here; use --precision auto or fp32")
+        self._bundle.graph("fp16" if precision == "fp16" else "fp32")
+        return precision
+
+    def _fallback(self) -> Arithmetic:
+        """The highest precision that the bundle has a graph for."""
+        return "fp32" if "fp32" in self._bundle.graphs else "fp16"
+
+    def _engine(self, form: Form, precision: Arithmetic) -> Engine:
+        with self._lock:
+            if (form, precision) not in self._engines:
+                import onnx
+
+                model = onnx.load(self._bundle.graph("fp16" if precision == "fp16" else "fp32"))
+                graph = to_pixel_form(model) if form == "pixels" else with_health(model)
+                self._engines[form, precision] = open_engine(
+                    graph, backend=self._backend.name, precision=precision, threads=self._threads
+                )
+            return self._engines[form, precision]
+
+    def _attempt(self, window: Array, form: Form, precision: Arithmetic) -> tuple[Array, float]:
+        engine = self._engine(form, precision)
+        if form == "pixels":
+            rgb = window if window.shape[2] == 3 else np.repeat(window, 3, axis=2)
+            results = engine.run({INPUT: np.ascontiguousarray(rgb)[None]})
+            large = results[OUTPUT][0]
+            return large if window.shape[2] == 3 else _gray_of(large), float(results[HEALTH][0])
+        floats = to_float(window)
+        if self._bundle.card.channels == 3:
+            rgb = floats if window.shape[2] == 3 else np.repeat(floats, 3, axis=2)
+            result, health = _run_planar(engine, rgb)
+            return from_float(result if window.shape[2] == 3 else result.mean(axis=2, keepdims=True), window.dtype), health
+        result, health = self._luma(engine, floats)
+        return from_float(result, window.dtype), health
+
+    def _luma(self, engine: Engine, floats: Array) -> tuple[Array, float]:
+        """A luma network upscales Y; Cb and Cr are resampled."""
+        if floats.shape[2] == 1:
+            luma, health = _run_planar(engine, gray_to_luma(floats))
+            return luma_to_gray(luma), health
+        ycbcr = rgb_to_ycbcr(floats)
+        luma, health = _run_planar(engine, ycbcr[..., :1])
+        chroma = resample(np.ascontiguousarray(ycbcr[..., 1:]), luma.shape[:2])
+        return np.clip(ycbcr_to_rgb(np.concatenate([luma, chroma], axis=2)), 0.0, 1.0), health
+
+    def _bicubic(self, window: Array) -> Array:
+        import cv2
+
+        scale = self._bundle.card.scale
+        height, width = window.shape[:2]
+        large = np.asarray(cv2.resize(window, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC))
+        return np.reshape(large, (height * scale, width * scale, window.shape[2]))
+
+
+def _run_planar(engine: Engine, image: Array) -> tuple[Array, float]:
+    """(h,w,C) float32 through the float form."""
+    (spec,) = engine.inputs
+    results = engine.run({spec.name: np.ascontiguousarray(image.transpose(2, 0, 1)[None]).astype(spec.dtype)})
+    name = next(output.name for output in engine.outputs if output.name != HEALTH)
+    return results[name][0].astype(np.float32).transpose(1, 2, 0), float(results[HEALTH][0])
+
+
+def _gray_of(rgb: Array) -> Array:
+    """Mean of three 8-bit channels, rounded."""
+    return ((rgb.astype(np.uint16).sum(axis=2, keepdims=True) + 1) // 3).astype(np.uint8)
+
+
+def _brightness(window: Array) -> float:
+    full_scale = 1.0 if window.dtype == np.float32 else float(np.iinfo(window.dtype).max)
+    return float(np.abs(window).mean(dtype=np.float64)) / full_scale
+
+
+def _is_healthy(health: float, brightness: float) -> bool:
+    """A super-resolved window is about as bright as its input; NaN and Inf are never healthy."""
+    return bool(np.isfinite(health)) and 0.5 * brightness - 0.05 <= health <= 1.5 * brightness + 0.25
