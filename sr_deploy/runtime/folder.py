@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sr_deploy.errors import ImageError, SrDeployError
+from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError
 from sr_deploy.runtime.image import Picture, is_whole, read_image, write_image
 from sr_deploy.runtime.jobs import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.runtime.pipeline import Timing, run_pipeline
@@ -154,13 +154,14 @@ class _Folder:
             return self._failed(item, exc)
 
     def _upscale(self, item: _Item) -> _Item:
-        if item.picture is None:
+        picture = item.picture
+        if picture is None:
             return item
         item = replace(item, started=time.perf_counter())
         before = self._counts()
         try:
             picture = self._upscaler.upscale_picture(
-                item.picture,
+                picture,
                 size=self._size,
                 progress=lambda done, total: self._observer.tiles(item.job, done, total),
             )
@@ -186,11 +187,12 @@ class _Folder:
             return item
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            notes = write_image(job.target, item.picture, quality=options.quality, strip_metadata=options.strip_metadata)
+            lost = write_image(job.target, item.picture, quality=options.quality, strip_metadata=options.strip_metadata)
         except Exception as exc:
             return self._failed(item, exc)
         item = _timed(item)
-        return replace(item, picture=None, outcome=Outcome(job, "done", item.notes + notes, seconds=item.seconds))
+        notes = item.notes + ((f"{job.target.suffix} cannot hold its {', '.join(lost)}",) if lost else ())
+        return replace(item, picture=None, outcome=Outcome(job, "done", notes, seconds=item.seconds))
 
     def _failed(self, item: _Item, error: Exception) -> _Item:
         """The item with its failure, without its picture; raises when the next ones would fail the same way."""
@@ -200,7 +202,7 @@ class _Folder:
                 f"{job.target}: the disk is full, so nothing more was done; finished files are kept: "
                 "free some space and run the same command again"
             ) from error
-        if isinstance(error, SrDeployError) and error.exit_code != 1:
+        if isinstance(error, MissingDependencyError):
             raise error
         if isinstance(error, SrDeployError):
             failure = Failure(job.source, str(error))

@@ -224,11 +224,11 @@ def test_the_sentinels_counts_are_told() -> None:
 
 def test_notes_of_names_and_of_writing_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     picture(Path("in/0.jpg"), 0)
-    monkeypatch.setattr(folder, "write_image", lambda path, *_, **__: ("16 bits became 8",) if path.stem == "4" else ())
+    monkeypatch.setattr(folder, "write_image", lambda path, *_, **__: ("16-bit depth", "EXIF") if path.stem == "4" else ())
     summary = run(extension="png")
     assert summary.notes == (
         (Path("in/0.jpg"), "named 0.jpg.png, because in/0.png becomes 0.png too"),
-        (Path("in/4.png"), "16 bits became 8"),
+        (Path("in/4.png"), ".png cannot hold its 16-bit depth, EXIF"),
     )
 
 

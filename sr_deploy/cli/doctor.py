@@ -1,0 +1,131 @@
+"""`sr-deploy doctor`: what works on this machine, and the line that repairs what does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sr_deploy.cli.group import verbose_option
+from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
+from sr_deploy.errors import MissingDependencyError, SrDeployError
+
+NEEDED = ("numpy", "onnx", "opencv-python-headless", "click", "tqdm")
+OPTIONAL = ("openvino", "onnxruntime", "onnxruntime-gpu", "torch", "safetensors", "onnxscript", "spandrel")
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "asimd", "bf16")
+
+
+@click.command("doctor")
+@json_option
+@verbose_option
+def command(as_json: bool) -> None:
+    """Say what works on this machine. Exit code 0 when upscaling does, else 3."""
+    facts = _machine()
+    packages = {name: _version(name) for name in (*NEEDED, *OPTIONAL)}
+    backends = _backends()
+    working = [backend["name"] for backend in backends if backend["works"]]
+    missing = [name for name in NEEDED if packages[name] is None and _absent(name)]
+    export = all(packages[name] for name in ("torch", "safetensors", "onnxscript"))
+    if as_json:
+        print_json({"machine": facts, "packages": packages, "backends": backends, "upscale": bool(working), "export": export})
+    else:
+        print_facts(facts)
+        click.echo()
+        print_table([(name, version or "-") for name, version in packages.items()], ("package", "version"))
+        click.echo()
+        rows = [(entry["name"], entry["works"], entry["precisions"], entry["problem"]) for entry in backends]
+        print_table(rows, ("backend", "works", "native precisions", "what to do"))
+        click.echo()
+        click.echo(f"upscale: {'works' if working and not missing else 'does not work'}")
+        click.echo("export: works" if export else 'export: not here; install it with `pip install "sr-deploy[export]"`')
+    if missing:
+        raise MissingDependencyError(f"{', '.join(missing)} not installed; install it with `pip install sr-deploy`")
+    if not working:
+        raise MissingDependencyError("no inference runtime works here; install one with `pip install openvino`")
+
+
+def _machine() -> dict[str, Any]:
+    cpu, flags = _cpu()
+    total, available = _memory()
+    return {
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(terse=True),
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu features": flags,
+        "memory": f"{total / 1e9:.1f} GB, {available / 1e9:.1f} GB free" if total else None,
+    }
+
+
+def _cpu() -> tuple[str, list[str]]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine(), []
+    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    return fields.get("model name", platform.machine()), [flag for flag in CPU_FLAGS if flag in flags]
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes in all, and free."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 0, 0
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if ":" in line}
+    return kilobytes.get("MemTotal", 0) * 1024, kilobytes.get("MemAvailable", 0) * 1024
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _absent(package: str) -> bool:
+    """OpenCV comes under several names; what counts is whether it can be imported."""
+    import importlib.util
+
+    module = "cv2" if package.startswith("opencv") else package
+    return importlib.util.find_spec(module) is None
+
+
+def _backends() -> list[dict[str, Any]]:
+    from sr_deploy.engines import BACKENDS
+
+    return [{"name": backend.name, **_try(backend.name)} for backend in BACKENDS]
+
+
+def _try(backend: str) -> dict[str, Any]:
+    """Whether a backend really runs a graph here; the graph turns 2x2 pixels with 4 channels into 4x4 pixels."""
+    import numpy as np
+    from onnx import TensorProto, helper
+
+    from sr_deploy.engines import open_engine, select_backend
+
+    shuffle = helper.make_node("DepthToSpace", ["input"], ["output"], blocksize=2)
+    source = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 4, 2, 2])
+    target = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, 4, 4])
+    model = helper.make_model(
+        helper.make_graph([shuffle], "doctor", [source], [target]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    pixels = np.arange(16, dtype=np.float32).reshape(1, 4, 2, 2)
+    expected = pixels.reshape(2, 2, 2, 2).transpose(2, 0, 3, 1).reshape(1, 1, 4, 4)
+    try:
+        precisions = select_backend(backend).usable_precisions()
+        with open_engine(model, backend=backend) as engine:
+            result = engine.run({"input": pixels})["output"]
+    except SrDeployError as exc:
+        return {"works": False, "precisions": (), "problem": str(exc)}
+    problem = "" if np.array_equal(result, expected) else "computes wrong pixels here; install another version of it"
+    return {"works": not problem, "precisions": precisions, "problem": problem}

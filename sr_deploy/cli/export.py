@@ -1,0 +1,71 @@
+"""`sr-deploy export`: a checkpoint -> a certified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sr_deploy.cli.group import verbose_option
+from sr_deploy.cli.output import json_option, print_json
+
+
+class Assignment(click.ParamType[tuple[str, Any]]):
+    """KEY=VALUE; the value is a truth value, a number, or a word."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not (key and equals and text):
+            self.fail(f"'{value}' is not of the form KEY=VALUE", param, ctx)
+        return key, _value(text)
+
+
+@click.command("export", short_help="Turn a checkpoint into a certified bundle.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: ./NAME]")
+@click.option("--name", help="Name of the network.  [default: the checkpoint's stem]")
+@click.option("--recipe", type=click.Path(path_type=Path), help="A TOML file of export/: what the weights cannot tell.")
+@click.option("--value-range", type=click.Choice(["1", "255"]), help="What white was in training.  [default: measured]")
+@click.option("--variant", multiple=True, type=Assignment(), help="A fact that the weights leave open; may be repeated.")
+@click.option("--architecture", help="Name of the network family.  [default: detected]")
+@click.option("--dense-bsconv", is_flag=True, help="BSConv as dense 3x3 convolutions.")
+@click.option("--merge-parallel", is_flag=True, help="Parallel convolutions as one.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that exists.")
+@json_option
+@verbose_option
+def command(
+    checkpoint: Path, value_range: str | None, variant: tuple[tuple[str, Any], ...], as_json: bool, **options: Any
+) -> None:
+    """Turn CHECKPOINT into a bundle: graphs, card, probe and the certificate that they agree with it.
+
+    Prints the bundle's folder on stdout.
+    """
+    from sr_deploy.export import export
+
+    bundle = export(
+        checkpoint,
+        value_range=None if value_range is None else float(value_range),
+        variant=dict(variant),
+        progress=lambda text: click.echo(text, err=True),
+        **options,
+    )
+    if as_json:
+        print_json(bundle)
+    else:
+        click.echo(bundle.folder)
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

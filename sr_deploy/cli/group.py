@@ -1,0 +1,85 @@
+"""The command group: finds commands by name, and is the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from sr_deploy.errors import MissingDependencyError, SrDeployError
+
+INTERRUPTED = 130
+INTERNAL_ERROR = 1
+MEANT_FOR_EXPORT = ("torch", "safetensors", "onnxscript")
+
+
+class Group(click.Group):
+    """Commands are imported when they are asked for: the module of that name in this package, its attribute `command`."""
+
+    def __init__(self, *args: Any, modules: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._modules = tuple(modules)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in self._modules:
+            return None
+        command = importlib.import_module(f"sr_deploy.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SrDeployError as exc:
+            _fail(ctx, str(exc), exc.exit_code)
+        except KeyboardInterrupt:
+            _fail(ctx, "interrupted; everything finished so far is whole, run the same command again to go on", INTERRUPTED)
+        except ModuleNotFoundError as exc:
+            _fail(ctx, _how_to_install(exc), MissingDependencyError.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as exc:
+            if isinstance(exc, OSError) and exc.errno == errno.EPIPE:
+                raise  # whoever read our output left: click ends quietly
+            reason = (str(exc).splitlines() or [""])[0]
+            hint = "" if verbose(ctx) else "; run again with -v for the whole story, and please report it"
+            _fail(ctx, f"internal error, {type(exc).__name__}: {reason}{hint}", INTERNAL_ERROR)
+
+
+def verbose_option(function: Any) -> Any:
+    """The -v of every command."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        del parameter
+        if value:
+            ctx.find_root().meta["verbose"] = True
+
+    return click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=remember, help="Say more; tracebacks with errors."
+    )(function)
+
+
+def verbose(ctx: click.Context) -> bool:
+    return bool(ctx.find_root().meta.get("verbose"))
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
+    if verbose(ctx):
+        click.echo(traceback.format_exc(), err=True, nl=False)
+    click.echo(f"error: {message}", err=True)
+    ctx.exit(code)
+
+
+def _how_to_install(error: ModuleNotFoundError) -> str:
+    module = (error.name or str(error)).split(".")[0]
+    extra = "[export]" if module in MEANT_FOR_EXPORT else ""
+    return f'this command needs {module}, which is not installed here; install it with `pip install "sr-deploy{extra}"`'

@@ -1,0 +1,121 @@
+"""`sr-deploy inspect`: what a checkpoint, a bundle or an ONNX file is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard
+from sr_deploy.cli.group import verbose_option
+from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
+from sr_deploy.cli.verify import print_links
+from sr_deploy.errors import UsageError
+
+
+@click.command("inspect", short_help="Say what a checkpoint, bundle or ONNX file is.")
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+@verbose_option
+def command(path: Path, as_json: bool) -> None:
+    """Say what PATH is: a checkpoint, a bundle or an ONNX file."""
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder; expected a checkpoint, a bundle or an ONNX file")
+    if path.is_dir():
+        _bundle(path, as_json)
+    elif path.suffix.lower() == ".onnx":
+        _graph(path, as_json)
+    else:
+        _checkpoint(path, as_json)
+
+
+def _bundle(path: Path, as_json: bool) -> None:
+    bundle = Bundle.open(path)
+    if as_json:
+        print_json({"kind": "bundle", "path": path, **_fields(bundle, leave_out=("folder",))})
+        return
+    print_facts({"bundle": path, **_card_facts(bundle.card)})
+    click.echo()
+    graphs = [
+        (graph.precision, graph.file, (path / graph.file).stat().st_size // 1000, graph.opset, len(graph.kept_fp32))
+        for graph in bundle.graphs.values()
+    ]
+    print_table(graphs, ("graph", "file", "kB", "opset", "kept in fp32"))
+    if bundle.certificate:
+        click.echo()
+        print_links(bundle.certificate)
+
+
+def _graph(path: Path, as_json: bool) -> None:
+    import onnx
+
+    from sr_deploy.engines.facts import graph_facts
+    from sr_deploy.engines.open import open_bundle
+
+    card = open_bundle(path).card
+    model = onnx.load(path)
+    facts = {
+        "kind": "onnx",
+        "path": path,
+        "opset": next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None),
+        "inputs": [_spec(value) for value in model.graph.input],
+        "outputs": [_spec(value) for value in model.graph.output],
+        "nodes": len(model.graph.node),
+        **dataclasses.asdict(graph_facts(model)),
+        "made_by_us": any(entry.key == GRAPH_METADATA_KEY for entry in model.metadata_props),
+    }
+    if as_json:
+        print_json({**facts, "card": card})
+    else:
+        print_facts({**facts, "name": card.name, "architecture": card.architecture})
+
+
+def _checkpoint(path: Path, as_json: bool) -> None:
+    from sr_deploy.architectures import load_checkpoint
+
+    loaded = load_checkpoint(path)
+    first = loaded.readings[0]
+    facts = {
+        "kind": "checkpoint",
+        "path": path,
+        "architecture": loaded.architecture.name,
+        "title": loaded.architecture.title,
+        "paper": loaded.architecture.paper,
+        "config": dataclasses.asdict(first.config),
+        "parameters": sum(tensor.numel() for tensor in loaded.checkpoint.state.values()),
+        "found_in": loaded.checkpoint.wrapper,
+        "sha256": loaded.checkpoint.sha256,
+    }
+    readings = [{"value_range": reading.value_range, **reading.assumes} for reading in loaded.readings]
+    if as_json:
+        print_json({**facts, "readings": readings})
+        return
+    print_facts(facts)
+    if len(readings) > 1:
+        click.echo()
+        click.echo(f"The weights leave {len(readings)} readings open; `sr-deploy export` measures which it is:")
+        print_table([tuple(reading.values()) for reading in readings], tuple(readings[0]))
+
+
+def _card_facts(card: ModelCard) -> dict[str, Any]:
+    facts = _fields(card, leave_out=("detection", "source"))
+    if card.source is not None:
+        facts |= {"checkpoint": card.source.file, "sha256": card.source.sha256, "license": card.source.license}
+    if card.detection is not None:
+        facts["decided by"] = card.detection.decided_by
+        facts["margin"] = None if card.detection.margin is None else f"{card.detection.margin:.2f} dB"
+    return facts
+
+
+def _fields(value: Any, *, leave_out: tuple[str, ...]) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.name not in leave_out}
+
+
+def _spec(value: Any) -> str:
+    from onnx import TensorProto
+
+    kind = value.type.tensor_type
+    sizes = [dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?") for dim in kind.shape.dim]
+    return f"{value.name} {TensorProto.DataType.Name(kind.elem_type).lower()}[{', '.join(sizes)}]"

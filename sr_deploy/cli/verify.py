@@ -1,0 +1,56 @@
+"""`sr-deploy verify`: repeat a bundle's certificate on this machine, from its own probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from sr_deploy.bundle import Bundle, Link
+from sr_deploy.cli.group import verbose_option
+from sr_deploy.cli.output import json_option, print_json, print_table
+
+
+@click.command("verify", short_help="Check a bundle on this machine.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", help="Only this inference runtime.  [default: all that load here]")
+@json_option
+@verbose_option
+@click.pass_context
+def command(ctx: click.Context, bundle: Path, backend: str | None, as_json: bool) -> None:
+    """Check on this machine that BUNDLE computes what its checkpoint computed.
+
+    Runs the bundle's own probe through the inference runtimes, without torch. Exit code 1 when a floor is missed.
+    """
+    from sr_deploy.engines.parity import verify
+
+    links = verify(Bundle.open(bundle), backend=backend)
+    passed = all(link.passed for link in links)
+    if as_json:
+        print_json({"bundle": bundle, "passed": passed, "links": links})
+    else:
+        print_links(links)
+    if not passed:
+        missed = [f"{link.source} -> {link.target} on {link.probe}" for link in links if not link.passed]
+        click.echo(f"error: {bundle}: misses its floor in {'; '.join(missed)}; do not use it on this machine", err=True)
+    ctx.exit(0 if passed else 1)
+
+
+def print_links(links: Sequence[Link]) -> None:
+    """Print a parity chain as a table; differences are in 8-bit steps."""
+    rows = [
+        (
+            link.source,
+            link.target,
+            link.probe,
+            round(link.max_lsb, 4),
+            round(link.mean_lsb, 5),
+            round(link.border_max_lsb, 4),
+            f"{link.psnr:.1f}" if link.psnr < 999 else "equal",
+            link.floor or "-",
+            "ok" if link.passed else "FAILED",
+        )
+        for link in links
+    ]
+    print_table(rows, ("from", "to", "probe", "max LSB", "mean LSB", "border", "PSNR dB", "floor", ""))
