@@ -15,6 +15,9 @@ from sr_deploy.errors import AmbiguousCheckpointError, UnknownArchitectureError
 
 State = Mapping[str, Tensor]
 
+# Below this share of common keys, the nearest network explains nothing.
+FAR = 0.1
+
 
 @dataclass(frozen=True)
 class Config:
@@ -126,9 +129,9 @@ def compare(state: State, architecture: Architecture[Any]) -> Comparison:
         unreadable = str(exc)
     expected = architecture.expected_shapes(config)
     misshapen = tuple(
-        f"'{key}' is {tuple(state[key].shape)}, expected {tuple(shape)}"
+        f"'{key}' is {_form(state[key])}, expected {tuple(shape)}"
         for key, shape in expected.items()
-        if key in state and state[key].shape != shape
+        if key in state and (state[key].shape != shape or not state[key].is_floating_point())
     )
     return Comparison(
         architecture,
@@ -152,7 +155,8 @@ def detect(state: State, registry: Sequence[Architecture[Any]], *, where: str) -
     if exact:
         raise AmbiguousCheckpointError(f"{where}: its keys and shapes fit {names} alike; name the architecture")
     nearest = max((compare(state, entry) for entry in registry), key=lambda comparison: comparison.likeness)
-    near = f"nearest is {nearest}" if nearest.likeness else f"no key in common; it begins with {_some(tuple(state))}"
+    far = f"none is near; the keys begin with {_some(tuple(state))}"
+    near = f"nearest is {nearest}" if nearest.likeness > FAR else far
     raise UnknownArchitectureError(
         f"{where}: none of the known networks ({names}); {near}. "
         "For another network, export it to ONNX in its own project and use the .onnx file"
@@ -197,6 +201,11 @@ def count(state: State, prefix: str, *, first: int = 0) -> int:
 
 def _fits(shape: torch.Size, pattern: tuple[int | None, ...]) -> bool:
     return len(shape) == len(pattern) and all(want in (None, size) for size, want in zip(shape, pattern, strict=True))
+
+
+def _form(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{tuple(tensor.shape)}{kind}"
 
 
 def _some(keys: tuple[str, ...]) -> str:

@@ -46,7 +46,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     start = _open(path)
     _refuse_other_files(path, start)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, start)
+    content = _read_safetensors(path) if _is_safetensors(path, start) else _read_torch(path, start)
     tensors, wrapper = _unwrap(path, content)
     state = {key: _plain(path, key, tensor) for key, tensor in _strip_prefixes(tensors).items()}
     with path.open("rb") as file:
@@ -71,6 +71,10 @@ def _open(path: Path) -> bytes:
 
 
 def _refuse_other_files(path: Path, start: bytes) -> None:
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path}: an ONNX graph, not a checkpoint; it needs no export")
+    if b"\0" in start:
+        return
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its repository")
@@ -78,8 +82,12 @@ def _refuse_other_files(path: Path, start: bytes) -> None:
         raise CheckpointError(f"{path}: a web page saved under a checkpoint's name; download the file itself again")
     if text.startswith((b"{", b"[")):
         raise CheckpointError(f"{path}: a JSON text, often a server's error; download the file itself again")
-    if path.suffix == ".onnx":
-        raise CheckpointError(f"{path}: an ONNX graph, not a checkpoint; it needs no export")
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    """By content: a header in JSON after its length in eight bytes; the suffix decides for a file that is neither."""
+    is_torch = start.startswith((b"PK", b"\x80"))
+    return start[8:9] == b"{" or (path.suffix == ".safetensors" and not is_torch)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -93,13 +101,15 @@ def _read_torch(path: Path, start: bytes) -> Any:
     if start.startswith(b"PK"):
         _refuse_other_archives(path)
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with path.open("rb") as file:
+            return torch.load(file, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as exc:
         pickled = _pickled_classes(path, str(exc))
         if pickled:
             raise CheckpointError(f"{path}: {_explain_pickled(pickled)}") from exc
         raise CheckpointError(f"{path}: not a PyTorch checkpoint; expected a .pth, .pt, .ckpt or .safetensors file") from exc
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as exc:
+    except Exception as exc:
+        # A damaged pickle stream can make the reader raise anything.
         reason = (str(exc).splitlines() or [type(exc).__name__])[0]
         raise CheckpointError(f"{path}: damaged or not a PyTorch checkpoint ({reason}); download or copy it again") from exc
 
@@ -127,8 +137,10 @@ def _refuse_other_archives(path: Path) -> None:
 def _pickled_classes(path: Path, message: str) -> tuple[str, ...]:
     """Names of the classes that the file wants to create, found without creating any."""
     try:
-        return tuple(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)))
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+        with path.open("rb") as file:
+            return tuple(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file)))
+    except Exception:
+        # It reads zip archives only; a file of the older format is known by the first class that was refused.
         return tuple(re.findall(r"GLOBAL ([\w.]+)", message)[:1])
 
 

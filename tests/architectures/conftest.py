@@ -1,0 +1,68 @@
+"""One small config for every form of every network, and weights that leave nothing near zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sr_deploy.architectures import REGISTRY, Architecture, Config
+from sr_deploy.architectures.bsrn import BSRNConfig
+from sr_deploy.architectures.bsrn_s import BSRNSConfig
+from sr_deploy.architectures.ecbsr import ECBSRConfig
+from sr_deploy.architectures.msrn import MSRNConfig
+from sr_deploy.architectures.pan import PANConfig
+from sr_deploy.architectures.reprfn import RepRFNConfig
+from sr_deploy.architectures.rfdn import RFDNConfig
+from sr_deploy.architectures.rlfn import RLFNConfig
+
+CONFIGS: tuple[tuple[str, Config], ...] = (
+    ("rfdn", RFDNConfig(scale=4, colors=3, channels=8, distilled=3, esa=2, blocks=2)),
+    ("rfdn", RFDNConfig(scale=2, colors=1, channels=6, distilled=4, esa=3, blocks=1, inner_skips=False)),
+    ("rlfn", RLFNConfig(scale=3, colors=3, channels=6, inner=8, esa=4, blocks=2)),
+    ("rlfn", RLFNConfig(scale=2, colors=1, channels=6, inner=6, esa=4, blocks=3)),
+    ("reprfn", RepRFNConfig(scale=4, colors=3, channels=6, esa=4, blocks=2, merged=True)),
+    ("reprfn", RepRFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=2, merged=False)),
+    ("bsrn", BSRNConfig(scale=3, colors=3, channels=8, distilled=4, esa=2, cca=2, blocks=2)),
+    ("bsrn", BSRNConfig(scale=2, colors=1, channels=6, distilled=3, esa=3, cca=1, blocks=3)),
+    ("bsrn_s", BSRNSConfig(scale=4, colors=3, channels=8, distilled=4, esa=2, blocks=2)),
+    ("bsrn_s", BSRNSConfig(scale=2, colors=1, channels=6, distilled=3, esa=3, blocks=1)),
+    ("pan", PANConfig(scale=2, colors=3, channels=8, split=4, width=6, blocks=2)),
+    ("pan", PANConfig(scale=3, colors=3, channels=8, split=3, width=6, blocks=1)),
+    ("pan", PANConfig(scale=4, colors=1, channels=8, split=4, width=5, blocks=2)),
+    ("msrn", MSRNConfig(scale=2, colors=3, channels=4, blocks=2)),
+    ("msrn", MSRNConfig(scale=3, colors=3, channels=4, blocks=1)),
+    ("msrn", MSRNConfig(scale=8, colors=1, channels=4, blocks=1)),
+    ("ecbsr", ECBSRConfig(scale=2, colors=3, channels=4, blocks=2, merged=True)),
+    ("ecbsr", ECBSRConfig(scale=4, colors=1, channels=4, blocks=0, merged=True)),
+    ("ecbsr", ECBSRConfig(scale=3, colors=1, channels=4, blocks=2, merged=False, identity=False)),
+    ("ecbsr", ECBSRConfig(scale=2, colors=1, channels=4, blocks=1, merged=False, identity=True)),
+)
+
+
+@pytest.fixture(params=CONFIGS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CONFIGS)])
+def built(request: pytest.FixtureRequest) -> tuple[Architecture[Any], Config]:
+    """An architecture of the registry and one of its configs."""
+    name, config = request.param
+    return next(entry for entry in REGISTRY if entry.name == name), config
+
+
+@pytest.fixture
+def randomize() -> Callable[[nn.Module], nn.Module]:
+    """Give a network random float64 weights: outputs of about one, biases and branches that all matter."""
+
+    def apply(network: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(7)
+        network.double()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                inputs = math.prod(parameter.shape[1:]) if parameter.ndim == 4 else parameter.shape[-1]
+                spread = 1.5 / math.sqrt(inputs) if parameter.ndim > 1 else 0.5
+                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * spread)
+        return network.eval()
+
+    return apply

@@ -1,0 +1,124 @@
+"""Networks against the outputs of the published implementations, and against themselves in tiles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sr_deploy.architectures import (
+    REGISTRY,
+    Architecture,
+    Config,
+    LoadedCheckpoint,
+    Reading,
+    load_checkpoint,
+    reference,
+    reparameterize,
+)
+from sr_deploy.errors import UnknownArchitectureError
+
+GOLDEN = (
+    *("rfdn_aim_x4", "rlfn_x4", "rlfn_x2", "rlfn_s_x4", "rlfn_ntire_x4", "reprfn_ntire_x4", "reprfn_train_x4"),
+    *("bsrn_x4", "bsrn_x2", "bsrn_s_x4", "pan_x4", "pan_x2", "msrn_x2", "ecbsr_m4c16_x4", "ecbsr_m4c16_x2"),
+    *("ecbsr_m4c32_x3", "ecbsr_m4c16_train_x2", "ecbsr_m4c8_train_x4_idt"),
+)
+ASSUMED: dict[str, dict[str, Any]] = {
+    "rfdn_aim_x4": {"inner_skips": True},
+    "ecbsr_m4c16_train_x2": {"identity": False},
+    "ecbsr_m4c8_train_x4_idt": {"identity": True},
+    "pan_x2": {"scale": 2},
+}
+
+
+def _entries(shared: Path) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = json.loads((shared / "golden" / "golden.json").read_text(encoding="utf-8"))
+    return entries
+
+
+def _load(shared: Path, name: str) -> tuple[LoadedCheckpoint, Reading, Tensor, Tensor]:
+    """The checkpoint, the reading that the golden output was made with, its input and output."""
+    entry = _entries(shared)[name]
+    loaded = load_checkpoint(shared / entry["where"] / entry["checkpoint"])
+    wanted = {"value_range": float(entry["value_range"]), **ASSUMED.get(name, {})}
+    reading = next(each for each in loaded.readings if each.assumes.items() <= wanted.items())
+    with np.load(shared / "golden" / f"{name}.npz") as arrays:
+        return loaded, reading, torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
+
+
+def _assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    error = (found - expected).abs()
+    histogram = torch.histogram(error.float().flatten().cpu(), bins=8)
+    assert error.max() <= tolerance, f"mean {error.mean():.3g}, max {error.max():.3g}, histogram {histogram}"
+
+
+def test_every_golden_output_is_tested(shared: Path) -> None:
+    assert {*GOLDEN, "rfdn_mga_x4"} == set(_entries(shared))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(shared: Path, name: str) -> None:
+    loaded, reading, x, y = _load(shared, name)
+    entry = _entries(shared)[name]
+    assert (reading.config.scale, reading.config.colors) == (entry["scale"], entry["channels"])
+    span = float(y.max() - y.min())
+    network = loaded.network(reading)
+    with torch.inference_mode():
+        _assert_close(network(x), y, 1e-4 * span)
+        unit, expected = x / reading.value_range, y / reading.value_range
+        _assert_close(reference(network, reading.value_range)(unit), expected, 1e-4 * span / reading.value_range)
+        folded = reparameterize(network, reading.value_range, dense_bsconv=True, merge_parallel=True).module
+        _assert_close(folded(unit), expected, 1e-4 * span / reading.value_range)
+
+
+def test_the_published_reading_is_the_first(shared: Path) -> None:
+    for name in GOLDEN:
+        if name in {"ecbsr_m4c16_train_x2", "ecbsr_m4c8_train_x4_idt"}:
+            continue
+        loaded, reading, _, _ = _load(shared, name)
+        assert loaded.readings[0] == reading, name
+
+
+def test_mga_is_not_known(shared: Path) -> None:
+    with pytest.raises(UnknownArchitectureError, match=r"none is near; the keys begin with 'base\.fea_conv\.weight'"):
+        load_checkpoint(shared / "golden" / "rfdn_mga_x4.pth")
+
+
+def test_shapes(built: tuple[Architecture[Any], Config]) -> None:
+    architecture, config = built
+    size = max(architecture.min_size, 1)
+    with torch.inference_mode():
+        y = architecture.build(config).eval()(torch.rand(2, config.colors, size, size + 2))
+    assert y.shape == (2, config.colors, config.scale * size, config.scale * (size + 2))
+
+
+def test_a_halo_makes_a_tile_exact(
+    built: tuple[Architecture[Any], Config], randomize: Callable[[nn.Module], nn.Module]
+) -> None:
+    architecture, config = built
+    if architecture.halo is None:
+        pytest.skip("sees the whole image")
+    network = randomize(architecture.build(config))
+    halo, tile, scale = architecture.halo(config), 5, config.scale
+    size = 2 * halo + tile + 6
+    torch.manual_seed(0)
+    x = torch.rand(1, config.colors, size, size, dtype=torch.float64)
+    with torch.inference_mode():
+        whole = network(x)[..., (halo + 3) * scale : (halo + 3 + tile) * scale, (halo + 3) * scale : (halo + 3 + tile) * scale]
+        part = network(x[..., 3:-3, 3:-3])[..., halo * scale : -halo * scale, halo * scale : -halo * scale]
+    _assert_close(part, whole, 1e-12 * max(1.0, float(whole.abs().max())))
+
+
+@pytest.mark.parametrize("architecture", REGISTRY, ids=lambda entry: entry.name)
+def test_configs_are_frozen_and_documented(architecture: Architecture[Any]) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        architecture.default.scale = 1
+    assert architecture.title
+    assert architecture.paper
