@@ -1,7 +1,7 @@
 """Pure geometry: which windows of an image a network sees, and where their results go.
 
-All windows of a run have one shape. Along each axis, windows start at `starts` and neighbors meet in `seams`: inside a seam
-[a, b) the result fades from one window to the next; an empty seam is a hard cut.
+All windows of a run have one shape. Along each axis, windows start at the evenly spaced `starts` and neighbors meet in `seams`:
+inside a seam [a, b) the result fades from one window to the next; an empty seam is a hard cut.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Tiling:
 def plan_tiles(height: int, width: int, *, tile: int, halo: int, blend: bool, multiple: int = 1) -> Tiling:
     """Tiles of about `tile` LR pixels a side, each seen with `halo` pixels around it; `tile` 0 is the whole image.
 
-    With `blend`, seams fade over `halo` pixels; without, they are hard cuts at `halo` from the window's border, which is exact
-    when `halo` covers the receptive field. Windows start and end at multiples of `multiple`.
+    With `blend`, seams fade over `halo` pixels, or a whole tile if that is less; without, they are hard cuts at `halo` from the
+    window's border, which is exact when `halo` covers the receptive field. Windows start and end at multiples of `multiple`.
     """
     halo = math.ceil(halo / multiple) * multiple
     rows, columns = (_plan_axis(size, tile=tile, halo=halo, blend=blend, multiple=multiple) for size in (height, width))
@@ -75,17 +75,19 @@ def _plan_axis(size: int, *, tile: int, halo: int, blend: bool, multiple: int) -
     count = math.ceil((size - 2 * halo) / tile)
     step = math.ceil((size - 2 * halo) / count / multiple) * multiple
     length = step + 2 * halo
-    starts = tuple(min(index * step, size - length) for index in range(count))
-    overlaps = [(following, before + length) for before, following in itertools.pairwise(starts)]
-    return Axis(size, length, starts, tuple(_seam(*overlap, halo=halo, blend=blend) for overlap in overlaps))
+    last = size - length
+    starts = (*(index * last // (count - 1) // multiple * multiple for index in range(count - 1)), last)
+    pairs = list(itertools.pairwise(starts))
+    fade = min(halo, *(following - before for before, following in pairs)) if blend else 0
+    return Axis(size, length, starts, tuple(_seam(after, before + length, halo=halo, fade=fade) for before, after in pairs))
 
 
-def _seam(first: int, last: int, *, halo: int, blend: bool) -> tuple[int, int]:
-    """Seam in the overlap [first, last) of two windows: the cut, or a fade of `halo` pixels around its middle."""
-    if not blend:
+def _seam(first: int, last: int, *, halo: int, fade: int) -> tuple[int, int]:
+    """Seam in the overlap [first, last) of two windows: a fade around its middle, or a cut at the halo."""
+    if fade == 0:
         return first + halo, first + halo
-    middle = (first + last) // 2
-    return middle - halo // 2, middle + halo - halo // 2
+    begin = (first + last - fade) // 2
+    return begin, begin + fade
 
 
 def tile_for_memory(height: int, width: int, *, bytes_per_pixel: int, memory: int, halo: int, smallest: int = 32) -> int:

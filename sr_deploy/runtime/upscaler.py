@@ -143,9 +143,10 @@ class Upscaler:
         """(H,W,C), C 3 or 1, of any depth; floats beyond [0,1] are scaled into it and back."""
         if pixels.dtype != np.float32:
             return self._upscale_tiles(pixels, progress)
-        low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))
-        if not np.isfinite(low + high):
+        darkest, brightest = float(pixels.min()), float(pixels.max())
+        if not np.isfinite(darkest + brightest):
             raise UsageError("the image holds NaN or Inf; replace these pixels first")
+        low, high = min(0.0, darkest), max(1.0, brightest)
         if (low, high) == (0.0, 1.0):
             return self._upscale_tiles(pixels, progress)
         return self._upscale_tiles((pixels - low) / np.float32(high - low), progress) * np.float32(high - low) + np.float32(low)

@@ -123,8 +123,9 @@ class WindowRunner:
 
         scale = self._bundle.card.scale
         height, width = window.shape[:2]
-        large = np.asarray(cv2.resize(window, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC))
-        return np.reshape(large, (height * scale, width * scale, window.shape[2]))
+        large: Array = np.empty((height * scale, width * scale, window.shape[2]), window.dtype)
+        cv2.resize(window, (width * scale, height * scale), dst=large, interpolation=cv2.INTER_CUBIC)
+        return large
 
 
 def _run_planar(engine: Engine, image: Array) -> tuple[Array, float]:
@@ -137,7 +138,8 @@ def _run_planar(engine: Engine, image: Array) -> tuple[Array, float]:
 
 def _gray_of(rgb: Array) -> Array:
     """Mean of three 8-bit channels, rounded."""
-    return ((rgb.astype(np.uint16).sum(axis=2, keepdims=True) + 1) // 3).astype(np.uint8)
+    total: Array = rgb.sum(axis=2, keepdims=True, dtype=np.uint16)
+    return ((total + 1) // 3).astype(np.uint8)
 
 
 def _brightness(window: Array) -> float:

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from sr_deploy.engines import open_engine
+from sr_deploy.engines.facts import graph_facts
+from sr_deploy.errors import EngineError
+from tests.graphs import image_graph
+
+
+def measured_halo(depth: int, scale: int) -> int:
+    """How far a change of one pixel is seen in the output, in LR pixels, by running the graph."""
+    x = np.zeros((1, 3, 31, 31), np.float32)
+    y = x.copy()
+    y[..., 15, 15] = 1
+    with open_engine(image_graph(depth=depth, scale=scale, noise=0.2)) as engine:
+        changed = np.abs(engine.run({"input": x})["output"] - engine.run({"input": y})["output"]).max(axis=(0, 1, 2)) > 0
+    touched = np.flatnonzero(changed)
+    return int(max(15 - touched[0] // scale, touched[-1] // scale - 15))
+
+
+@pytest.mark.parametrize(("depth", "scale"), [(0, 2), (1, 3), (4, 4)])
+def test_the_halo_is_the_measured_receptive_field(depth: int, scale: int) -> None:
+    facts = graph_facts(image_graph(depth=depth, scale=scale))
+    assert facts.exact
+    assert facts.halo == measured_halo(depth, scale) == depth + 1
+
+
+def test_costs_are_those_counted_by_hand() -> None:
+    facts = graph_facts(image_graph(scale=2, depth=2))
+    assert (facts.scale, facts.channels, facts.min_size) == (2, 3, 1)
+    assert facts.macs == 2 * 3 * 3 * 9 + 3 * 12 * 9
+    assert facts.parameters == 2 * (3 * 3 * 9 + 3) + 3 * 12 * 9 + 12
+    assert facts.activation_bytes == 4 * (12 + 12)
+
+
+def test_global_pooling_is_never_exact() -> None:
+    assert not graph_facts(image_graph(pooled=True)).exact
+
+
+def test_a_strided_window_sets_the_smallest_size() -> None:
+    model = image_graph(depth=1)
+    pool = helper.make_node("MaxPool", ["conv0"], ["pooled"], kernel_shape=[7, 7], strides=[3, 3], name="maxpool")
+    up = helper.make_node("GlobalAveragePool", ["pooled"], ["mean"], name="mean")
+    add = helper.make_node("Add", ["conv0", "mean"], ["added"], name="add")
+    nodes = list(model.graph.node)
+    nodes[1].input[0] = "added"
+    del model.graph.node[:]
+    model.graph.node.extend([nodes[0], pool, up, add, *nodes[1:]])
+    facts = graph_facts(model)
+    assert (facts.exact, facts.min_size) == (False, 7)
+
+
+def test_a_graph_of_fixed_size_that_does_not_scale_is_refused() -> None:
+    model = image_graph()
+    model.graph.node[-2].op_type = "NoSuchOperator"
+    with pytest.raises(EngineError):
+        graph_facts(model)
