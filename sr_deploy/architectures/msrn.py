@@ -136,7 +136,8 @@ class MSRN(Network):
 
     def fold_ends(self) -> tuple[str, ...]:
         last, shift = self.tail[3], self.add_mean
-        assert isinstance(shift, nn.Conv2d)
+        if not isinstance(shift, nn.Conv2d):
+            return ()
         assert isinstance(last, nn.Conv2d)
         matrix = shift.weight[:, :, 0, 0]
         bias = torch.zeros_like(matrix[0]) if last.bias is None else matrix @ last.bias

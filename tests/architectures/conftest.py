@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -42,6 +42,15 @@ CONFIGS: tuple[tuple[str, Config], ...] = (
     ("ecbsr", ECBSRConfig(scale=3, colors=1, channels=4, blocks=2, merged=False, identity=False)),
     ("ecbsr", ECBSRConfig(scale=2, colors=1, channels=4, blocks=1, merged=False, identity=True)),
 )
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Small convs are slower on several threads, above all when other processes keep the cores busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=CONFIGS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CONFIGS)])
