@@ -71,6 +71,7 @@ def _read_meta(header: Header, data: memoryview, start: int, stop: int) -> None:
     parts = {kind: (inner, end) for kind, inner, end in _boxes(data, start, stop)}
     if b"pitm" not in parts or b"iprp" not in parts:
         raise ContainerError("the AVIF names no main picture; get a good copy of the file")
+    _read_items(header, data, parts)
     at, _ = parts[b"pitm"]
     primary = int.from_bytes(data[at + 4 : at + (8 if data[at] else 6)], "big")
     properties: list[tuple[bytes, int, int]] = []
@@ -101,6 +102,54 @@ def _read_meta(header: Header, data: memoryview, start: int, stop: int) -> None:
         elif kind == b"colr" and bytes(data[inner : inner + 4]) in (b"prof", b"rICC"):
             header.icc = bytes(data[inner + 4 : end])
     header.orientation = _ORIENTATION[turns, axis]
+
+
+def _read_items(header: Header, data: memoryview, parts: dict[bytes, tuple[int, int]]) -> None:
+    """Take EXIF and XMP out of the items that hold them."""
+    if b"iinf" not in parts or b"iloc" not in parts:
+        return
+    wanted: dict[int, bytes] = {}
+    start, stop = parts[b"iinf"]
+    for kind, at, end in _boxes(data, start + (8 if data[start] else 6), stop):
+        if kind == b"infe" and data[at] in (2, 3):
+            wide = 4 if data[at] == 3 else 2
+            item = int.from_bytes(data[at + 4 : at + 4 + wide], "big")
+            text = bytes(data[at + 6 + wide : end])
+            if text.startswith((b"Exif", b"mime")):
+                wanted[item] = text
+    for item, body in _locations(data, parts[b"iloc"][0]):
+        text = wanted.get(item, b"")
+        if text.startswith(b"Exif") and len(body) > 4:
+            header.exif = body[4 + int.from_bytes(body[:4], "big") :].removeprefix(b"Exif\0\0")
+        elif b"application/rdf+xml" in text:
+            header.xmp = body
+
+
+def _locations(data: memoryview, at: int) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of every item that lies directly in the file, in one piece."""
+    version = data[at]
+    offset_size, length_size = data[at + 4] >> 4, data[at + 4] & 15
+    base_size, index_size = data[at + 5] >> 4, data[at + 5] & 15 if version else 0
+    wide = 4 if version == 2 else 2
+    at += 6
+
+    def number(size: int) -> int:
+        nonlocal at
+        at += size
+        return int.from_bytes(data[at - size : at], "big")
+
+    for _ in range(number(wide)):
+        item = number(wide)
+        method = number(2) & 15 if version else 0
+        number(2)
+        base, extents = number(base_size), number(2)
+        for _ in range(extents):
+            number(index_size)
+            offset, length = base + number(offset_size), number(length_size)
+            if offset + length > len(data):
+                raise cut_off("AVIF", offset + length - len(data))
+            if method == 0 and extents == 1:
+                yield item, bytes(data[offset : offset + length])
 
 
 def _associations(data: memoryview, at: int, primary: int) -> list[int]:

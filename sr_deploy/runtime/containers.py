@@ -32,8 +32,13 @@ def inspect(data: memoryview, *, deep: bool = True) -> Header:
     """
     try:
         header = _dispatch(data, deep)
-    except (struct.error, IndexError) as exc:
+    except (struct.error, IndexError, ValueError, OverflowError) as exc:
         raise ContainerError("the file is cut off or damaged; get a good copy of it") from exc
+    _check_size(header)
+    return header
+
+
+def _check_size(header: Header) -> None:
     if not header.width or not header.height:
         raise ContainerError(
             f"the file claims {header.width}x{header.height} pixels, both must be at least 1; get a good copy of it"
@@ -42,7 +47,6 @@ def inspect(data: memoryview, *, deep: bool = True) -> Header:
         raise ContainerError(
             f"the file claims {header.width}x{header.height} pixels, the limit is {MAX_PIXELS}; cut the picture into parts"
         )
-    return header
 
 
 def _dispatch(data: memoryview, deep: bool) -> Header:
@@ -114,8 +118,9 @@ def _webp(data: memoryview) -> Header:
 
 def _gif(data: memoryview) -> Header:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
+    header = Header("gif", width, height, frames=0)
+    _check_size(header)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    frames = 0
     while True:
         kind = data[position]
         if kind == 0x3B:
@@ -123,7 +128,7 @@ def _gif(data: memoryview) -> Header:
         if kind == 0x21:
             position += 2
         elif kind == 0x2C:
-            frames += 1
+            header.frames += 1
             local = data[position + 9]
             position += 11 + (3 << (local & 7) + 1 if local & 0x80 else 0)
         else:
@@ -131,9 +136,9 @@ def _gif(data: memoryview) -> Header:
         while data[position]:
             position += 1 + data[position]
         position += 1
-    if not frames and width and height and width * height <= MAX_PIXELS:
+    if not header.frames:
         raise ContainerError("the GIF holds no picture; get a good copy of the file")
-    return Header("gif", width, height, frames=frames)
+    return header
 
 
 def _bmp(data: memoryview) -> Header:

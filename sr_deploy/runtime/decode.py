@@ -6,6 +6,8 @@ import os
 import re
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,24 +84,36 @@ def _imdecode(data: NDArray[np.uint8]) -> tuple[NDArray[Any] | None, str]:
     import cv2
 
     try:
-        with _STDERR, tempfile.TemporaryFile() as messages:
-            saved = os.dup(2)
-            os.dup2(messages.fileno(), 2)
-            try:
-                image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-            finally:
-                os.dup2(saved, 2)
-                os.close(saved)
-                messages.seek(0)
-                text = messages.read()
-                # What other threads wrote meanwhile goes where it was meant to go.
-                os.write(2, _COMPLAINTS.sub(b"", text))
+        with _listening() as heard:
+            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as exc:
         raise ContainerError(f"OpenCV cannot decode it ({exc.err}); get a good copy of the file") from exc
     except MemoryError as exc:
         raise ContainerError("there is not enough memory to decode it; close other programs or use a smaller picture") from exc
-    found = _DAMAGE.search(text)
+    found = _DAMAGE.search(heard)
     return image, (found[1] or found[2]).decode("ascii", "replace").strip() if found else ""
+
+
+@contextmanager
+def _listening() -> Iterator[bytearray]:
+    """Collect the decoders' complaints; what other threads write to stderr meanwhile is passed on afterwards."""
+    heard = bytearray()
+    with _STDERR, ExitStack() as stack:
+        try:
+            messages = stack.enter_context(tempfile.TemporaryFile())
+            saved = os.dup(2)
+            os.dup2(messages.fileno(), 2)
+        except OSError:  # no stderr, or no room for a temporary file
+            yield heard
+            return
+        try:
+            yield heard
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            messages.seek(0)
+            heard += messages.read()
+            os.write(2, _COMPLAINTS.sub(b"", heard))
 
 
 def _split(image: NDArray[Any], header: Header) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -107,12 +121,17 @@ def _split(image: NDArray[Any], header: Header) -> tuple[NDArray[Any], NDArray[A
 
     if image.ndim == 2:
         return image[..., None], None
+    if image.shape[2] == 3 and not header.gray:
+        # In strips, since a second whole array of a large picture may not fit.
+        for start in range(0, image.shape[0], _ROWS):
+            image[start : start + _ROWS] = cv2.cvtColor(image[start : start + _ROWS], cv2.COLOR_BGR2RGB)
+        return image, None
     alpha = None
     if image.shape[2] == 4 and header.alpha != "none":
         alpha = np.ascontiguousarray(image[..., 3])
     if header.gray or image.shape[2] < 3:
         return np.ascontiguousarray(image[..., :1]), alpha
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB), alpha
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB), alpha
 
 
 def _fill_low_bits(pixels: NDArray[Any], bits: tuple[int, int, int]) -> None:

@@ -32,38 +32,36 @@ class Source:
     xmp: bytes | None
     quality: int | None
     notes: list[str]
+    gray_as_rgb: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
         height, width, channels = self.pixels.shape
-        return height, width, channels + (self.alpha is not None)
+        return height, width, (3 if self.gray_as_rgb else channels) + (self.alpha is not None)
 
     def rows(self, start: int, stop: int, dtype: DTypeLike, top: int | None = None) -> NDArray[Any]:
         """(stop - start, W, C) with alpha as the last channel, in `dtype`; white at `top` instead of at its full range."""
         block = self.pixels[start:stop]
+        if self.gray_as_rgb and block.shape[2] == 1:
+            block = np.repeat(block, 3, axis=2)
         if self.alpha is not None:
             block = np.concatenate([block, self.alpha[start:stop, :, None]], axis=2)
         if top is not None:
             return np.clip(np.rint(np.nan_to_num(to_float(block)) * top), 0, top).astype(dtype)
         return block if block.dtype == dtype else from_float(to_float(block), dtype)
 
-    def for_opencv(self, dtype: DTypeLike, top: int | None = None, *, color: bool = False) -> NDArray[Any]:
-        """The whole picture as OpenCV wants it: (H, W) gray, or (H, W, 3 or 4) BGR(A), which `color` forces."""
+    def for_opencv(self, dtype: DTypeLike, top: int | None = None) -> NDArray[Any]:
+        """The whole picture as OpenCV wants it: (H, W, 1) gray, or (H, W, 3 or 4) BGR(A)."""
         import cv2
 
-        height, width, channels = self.shape
-        if channels == 3 and self.pixels.dtype == dtype:
+        self.gray_as_rgb |= self.shape[2] == 2
+        height, _, channels = self.shape
+        if channels == 3 and self.pixels.dtype == dtype and self.pixels.shape[2] == 3 and top is None:
             return cv2.cvtColor(self.pixels, cv2.COLOR_RGB2BGR)
-        if channels == 1 and not color:
-            return self.rows(0, height, dtype, top)
-        has_alpha = channels in (2, 4)
-        result = np.empty((height, width, 3 + has_alpha), dtype)
+        result = np.empty(self.shape, dtype)
         for start in range(0, height, _ROWS):
             block = self.rows(start, min(start + _ROWS, height), dtype, top)
-            target = result[start : start + _ROWS]
-            target[..., :3] = block[..., 2::-1] if channels > 2 else block[..., :1]
-            if has_alpha:
-                target[..., 3] = block[..., -1]
+            result[start : start + _ROWS] = block if channels == 1 else block[..., [2, 1, 0, 3][:channels]]
         return result
 
     def drop(self, *names: str) -> None:
@@ -114,6 +112,10 @@ def _png(file: BinaryIO, source: Source) -> None:
 
 def _tiff(file: BinaryIO, source: Source) -> None:
     dtype = source.pixels.dtype
+    if source.shape[2] == 2:
+        # Hardly any reader gets gray with alpha right: OpenCV drops the alpha, or fails.
+        source.drop_foreign_profile(b"RGB ")
+        source.gray_as_rgb = True
     tiff.write(
         file,
         lambda start, stop: source.rows(start, stop, dtype),
@@ -157,9 +159,10 @@ def _webp(file: BinaryIO, source: Source) -> None:
     _check_size(source, 16383, "WebP")
     source.drop_depth()
     source.drop_foreign_profile(b"RGB ")
+    source.gray_as_rgb = True
     lossless = [cv2.IMWRITE_WEBP_LOSSLESS_MODE, cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR]
     parameters = lossless if source.quality is None else [cv2.IMWRITE_WEBP_QUALITY, source.quality]
-    file.write(_imencode(".webp", source.for_opencv(np.uint8, color=True), parameters, source))
+    file.write(_imencode(".webp", source.for_opencv(np.uint8), parameters, source))
 
 
 def _avif(file: BinaryIO, source: Source) -> None:

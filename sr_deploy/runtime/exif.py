@@ -64,6 +64,8 @@ def read_ifd(data: Data, offset: int, order: str, *, big: bool = False) -> tuple
     """
     count_format, entry_format, offset_format, inline = ("Q", "HHQ", "Q", 8) if big else ("H", "HHI", "I", 4)
     entries: dict[int, Entry] = {}
+    if offset >= len(data):
+        raise ContainerError("a tag directory lies outside of the file")
     try:
         (count,) = struct.unpack_from(order + count_format, data, offset)
         position = offset + struct.calcsize(order + count_format)
@@ -166,7 +168,7 @@ def collect(data: Data, entries: dict[int, Entry], order: str) -> tuple[Field, .
         elif entry.type in _TYPE_SIZE and entry.type < 16:
             raw = bytes(data[entry.position : entry.position + entry.size])
             if order == ">":
-                raw = np.frombuffer(raw, f"V{_SWAP_UNIT[entry.type]}").byteswap().tobytes() if raw else raw
+                raw = np.frombuffer(raw, f"u{_SWAP_UNIT[entry.type]}").byteswap().tobytes()
             fields.append(Field(tag, entry.type, entry.count, raw))
     return tuple(fields)
 

@@ -21,7 +21,7 @@ _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _METADATA_LIMIT = 1 << 26
-_SUB = 1
+_SUB, _UP = 1, 2
 
 
 def read_header(data: memoryview, *, deep: bool) -> Header:
@@ -40,7 +40,7 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
                 raise ContainerError("the PNG does not begin with its header; get a good copy of the file")
             header, depth, color = _read_ihdr(body)
         critical = not kind[0] & 0x20
-        if deep and (critical or kind == b"tRNS"):
+        if deep:
             _check(data, kind, start, stop)
         if critical or (kind == b"tRNS" and color == 3):
             kept.append(data[start - 8 : stop + 4])
@@ -63,7 +63,8 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
             f"its header claims {header.width}x{header.height} pixels, its {packed} bytes of data cannot hold them; "
             "get a good copy of the file"
         )
-    if deep:
+    # libpng would act on, or complain of, what is not needed for the pixels.
+    if deep and sum(map(len, kept)) < len(data):
         header.decode = b"".join(kept)
     return header
 
@@ -159,7 +160,8 @@ def write(
     checksum, first = 1, True
 
     def pack(start: int, stop: int) -> tuple[bytes, int, int]:
-        filtered = _filter(rows(start, stop), step).data
+        above = min(start, 1)
+        filtered = _filter(rows(start - above, stop), step, above).data
         machine = zlib.compressobj(LEVEL, zlib.DEFLATED, -15, 9)
         packed = machine.compress(filtered)
         packed += machine.flush(zlib.Z_FINISH if stop == height else zlib.Z_SYNC_FLUSH)
@@ -173,16 +175,28 @@ def write(
     _write_chunk(file, b"IEND", b"")
 
 
-def _filter(samples: NDArray[Any], step: int) -> NDArray[np.uint8]:
-    """The rows as bytes, each sample minus its left neighbor, with the filter's number in front."""
-    count = samples.shape[0]
+def _filter(samples: NDArray[Any], step: int, above: int) -> NDArray[np.uint8]:
+    """The rows behind the first `above` as bytes with the filter's number in front.
+
+    Each row minus its left or its upper neighbor, whichever leaves less. `step`: bytes per pixel.
+    """
     big_endian = samples.astype(">u2") if samples.dtype == np.uint16 else np.ascontiguousarray(samples)
-    raw = big_endian.view(np.uint8).reshape(count, -1)
-    filtered = np.empty((count, raw.shape[1] + 1), np.uint8)
-    filtered[:, 0] = _SUB
-    filtered[:, 1 : 1 + step] = raw[:, :step]
-    np.subtract(raw[:, step:], raw[:, :-step], out=filtered[:, 1 + step :])
+    raw = big_endian.view(np.uint8).reshape(samples.shape[0], -1)
+    sub = raw[above:].copy()
+    np.subtract(raw[above:, step:], raw[above:, :-step], out=sub[:, step:])
+    up = raw[above:].copy()
+    np.subtract(raw[1:], raw[:-1], out=up[1 - above :])
+    choose_up = _magnitude(up) < _magnitude(sub)
+    filtered = np.empty((sub.shape[0], sub.shape[1] + 1), np.uint8)
+    filtered[:, 0] = np.where(choose_up, _UP, _SUB)
+    filtered[:, 1:] = sub
+    filtered[choose_up, 1:] = up[choose_up]
     return filtered
+
+
+def _magnitude(differences: NDArray[np.uint8]) -> NDArray[np.int64]:
+    result: NDArray[np.int64] = np.abs(differences.view(np.int8)).view(np.uint8).sum(axis=1, dtype=np.int64)
+    return result
 
 
 def _write_chunk(file: BinaryIO, kind: bytes, body: bytes) -> None:

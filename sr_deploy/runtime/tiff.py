@@ -46,9 +46,14 @@ def read_header(data: memoryview) -> Header:
         values = integers(data, page.get(tag), order)
         return values[0] if values else default
 
+    # Some writers get the byte counts of uncompressed strips wrong; none can be longer than the picture.
+    raw = one(_HEIGHT, 0) * ((one(_WIDTH, 0) * one(_SAMPLES, 1) * one(_BITS, 1) + 7) // 8)
+    longest = raw if one(_COMPRESSION, 1) == 1 else len(data)
     for offsets, sizes in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
         places, lengths = integers(data, page.get(offsets), order), integers(data, page.get(sizes), order)
-        missing = max((place + length - len(data) for place, length in zip(places, lengths, strict=False)), default=0)
+        missing = max(
+            (place + min(length, longest) - len(data) for place, length in zip(places, lengths, strict=False)), default=0
+        )
         if missing > 0:
             raise cut_off("TIFF", missing)
     photometric = one(_PHOTOMETRIC, -1)
@@ -92,8 +97,16 @@ def _check_supported(data: memoryview, page: dict[int, Entry], order: str) -> No
         raise ContainerError(f"a TIFF of {name} color space is not supported; convert it to RGB or gray")
     if not color_samples <= samples <= color_samples + (photometric != _CMYK):
         raise ContainerError(f"a TIFF with {samples} samples per pixel is not supported; convert it to RGB, RGBA or gray")
-    if (kind, bits[0]) not in {(_UNSIGNED, n) for n in (1, 2, 4, 8, 16)} | {(_FLOAT, 32), (_FLOAT, 64)} or (
-        photometric == _CMYK and bits[0] != 8
+    planes = (integers(data, page.get(_PLANES), order) or [1])[0]
+    if bits[0] > 8 and (photometric == _WHITE_IS_ZERO or (planes == 2 and samples > 1)):
+        what = "white stored as 0" if photometric == _WHITE_IS_ZERO else "separate color planes"
+        raise ContainerError(f"a TIFF of {bits[0]}-bit samples with {what} is not supported; convert it to a common TIFF")
+    if color_samples == 1 and samples == 2:
+        raise ContainerError("a TIFF of gray with alpha is not supported; convert it to RGBA")
+    if (
+        len(set(bits)) > 1
+        or (kind, bits[0]) not in {(_UNSIGNED, n) for n in (1, 2, 4, 8, 16)} | {(_FLOAT, 32), (_FLOAT, 64)}
+        or (photometric == _CMYK and bits[0] != 8)
     ):
         what = {_UNSIGNED: "integer", 2: "signed", _FLOAT: "float"}.get(kind, "unknown")
         raise ContainerError(
@@ -139,7 +152,7 @@ def write(
     icc: bytes | None,
     xmp: bytes | None,
 ) -> None:
-    """Write a TIFF of (H, W, C) samples: C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA; uint8, uint16 or float32.
+    """Write a TIFF of (H, W, C) samples: C = 1 gray, 3 RGB, 4 RGBA; uint8, uint16 or float32.
 
     `rows(start, stop)` gives (stop - start, W, C); it is called on several threads.
 
@@ -159,13 +172,12 @@ def write(
         places.append(position)
         sizes.append(len(packed))
         position += len(padded)
-    alpha = channels in (2, 4)
     fields = [
         _longs(_WIDTH, width),
         _longs(_HEIGHT, height),
         _shorts(_BITS, *[8 * dtype.itemsize] * channels),
         _shorts(_COMPRESSION, 8),
-        _shorts(_PHOTOMETRIC, _BLACK_IS_ZERO if channels < 3 else _RGB),
+        _shorts(_PHOTOMETRIC, _BLACK_IS_ZERO if channels == 1 else _RGB),
         _longs(_STRIP_OFFSETS, *places),
         _shorts(tags.ORIENTATION, 1),
         _shorts(_SAMPLES, channels),
@@ -174,7 +186,7 @@ def write(
         _shorts(_PLANES, 1),
         _shorts(_PREDICTOR, 3 if dtype == np.float32 else 2),
         _shorts(_SAMPLE_FORMAT, *[_FLOAT if dtype == np.float32 else _UNSIGNED] * channels),
-        *([_shorts(_EXTRA_SAMPLES, 2)] if alpha else []),
+        *([_shorts(_EXTRA_SAMPLES, 2)] if channels == 4 else []),
         *([Field(_XMP, 1, len(xmp), xmp)] if xmp else []),
         *([Field(_ICC, 7, len(icc), icc)] if icc else []),
         *tags.exif_fields(exif),
