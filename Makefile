@@ -1,0 +1,45 @@
+# Every target sets up what it needs in .venv; nothing outside of this folder is touched.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test check format clean
+
+## demo CHECKPOINT=model.pth IMAGE=photo.png: export the checkpoint, upscale the image with the bundle
+demo: $(VENV)/.export
+	@test -n "$(CHECKPOINT)" || { echo "usage: make demo CHECKPOINT=model.pth IMAGE=photo.png" >&2; exit 2; }
+	@test -n "$(IMAGE)" || { echo "usage: make demo CHECKPOINT=model.pth IMAGE=photo.png" >&2; exit 2; }
+	$(BIN)/sr-deploy export "$(CHECKPOINT)" -o $(DEMO)/bundle --overwrite
+	$(BIN)/sr-deploy verify $(DEMO)/bundle
+	$(BIN)/sr-deploy upscale "$(IMAGE)" -m $(DEMO)/bundle -o $(DEMO)/images --overwrite
+
+## test: the whole test suite
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+## check: lint, formatting and types
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## format: rewrite the code the way `check` wants it
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.export: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.export
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sr-deploy needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 3; }
+	$(PYTHON) -m venv $(VENV)

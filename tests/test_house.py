@@ -1,0 +1,130 @@
+"""Who may import whom, and other rules of the house that a reader relies on."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sr_deploy
+
+PACKAGE = Path(sr_deploy.__file__).parent
+ROOT = PACKAGE.parent
+
+MAY_IMPORT = {
+    "errors": set(),
+    "settings": {"errors"},
+    "bundle": {"errors", "settings"},
+    "architectures": {"errors", "bundle"},
+    "engines": {"errors", "settings", "bundle"},
+    "runtime": {"errors", "bundle", "engines"},
+    "export": {"errors", "settings", "bundle", "architectures", "engines"},
+    "cli": {"errors", "settings", "bundle", "architectures", "engines", "runtime", "export"},
+}
+THIRD_PARTY = {
+    "errors": set(),
+    "settings": set(),
+    "bundle": set(),
+    "architectures": {"torch", "safetensors", "numpy"},
+    "engines": {"numpy", "onnx"},
+    "runtime": {"numpy"},
+    "export": {"torch", "onnx", "numpy"},
+    "cli": {"click"},
+}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top_level_imports(tree: ast.Module) -> Iterator[str]:
+    """Imports that run when the module is imported: not those in functions or under TYPE_CHECKING."""
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(node)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_the_rooms_it_may(path: Path) -> None:
+    room = room_of(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    ours = {name.split(".")[1] for name in imports(tree) if name.startswith("sr_deploy.")}
+    assert ours - {room, "__version__"} <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_its_third_parties_at_module_level(path: Path) -> None:
+    room = room_of(path)
+    names = {name.split(".")[0] for name in top_level_imports(ast.parse(path.read_text(encoding="utf-8")))}
+    foreign = names - set(sys.stdlib_module_names) - {"sr_deploy"}
+    allowed = THIRD_PARTY[room] | ({"cv2"} if room == "runtime" else set())
+    assert foreign <= allowed
+
+
+def test_all_names_are_exported() -> None:
+    for name in sr_deploy.__all__:
+        assert getattr(sr_deploy, name) is not None
+    public = {
+        name for name, value in vars(sr_deploy).items() if isinstance(value, type) and value.__module__.startswith("sr_deploy")
+    }
+    assert public <= set(sr_deploy.__all__)
+
+
+def test_every_error_of_the_tree_is_public_and_drawn() -> None:
+    from sr_deploy import errors
+
+    drawn = errors.__doc__ or ""
+    for name, value in vars(errors).items():
+        if isinstance(value, type) and issubclass(value, Exception):
+            assert name in sr_deploy.__all__
+            assert name in drawn
+
+
+def test_every_submodule_imports() -> None:
+    for module in pkgutil.walk_packages([str(PACKAGE)], "sr_deploy."):
+        importlib.import_module(module.name)
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_sr_deploy_loads_neither_torch_nor_a_runtime() -> None:
+    loaded = run_python("import sys, sr_deploy; print(*sys.modules)").split()
+    for heavy in ("torch", "openvino", "onnxruntime", "onnx", "cv2", "numpy", "click"):
+        assert heavy not in loaded
+
+
+def test_upscaling_never_loads_torch() -> None:
+    loaded = run_python(
+        "import sys; from sr_deploy import Upscaler, open_bundle; import sr_deploy.cli.upscale; print(*sys.modules)"
+    )
+    assert "torch" not in loaded.split()
+    assert "sr_deploy.runtime.upscaler" in loaded.split()
+
+
+def test_no_room_for_leftovers() -> None:
+    names = {path.stem for path in MODULES}
+    assert not names & {"utils", "util", "common", "helpers", "misc"}
+
+
+def test_only_trace_exports_and_only_backends_import_runtimes() -> None:
+    callers = {
+        path.relative_to(PACKAGE).as_posix() for path in MODULES if "torch.onnx.export(" in path.read_text(encoding="utf-8")
+    }
+    assert callers <= {"export/trace.py"}
