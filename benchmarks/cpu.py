@@ -26,6 +26,7 @@ import onnx
 
 from sr_deploy import Upscaler, open_bundle
 from sr_deploy.engines.pixels import to_pixel_form
+from sr_deploy.runtime.image import read_image
 
 Contender = Callable[[], Any]
 
@@ -39,8 +40,7 @@ def main() -> None:
     parser.add_argument("--size", default="960x540")
     options = parser.parse_args()
     width, height = (int(side) for side in options.size.split("x"))
-    image = cv2.cvtColor(cv2.imread(str(options.image)), cv2.COLOR_BGR2RGB)
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    image = cv2.resize(read_image(options.image).pixels, (width, height), interpolation=cv2.INTER_AREA)
     contenders = {
         "torch eager fp32": torch_eager(options.checkpoint, image),
         "ONNX Runtime fp32, numpy conversion": onnx_runtime(options.bundle, image),
@@ -148,14 +148,8 @@ def startup(bundle: Path, image: np.ndarray[Any, Any], rounds: int) -> None:
 
 def machine() -> str:
     cores = len(os.sched_getaffinity(0))
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return f"{model}, {cores} cores, Python {platform.python_version()}"
 
 

@@ -50,9 +50,11 @@ def row(checkpoint: Path, recipe: dict[str, Any], images: Path, sets: list[str],
         scale = int(json.loads((folder / "bundle" / "card.json").read_text())["model"]["scale"])
         expected = [recipe.get("expected", {}).get(name.lower()) for name in sets]
         cells = [f"{value:.3f}" if value is not None else "" for value in expected]
-        for benchmark in sets:
-            for precision in precisions:
-                cells.append(f"{through_the_cli(folder, images / benchmark, scale, precision):.3f}")
+        cells += [
+            f"{through_the_cli(folder, images / benchmark, scale, precision):.3f}"
+            for benchmark in sets
+            for precision in precisions
+        ]
         return f"| {checkpoint.name} | x{scale} | {' | '.join(cells)} |"
 
 
@@ -67,14 +69,14 @@ def through_the_cli(folder: Path, images: Path, scale: int, precision: str) -> f
 
 def psnr_y(hr_path: Path, output: Path, scale: int) -> float:
     (sr_path,) = (path for path in output.rglob("*.png") if path.stem == f"{hr_path.stem}x{scale}")
-    sr, hr = cv2.imread(str(sr_path)), cv2.imread(str(hr_path))
+    sr, hr = np.asarray(cv2.imread(str(sr_path))), np.asarray(cv2.imread(str(hr_path)))
     height, width = sr.shape[:2]
     error = (luma(hr[:height, :width]) - luma(sr))[scale:-scale, scale:-scale]
     return float(10 * np.log10(255**2 / np.mean(error**2)))
 
 
 def luma(bgr: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return bgr.astype(np.float64) @ np.array([24.966, 128.553, 65.481]) / 255 + 16
+    return np.asarray(bgr.astype(np.float64) @ np.array([24.966, 128.553, 65.481]) / 255 + 16)
 
 
 if __name__ == "__main__":
