@@ -53,7 +53,8 @@ class Report(Observer):
     def failed(self, failure: Failure) -> None:
         if self._verbose and failure.details:
             self.say(failure.details.rstrip())
-        self.say(f"error: {failure}")
+        hint = "; run again with -v for the whole story" if failure.details and not self._verbose else ""
+        self.say(f"error: {failure}{hint}")
 
     def say(self, text: str) -> None:
         click.echo(text, err=True)

@@ -8,8 +8,11 @@ from pathlib import Path
 import click
 
 from sr_deploy.bundle import Bundle, Link
-from sr_deploy.cli.group import verbose_option
+from sr_deploy.cli.group import verbose, verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
+
+EQUAL = 999.0
+"""The PSNR that a card gives to equal outputs."""
 
 
 @click.command("verify", short_help="Check a bundle on this machine.")
@@ -21,7 +24,8 @@ from sr_deploy.cli.output import json_option, print_json, print_table
 def command(ctx: click.Context, bundle: Path, backend: str | None, as_json: bool) -> None:
     """Check on this machine that BUNDLE computes what its checkpoint computed.
 
-    Runs the bundle's own probe through the inference runtimes, without torch. Exit code 1 when a floor is missed.
+    Runs the bundle's own probe through the inference runtimes, without torch. Shows the worst probe of
+    each step, with -v every one. Exit code 1 when a floor is missed.
     """
     from sr_deploy.engines.parity import verify
 
@@ -30,15 +34,19 @@ def command(ctx: click.Context, bundle: Path, backend: str | None, as_json: bool
     if as_json:
         print_json({"bundle": bundle, "passed": passed, "links": links})
     else:
-        print_links(links)
+        print_links(links, every=verbose(ctx))
     if not passed:
         missed = [f"{link.source} -> {link.target} on {link.probe}" for link in links if not link.passed]
         click.echo(f"error: {bundle}: misses its floor in {'; '.join(missed)}; do not use it on this machine", err=True)
     ctx.exit(0 if passed else 1)
 
 
-def print_links(links: Sequence[Link]) -> None:
-    """Print a parity chain as a table; differences are in 8-bit steps."""
+def print_links(links: Sequence[Link], *, every: bool = False) -> None:
+    """Print a parity chain as a table, differences in 8-bit steps; per step the worst probe, or `every` one."""
+    steps: dict[tuple[str, str], list[Link]] = {}
+    for link in links:
+        steps.setdefault((link.source, link.target), []).append(link)
+    shown = list(links) if every else [max(step, key=lambda link: (not link.passed, -link.psnr)) for step in steps.values()]
     rows = [
         (
             link.source,
@@ -47,10 +55,12 @@ def print_links(links: Sequence[Link]) -> None:
             round(link.max_lsb, 4),
             round(link.mean_lsb, 5),
             round(link.border_max_lsb, 4),
-            f"{link.psnr:.1f}" if link.psnr < 999 else "equal",
+            f"{link.psnr:.1f}" if link.psnr < EQUAL else "equal",
             link.floor or "-",
             "ok" if link.passed else "FAILED",
         )
-        for link in links
+        for link in shown
     ]
-    print_table(rows, ("from", "to", "probe", "max LSB", "mean LSB", "border", "PSNR dB", "floor", ""))
+    print_table(
+        rows, ("from", "to", "probe" if every else "worst probe", "max LSB", "mean LSB", "border", "PSNR dB", "floor", "")
+    )

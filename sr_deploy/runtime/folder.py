@@ -212,7 +212,7 @@ class _Folder:
             failure = Failure(job.source, "does not fit into memory; lower --memory or give a --tile")
         else:
             details = "".join(traceback.format_exception(error))
-            failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}; run with -v for more", details)
+            failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}", details)
         item = _timed(item)
         outcome = Outcome(job, "failed", item.notes, failure, item.seconds)
         return replace(item, picture=None, outcome=outcome)

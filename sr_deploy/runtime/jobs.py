@@ -46,7 +46,10 @@ class Naming:
     @property
     def mark(self) -> str:
         """What tells an output from its input in the same folder."""
-        return f"_{self.model}_{self.label}".replace("/", "-") if self.suffix is None else self.suffix
+        if self.suffix is not None:
+            return self.suffix
+        model = self.model.replace("/", "-")
+        return f"_{model}" if model.endswith(f"_{self.label}") else f"_{model}_{self.label}"
 
     def extension_for(self, source: Path) -> str:
         if self.extension is not None:
@@ -56,9 +59,11 @@ class Naming:
     def is_output(self, path: Path, stems: set[str]) -> bool:
         """Whether `path` is what an earlier run made of a neighbor; `stems` are those of its folder."""
         size = r"(?:x[\d.]+|\d+x\d+|(?:long|short)\d+)"
-        mark = f"_{re.escape(self.model)}_{size}" if self.suffix is None else re.escape(self.suffix)
+        model = self.model.replace("/", "-")
+        several = f"_{re.escape(re.sub(f'_{size}$', '', model))}(?:_{size}){{1,2}}"
+        mark = several if self.suffix is None else re.escape(self.suffix)
         match = re.fullmatch(f"(.+?){mark}", path.stem)
-        return bool(match and match[1] != path.stem and (match[1] in stems or Path(match[1]).stem in stems))
+        return bool(match and (match[1] in stems or Path(match[1]).stem in stems))
 
 
 @dataclass(frozen=True)

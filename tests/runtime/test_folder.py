@@ -143,7 +143,7 @@ def test_bad_files_are_told_once_and_the_rest_is_done() -> None:
     [
         (UnhealthyOutputError("tile 0,0 64x64 is NaN in fp32 too"), "in/2.png: tile 0,0 64x64 is NaN in fp32 too"),
         (MemoryError(), "in/2.png: does not fit into memory; lower --memory or give a --tile"),
-        (ValueError("odd"), "in/2.png: internal error, ValueError: odd; run with -v for more"),
+        (ValueError("odd"), "in/2.png: internal error, ValueError: odd"),
     ],
 )
 def test_an_error_of_one_picture_is_data(error: Exception, message: str) -> None:

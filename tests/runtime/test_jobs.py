@@ -105,6 +105,13 @@ def test_a_suffix_of_the_users_own(make: Callable[..., None]) -> None:
     assert pairs(plan("in/a.png", naming=naming)) == {"in/a.png": "in/a-big.png"}
 
 
+def test_a_model_that_has_its_factor_in_its_name(make: Callable[..., None]) -> None:
+    naming = Naming("net_x4", "x4")
+    make("in/a.png", "in/a_net_x4.png", "in/a_net_x4_x2.png")
+    assert pairs(plan("in", output="in", naming=naming)) == {"in/a.png": "in/a_net_x4.png"}
+    assert pairs(plan("in/a.png", naming=Naming("net_x4", "x2"))) == {"in/a.png": "in/a_net_x4_x2.png"}
+
+
 def test_clashing_names(make: Callable[..., None]) -> None:
     make("in/a.png", "in/a.jpg", "in/b.gif", "in/b.bmp", "in/c.webp")
     found = plan("in", output="out", naming=Naming("net", "x4", extension="png"))

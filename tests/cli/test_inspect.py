@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import Result
+from onnx import helper
+
+Invoke = Callable[..., Result]
+
+
+def test_a_bundle(invoke: Invoke, bundle: Path) -> None:
+    result = invoke("inspect", bundle)
+    assert result.exit_code == 0, result.stderr
+    facts = dict(line.split(None, 1) for line in result.stdout.splitlines() if len(line.split(None, 1)) == 2)
+    assert (facts["name"], facts["scale"], facts["tiling"]) == ("double", "2", "exact")
+    assert "fp32.onnx" in result.stdout and "equal" in result.stdout and "max <= 0.5 LSB" in result.stdout
+    document = json.loads(invoke("inspect", bundle, "--json").stdout)
+    assert document["kind"] == "bundle"
+    assert document["card"]["name"] == "double"
+    assert document["certificate"][0]["psnr"] == 999.0
+
+
+def test_a_graph(invoke: Invoke, bundle: Path) -> None:
+    result = invoke("inspect", bundle / "fp32.onnx")
+    assert result.exit_code == 0, result.stderr
+    assert "input float[n, 3, h, w]" in result.stdout
+    document = json.loads(invoke("inspect", bundle / "fp32.onnx", "--json").stdout)
+    assert (document["kind"], document["scale"], document["channels"], document["exact"]) == ("onnx", 2, 3, True)
+    assert document["made_by_us"] is False
+
+
+def test_a_checkpoint(invoke: Invoke, tmp_path: Path) -> None:
+    import torch
+
+    from sr_deploy.architectures import REGISTRY
+
+    entry = next(entry for entry in REGISTRY if entry.name == "rlfn")
+    torch.save({"params": entry.build(entry.default).state_dict()}, tmp_path / "net.pth")
+    result = invoke("inspect", tmp_path / "net.pth")
+    assert result.exit_code == 0, result.stderr
+    assert "The weights leave 2 readings open" in result.stdout
+    document = json.loads(invoke("inspect", tmp_path / "net.pth", "--json").stdout)
+    assert (document["architecture"], document["found_in"]) == ("rlfn", "params")
+    assert {reading["value_range"] for reading in document["readings"]} == {1.0, 255.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("gone.pth", 2, "error: gone.pth: no such file or folder"),
+        ("empty.pth", 1, "error: empty.pth: empty"),
+        ("broken.onnx", 1, "error: broken.onnx: not readable as ONNX"),
+        ("folder", 1, "error: folder: not a bundle"),
+    ],
+)
+def test_other_things_are_one_line(invoke: Invoke, name: str, code: int, message: str) -> None:
+    Path("empty.pth").touch()
+    Path("broken.onnx").write_bytes(b"\xff\xff\xff")
+    Path("folder").mkdir()
+    result = invoke("inspect", name)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
+
+
+def test_a_graph_of_two_images_is_refused(invoke: Invoke) -> None:
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("a", "b", "c")]
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "sum", values[:2], values[2:])
+    onnx.save(helper.make_model(graph), "two.onnx")
+    result = invoke("inspect", "two.onnx")
+    assert (result.exit_code, "2 inputs" in result.stderr) == (1, True)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import sr_deploy
+from sr_deploy import cli
+from sr_deploy.cli.group import Group, verbose_option
+from sr_deploy.errors import BackendUnavailableError, CheckpointError, UsageError
+
+DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(cli.program)
+    for name in cli.program.list_commands(context):
+        command = cli.program.get_command(context, name)
+        assert command is not None
+        yield name, command
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()))
+def test_every_command_explains_itself(name: str, command: click.Command) -> None:
+    assert command.name == name
+    assert command.help and command.help.strip().split("\n")[0].endswith(".")
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+    assert {"as_json", "verbose"} <= {option.name for option in options}
+    result = CliRunner().invoke(cli.program, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"Usage: program {name}" in result.stdout
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()))
+def test_every_command_and_option_stands_in_the_docs(name: str, command: click.Command) -> None:
+    sections = dict(re.findall(r"^## `(.+?)`\n(.*?)(?=^## |\Z)", DOCS.read_text(encoding="utf-8"), re.M | re.S))
+    assert name in sections
+    assert f"sr-deploy {name}" in sections[name]
+    names = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    assert {option for option in names - {"--json", "--verbose"} if option not in sections[name]} == set()
+
+
+def test_the_docs_name_no_option_that_is_not_there() -> None:
+    known = {option for _, command in commands() for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", DOCS.read_text(encoding="utf-8"))) <= known | {"--help", "--version"}
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(cli.program, ["--version"])
+    assert result.stdout == f"sr-deploy {sr_deploy.__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from sr_deploy.cli import program\n"
+        "try: program(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'numpy', 'cv2', 'onnx', 'openvino', 'torch', 'tqdm'} & set(sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "upscale" in result.stdout
+    assert result.stderr.strip() == "set()"
+
+
+def failing(error: BaseException) -> Group:
+    class Raises(Group):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+            del ctx
+
+            @click.command(cmd_name)
+            @verbose_option
+            def command() -> None:
+                raise error
+
+            return command
+
+    return Raises("program", modules=["fail"])
+
+
+def fail(error: BaseException, *arguments: str) -> Result:
+    return CliRunner().invoke(failing(error), ["fail", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (CheckpointError("x.pth: empty"), 1, "error: x.pth: empty\n"),
+        (UsageError("no"), 2, "error: no\n"),
+        (BackendUnavailableError("none"), 3, "error: none\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; everything finished so far is whole, run the same command again"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 3, "error: this command needs torch, which is not"),
+        (ModuleNotFoundError("No module named 'cv2.x'", name="cv2.x"), 3, "error: this command needs cv2, which is not"),
+        (ValueError("odd\nmore"), 1, "error: internal error, ValueError: odd; run again with -v"),
+        (click.UsageError("wrong"), 2, "Usage:"),
+    ],
+)
+def test_errors_become_one_line_and_a_code(error: BaseException, code: int, message: str) -> None:
+    result = fail(error)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.startswith(message)
+    if not isinstance(error, click.UsageError):
+        assert result.stderr.count("\n") == 1
+
+
+def test_how_to_install_names_the_extra() -> None:
+    assert 'pip install "sr-deploy[export]"' in fail(ModuleNotFoundError("", name="torch")).stderr
+    assert 'pip install "sr-deploy"' in fail(ModuleNotFoundError("", name="cv2")).stderr
+
+
+def test_verbose_shows_the_traceback() -> None:
+    for error in (ValueError("odd"), CheckpointError("x.pth: empty")):
+        result = fail(error, "-v")
+        assert "Traceback" in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_unknown_commands_and_options_are_wrong_usage() -> None:
+    assert CliRunner().invoke(cli.program, ["enlarge"]).exit_code == 2
+    assert CliRunner().invoke(cli.program, ["doctor", "--wrong"]).exit_code == 2
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as stdout:
+        process = subprocess.run(
+            [sys.executable, "-c", "from sr_deploy.cli import main; main()", "doctor"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert process.returncode == 1
+    assert process.stderr == b""

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from sr_deploy.runtime.image import Picture, read_image, write_image
+
+Invoke = Callable[..., Result]
+PROGRAM = [sys.executable, "-c", "from sr_deploy.cli import main; main()"]
+
+
+def test_one_file(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    result = invoke("upscale", pictures[0], "-m", bundle)
+    assert (result.exit_code, result.stdout) == (0, "in/a_double_x2.png\n")
+    lines = result.stderr.splitlines()
+    assert re.fullmatch(r"double x2 on openvino \w+", lines[0])
+    assert re.fullmatch(r"\[1/1\] in/a\.png -> in/a_double_x2\.png, [\d.]+ s", lines[1])
+    assert re.fullmatch(r"1 done in [\d.]+ s", lines[2])
+    small, large = read_image(pictures[0]).pixels, read_image(Path("in/a_double_x2.png")).pixels
+    assert np.array_equal(large, small.repeat(2, 0).repeat(2, 1))
+
+
+def test_a_folder_and_once_more(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    result = invoke("upscale", "in", "-m", bundle, "-o", "out")
+    targets = [Path("out") / path.relative_to("in") for path in pictures]
+    assert (result.exit_code, result.stdout.splitlines()) == (0, [str(path) for path in targets])
+    assert re.search(r"4 done in [\d.]+ s \(reading [\d.]+ s, upscaling [\d.]+ s, writing [\d.]+ s\)", result.stderr)
+    assert [read_image(path).pixels.shape for path in targets] == [(40, 60, 3)] * 4
+
+    again = invoke("upscale", "in", "-m", bundle, "-o", "out")
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert "skipped: out/a.png exists already; --overwrite makes it again" in again.stderr
+    assert "0 done, 4 skipped in" in again.stderr
+    assert invoke("upscale", "in", "-m", bundle, "-o", "out", "--overwrite").stdout == result.stdout
+
+
+def test_a_bad_file_is_told_once_and_the_rest_is_done(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    Path("in/bad.png").write_bytes(b"no picture")
+    result = invoke("upscale", "in", "gone.png", "film.mp4", "-m", bundle, "-o", "out")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == len(pictures)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[1] for line in errors] == ["gone.png", "film.mp4", "in/bad.png"]
+    assert "4 done, 3 failed in" in result.stderr
+
+
+def test_inputs_as_options(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    result = invoke("upscale", "-i", pictures[0], "--input", pictures[1], "-m", bundle, "-o", "out")
+    assert result.stdout.splitlines() == ["out/a.png", "out/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "shape"),
+    [
+        (["-s", "3"], "a_double_x3.png", (60, 90, 3)),
+        (["-s", "0.5"], "a_double_x0.5.png", (10, 15, 3)),
+        (["--to", "long=100"], "a_double_long100.png", (67, 100, 3)),
+        (["--to", "45x45", "--suffix", "-new"], "a-new.png", (30, 45, 3)),
+        (["-f", "webp"], "a_double_x2.webp", (40, 60, 3)),
+        (["-t", "32", "--precision", "fp32", "--threads", "1", "--memory", "200"], "a_double_x2.png", (40, 60, 3)),
+        (["-t", "0", "--fp32", "--backend", "onnxruntime"], "a_double_x2.png", (40, 60, 3)),
+    ],
+)
+def test_options(
+    invoke: Invoke, bundle: Path, pictures: list[Path], arguments: list[str], name: str, shape: tuple[int]
+) -> None:
+    result = invoke("upscale", pictures[0], "-m", bundle, *arguments)
+    assert (result.exit_code, result.stdout) == (0, f"in/{name}\n"), result.stderr
+    assert read_image(Path("in") / name).pixels.shape == shape
+
+
+def test_a_named_file_and_named_folders(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    assert invoke("upscale", pictures[0], "-m", bundle, "-o", "new/big.jpg").stdout == "new/big.jpg\n"
+    assert invoke("upscale", pictures[0], "-m", bundle, "-o", "new.v2/").stdout == "new.v2/a.png\n"
+
+
+def test_a_target_gives_defaults(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    Path("here.toml").write_text('name = "here"\nbackend = "onnxruntime"\nprecision = "fp32"\ntile = 64\nmemory = 100\n')
+    result = invoke("upscale", pictures[0], "-m", bundle, "--target", "here.toml")
+    assert "on onnxruntime fp32" in result.stderr
+    result = invoke("upscale", pictures[0], "-m", bundle, "--target", "here.toml", "--backend", "openvino", "--overwrite")
+    assert "on openvino fp32" in result.stderr
+    Path("here.toml").write_text('name = "here"\nbakend = "x"\n')
+    result = invoke("upscale", pictures[0], "-m", bundle, "--target", "here.toml")
+    assert (result.exit_code, "did you mean 'backend'?" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "{bundle}"], "Missing INPUT"),
+        (["in/a.png"], "Missing option '-m'"),
+        (["in/a.png", "-m", "{bundle}", "-s", "2", "--to", "4k"], "contradict each other"),
+        (["in/a.png", "-m", "{bundle}", "--fp32", "--precision", "bf16"], "contradict each other"),
+        (["in/a.png", "-m", "{bundle}", "--to", "huge"], "error: size 'huge': not understood"),
+        (["in/a.png", "-m", "{bundle}", "-s", "-1"], "error: factor -1"),
+        (["in/a.png", "-m", "{bundle}", "-t", "many"], "neither a number of pixels nor 'auto'"),
+        (["in/a.png", "-m", "{bundle}", "-t", "-5"], "is below 0"),
+        (["in/a.png", "-m", "{bundle}", "-f", "gif"], "error: format '.gif': cannot be written"),
+        (["in/a.png", "-m", "{bundle}", "-o", "x.mp4"], "error: -o x.mp4: neither a folder"),
+        (["in/a.png", "-m", "{bundle}", "--backend", "abacus"], "error: no backend 'abacus'"),
+        (["in/a.png", "-m", "{bundle}", "--quality", "0"], "--quality"),
+    ],
+)
+def test_wrong_usage(invoke: Invoke, bundle: Path, pictures: list[Path], arguments: list[str], message: str) -> None:
+    del pictures
+    result = invoke("upscale", *(argument.format(bundle=bundle) for argument in arguments))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_a_bundle_that_is_missing_or_was_changed(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    result = invoke("upscale", pictures[0], "-m", "nowhere")
+    assert (result.exit_code, "no such folder" in result.stderr) == (1, True)
+    shutil.copytree(bundle, "changed")
+    with Path("changed/fp32.onnx").open("ab") as file:
+        file.write(b"\0")
+    result = invoke("upscale", pictures[0], "-m", "changed")
+    assert (result.exit_code, "changed since it was certified" in result.stderr) == (1, True)
+    assert not list(Path("in").glob("*double*"))
+
+
+def test_json_on_stdout(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    Path("in/bad.png").write_bytes(b"no picture")
+    result = invoke("upscale", "in", "-m", bundle, "--json", "--no-progress")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert document["model"] == "double" and document["scale"] == 2
+    assert len(document["done"]) == len(pictures)
+    assert [entry["path"] for entry in document["failed"]] == ["in/bad.png"]
+    assert document["tiles"] == len(pictures)
+    assert result.stderr.count("\n") == 1
+
+
+def test_progress_as_json_lines(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    Path("in/bad.png").write_bytes(b"no picture")
+    result = invoke("upscale", "in", "gone.png", "-m", bundle, "-f", "bmp", "--progress", "json")
+    events = [json.loads(line) for line in result.stderr.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[:3] == ["note", "plan", "error"] and kinds[-1] == "end"
+    files = [event for event in events if event["event"] == "file"]
+    assert [event["status"] for event in files] == ["done", "done", "failed", "done", "done"]
+    assert files[-1]["finished"] == files[-1]["files"] == 5
+    assert any(event["event"] == "tiles" and event["done"] == event["total"] == 1 for event in events)
+    assert events[-1] == {"event": "end", "done": 4, "skipped": 0, "failed": 2, "seconds": events[-1]["seconds"]}
+    assert len(result.stdout.splitlines()) == len(pictures)
+
+
+@pytest.mark.parametrize("kind", ["bar", "line"])
+def test_progress_leaves_stdout_alone(invoke: Invoke, bundle: Path, pictures: list[Path], kind: str) -> None:
+    result = invoke("upscale", "in", "-m", bundle, "--progress", kind)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == len(pictures)
+    assert "4 done in" in result.stderr
+
+
+def test_no_progress_says_nothing(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    result = invoke("upscale", "in", "-m", bundle, "--no-progress")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == len(pictures)
+
+
+def test_what_a_format_cannot_hold_is_told(invoke: Invoke, bundle: Path) -> None:
+    write_image(Path("deep.png"), Picture(np.full((8, 8, 3), 1000, np.uint16)))
+    result = invoke("upscale", "deep.png", "-m", bundle, "-f", "jpg")
+    assert result.exit_code == 0
+    assert "note: deep.png: .jpg cannot hold its 16-bit depth" in result.stderr
+
+
+def test_a_lone_graph_is_a_model(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
+    assert invoke("upscale", pictures[0], "-m", bundle / "fp32.onnx", "-o", "out").stdout == "out/a.png\n"
+
+
+def test_a_process_of_its_own(bundle: Path, pictures: list[Path]) -> None:
+    result = subprocess.run(
+        [*PROGRAM, "upscale", pictures[3], "gone.png", "-m", bundle, "-o", "out"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stdout == "out/é 漢字 [x] 'q'.png\n"
+    assert "error: gone.png: no such file or folder\n" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(bundle: Path, number: int, code: int) -> None:
+    Path("in").mkdir()
+    write_image(Path("in/000.png"), Picture(np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)))
+    for index in range(1, 120):
+        os.link("in/000.png", f"in/{index:03}.png")
+    command = [*PROGRAM, "upscale", "in", "-m", str(bundle), "-o", "out"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "out/000.png\n"
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "Traceback" not in stderr
+    assert ("run the same command again to go on" in stderr) == (number == signal.SIGINT)
+    assert not list(Path("out").glob("*.part"))
+    done = sorted(Path("out").iterdir())
+    assert 1 <= len(done) < 120
+    assert len(done) - 1 >= len(stdout.splitlines())
+    assert all(read_image(path).pixels.shape == (300, 400, 3) for path in done)
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(again.stdout.splitlines()) == 120 - len(done)

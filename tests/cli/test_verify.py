@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from click.testing import Result
+
+from sr_deploy.bundle import PROBE_FILE, Link
+from sr_deploy.cli.verify import print_links
+
+Invoke = Callable[..., Result]
+
+
+def test_a_good_bundle(invoke: Invoke, bundle: Path) -> None:
+    result = invoke("verify", bundle, "--backend", "openvino")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "openvino fp32" in result.stdout and "onnxruntime" not in result.stdout
+    document = json.loads(invoke("verify", bundle, "--json").stdout)
+    assert document["passed"] is True
+    assert {link["target"] for link in document["links"]} >= {"openvino fp32", "onnxruntime fp32"}
+
+
+def test_a_missed_floor_is_an_error(invoke: Invoke, bundle: Path) -> None:
+    shutil.copytree(bundle, "other")
+    with np.load(bundle / PROBE_FILE) as probe:
+        np.savez(Path("other", PROBE_FILE), **{"ramp.input": probe["ramp.input"], "ramp.output": 1 - probe["ramp.output"]})
+    result = invoke("verify", "other", "--backend", "openvino")
+    assert result.exit_code == 1
+    assert "FAILED" in result.stdout
+    assert result.stderr.startswith("error: other: misses its floor in original -> openvino fp32 on ramp")
+    assert json.loads(invoke("verify", "other", "--json").stdout)["passed"] is False
+
+
+def test_without_a_probe(invoke: Invoke, bundle: Path) -> None:
+    shutil.copytree(bundle, "other")
+    Path("other", PROBE_FILE).unlink()
+    result = invoke("verify", "other")
+    assert (result.exit_code, "can verify itself" in result.stderr) == (1, True)
+    assert invoke("verify", bundle, "--backend", "abacus").exit_code == 2
+
+
+def test_the_table_shows_the_worst_probe_of_each_step(capsys: object) -> None:
+    good = Link("original", "fp32", "small", 0.1, 0.01, 0.1, 90.0, "max <= 0.5 LSB")
+    links = [good, dataclasses.replace(good, probe="odd", psnr=80.0), dataclasses.replace(good, probe="even", passed=False)]
+    print_links(links)
+    shown = capsys.readouterr().out  # type: ignore[attr-defined]
+    assert "even" in shown and "FAILED" in shown and "odd" not in shown
+    print_links(links, every=True)
+    assert len(capsys.readouterr().out.splitlines()) == 5  # type: ignore[attr-defined]
