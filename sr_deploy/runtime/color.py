@@ -85,25 +85,26 @@ def bleed(pixels: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
         return pixels
-    visible = ~hidden
-    levels = [(pixels.astype(np.float32) * visible[..., None], visible.astype(np.float32))]
+    weight = (~hidden).astype(np.float32)
+    levels = [(_halve(pixels * weight[..., None]), _halve(weight[..., None])[..., 0])]
     while not levels[-1][1].all():
         levels.append((_halve(levels[-1][0]), _halve(levels[-1][1][..., None])[..., 0]))
     fill = _mean(*levels[-1])
     for color, weight in reversed(levels[:-1]):
         larger = fill.repeat(2, axis=0).repeat(2, axis=1)[: weight.shape[0], : weight.shape[1]]
         fill = np.where(weight[..., None] > 0, _mean(color, weight), larger)
-    result = pixels.copy()
     if pixels.dtype != np.float32:
         fill = np.clip(np.rint(fill), 0, _full_scale(pixels.dtype))
-    result[hidden] = fill[hidden].astype(pixels.dtype)
+    result = pixels.copy()
+    rows, columns = np.nonzero(hidden)
+    result[rows, columns] = fill[rows // 2, columns // 2].astype(pixels.dtype)
     return result
 
 
 def _halve(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sums over 2 x 2 pixels, zeros beyond the odd edge."""
     height, width = array.shape[:2]
-    padded = np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)))
+    padded = np.pad(array, ((0, height % 2), (0, width % 2), (0, 0))) if height % 2 or width % 2 else array
     return padded[::2, ::2] + padded[1::2, ::2] + padded[::2, 1::2] + padded[1::2, 1::2]
 
 
