@@ -33,29 +33,35 @@ Precision = Literal["fp32", "fp16"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from."""
+    """Where the weights came from. `expected`: published PSNR of Y in dB by test set."""
 
     file: str
     sha256: str
     license: str = "unknown"
     url: str = ""
     recipe: str = ""
+    expected: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One reading of a state dict, and what it scored on the picture whose HR is known."""
+    """One reading of a state dict, and its PSNR of Y in dB on the picture whose HR is known, beside bicubic's at its scale.
+
+    A `psnr` of 0 stands for NaN or Inf in the output.
+    """
 
     assumes: dict[str, Any]
     psnr: float
+    bicubic: float | None = None
 
 
 @dataclass(frozen=True)
 class Detection:
     """Why this function was chosen for these weights.
 
-    `decided_by` is 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'. `margin` is the PSNR in dB between
-    the best hypothesis and the next one; `bicubic` is the PSNR of plain bicubic upscaling on the same picture.
+    `decided_by` is 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'. `margin` is the lead in dB of the
+    best hypothesis over the next one, each taken over bicubic; `bicubic` is the PSNR of plain bicubic upscaling on the same
+    picture at the chosen scale.
     """
 
     decided_by: Literal["structure", "measurement", "recipe", "flag"]

@@ -1,1 +1,197 @@
+"""Checkpoint -> bundle: choose the function, reparameterize, trace, halve, certify."""
 
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from onnx import ModelProto
+
+from sr_deploy.architectures import load_checkpoint
+from sr_deploy.bundle import (
+    GRAPH_METADATA_KEY,
+    Bundle,
+    GraphCard,
+    Link,
+    ModelCard,
+    Precision,
+    Source,
+    sha256_of,
+)
+from sr_deploy.engines.facts import graph_facts
+from sr_deploy.errors import CheckpointError, UnknownArchitectureError
+from sr_deploy.export import foreign
+from sr_deploy.export.activations import Activations, measure_ranges
+from sr_deploy.export.certify import certify, run_original, write_probes
+from sr_deploy.export.precision import HalfPrecision, to_fp16
+from sr_deploy.export.probes import noise_probes, parity_probes, range_probes
+from sr_deploy.export.recipe import Recipe, check_recipe, read_recipe
+from sr_deploy.export.report import write_report
+from sr_deploy.export.staging import check_target, staged
+from sr_deploy.export.subject import Request, Subject, as_function, subject_of
+from sr_deploy.export.trace import OPSET, trace
+
+__all__ = ["Recipe", "export", "read_recipe"]
+
+Progress = Callable[[str], None]
+
+
+def export(
+    checkpoint: Path,
+    output: Path | None = None,
+    *,
+    name: str | None = None,
+    recipe: Path | None = None,
+    value_range: float | None = None,
+    variant: Mapping[str, Any] | None = None,
+    architecture: str | None = None,
+    dense_bsconv: bool = False,
+    merge_parallel: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Write the bundle of a checkpoint into the folder `output` (default: its name, in the current folder) and open it.
+
+    `checkpoint` is a file of weights of a known network, of one that spandrel knows where that is installed, a torch.export
+    program (.pt2), or an image-to-image graph (.onnx). `value_range` (1 or 255) and `variant` settle what the weights leave
+    open; so does `recipe`; otherwise it is measured. `dense_bsconv` and `merge_parallel` are optional exact folds. Warns
+    (UserWarning) when the network is worse than bicubic on the test picture.
+
+    Raises: UsageError, CheckpointError, UnknownArchitectureError, AmbiguousCheckpointError, ExportError, CertificationError,
+    MissingDependencyError. Whatever is raised, nothing is left on disk.
+    """
+    say = progress or (lambda _: None)
+    chosen = None if recipe is None else read_recipe(recipe)
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{checkpoint}: no such file; check the path")
+    if chosen is not None:
+        check_recipe(chosen, checkpoint)
+    name = name or (chosen.name if chosen else checkpoint.stem)
+    target = Path(name) if output is None else output
+    check_target(target, overwrite=overwrite)
+    settings = {"value_range": chosen.value_range, **chosen.variant} if chosen else {}
+    flags = ({} if value_range is None else {"value_range": float(value_range)}) | dict(variant or {})
+    request = Request({**settings, **flags}, bool(flags), dense_bsconv, merge_parallel)
+    say(f"reading {checkpoint.name}")
+    subject = _subject(checkpoint, request, architecture or (chosen.architecture if chosen else None))
+    source = _source(checkpoint, recipe, chosen)
+    graphs = _graphs(subject, name, source, say)
+    say("certifying")
+    probes = parity_probes(subject.channels, min_size=graphs.card.min_size, size_multiple=subject.size_multiple)
+    outputs = run_original(subject.original, probes)
+    links = certify(
+        probes,
+        outputs,
+        scale=subject.scale,
+        reparameterized=None if subject.module is None else as_function(subject.module),
+        fp32=graphs.fp32,
+        fp16=graphs.half.model,
+    )
+    with staged(target, overwrite=overwrite) as folder:
+        bundle = _write(folder, graphs, links)
+        write_probes(folder, probes, outputs)
+        say("drawing the report")
+        write_report(folder, bundle, subject.original, graphs.half, graphs.activations)
+    return Bundle.open(target)
+
+
+def _subject(checkpoint: Path, request: Request, architecture: str | None) -> Subject:
+    where = checkpoint.name
+    if checkpoint.suffix == ".onnx":
+        return foreign.from_onnx(checkpoint, request)
+    if checkpoint.suffix == ".pt2":
+        return foreign.from_program(checkpoint, request)
+    try:
+        loaded = load_checkpoint(checkpoint, architecture=architecture)
+    except UnknownArchitectureError as exc:
+        if architecture is not None:
+            raise
+        return foreign.from_spandrel(checkpoint, request, unknown=exc)
+    return subject_of(loaded, request, where=where)
+
+
+def _source(checkpoint: Path, path: Path | None, recipe: Recipe | None) -> Source:
+    digest = sha256_of(checkpoint)
+    if recipe is None or path is None:
+        return Source(checkpoint.name, digest)
+    return Source(checkpoint.name, digest, recipe.license, recipe.url, path.stem, recipe.expected)
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    card: ModelCard
+    fp32: ModelProto
+    half: HalfPrecision
+    activations: Activations
+
+
+def _graphs(subject: Subject, name: str, source: Source, say: Progress) -> _Graphs:
+    say("tracing")
+    fp32 = subject.graph
+    if fp32 is None:
+        assert subject.module is not None
+        fp32 = trace(subject.module, channels=subject.channels, size_multiple=subject.size_multiple)
+    facts = graph_facts(fp32)
+    sizes = {"min_size": max(facts.min_size, subject.smallest), "size_multiple": subject.size_multiple}
+    say("measuring activations")
+    activations = measure_ranges(fp32, range_probes(subject.channels, **sizes), noise_probes(subject.channels, **sizes))
+    half = to_fp16(fp32, activations.calm)
+    card = ModelCard(
+        name=name,
+        architecture=subject.architecture,
+        scale=subject.scale,
+        channels=cast("Any", subject.channels),
+        value_range=subject.value_range,
+        config=subject.config,
+        source=source,
+        detection=subject.detection,
+        reparameterized=subject.folds,
+        tiling="exact" if facts.exact else "approximate",
+        halo=facts.halo,
+        activation_bytes=facts.activation_bytes,
+        macs=facts.macs,
+        parameters=facts.parameters,
+        largest_activation=_largest(activations.calm),
+        largest_activation_on_noise=_largest(activations.noise),
+        **sizes,
+    )
+    return _Graphs(card, _labeled(fp32, card), HalfPrecision(_labeled(half.model, card), half.kept), activations)
+
+
+def _largest(activations: Mapping[str, float]) -> float:
+    """JSON has no infinity: what overflowed fp32 is given as fp32's largest value."""
+    return min(max(activations.values()), float(np.finfo(np.float32).max))
+
+
+def _labeled(model: ModelProto, card: ModelCard) -> ModelProto:
+    labeled = ModelProto()
+    labeled.CopyFrom(model)
+    entry = labeled.metadata_props.add()
+    entry.key, entry.value = GRAPH_METADATA_KEY, card.to_json()
+    return labeled
+
+
+def _write(folder: Path, graphs: _Graphs, links: tuple[Link, ...]) -> Bundle:
+    cards: dict[str, GraphCard] = {}
+    kept = {"fp32": (), "fp16": tuple(graphs.half.kept)}
+    for precision, model in (("fp32", graphs.fp32), ("fp16", graphs.half.model)):
+        path = folder / f"{precision}.onnx"
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
+        cards[precision] = GraphCard(path.name, cast("Precision", precision), sha256_of(path), opset, kept[precision])
+    bundle = Bundle(folder, graphs.card, cards, links, _made_with())
+    bundle.write_card()
+    return bundle
+
+
+def _made_with() -> dict[str, str]:
+    found = {}
+    for package in ("sr-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "openvino"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,0 +1,116 @@
+"""The parity chain: original -> reparameterized -> graph -> every backend on this machine, in numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from sr_deploy.bundle import PROBE_FILE, Link
+from sr_deploy.engines import Arithmetic, available_backends, open_engine
+from sr_deploy.engines.parity import compare
+from sr_deploy.errors import CertificationError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Function = Callable[[Array], Array]
+"""(1, C, H, W) float32 in [0, 1] -> (1, C, sH, sW) float32, about [0, 1]."""
+
+ORIGINAL, REPARAMETERIZED = "original", "reparameterized"
+
+
+def run_original(original: Function, probes: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs of the original on every probe, clamped to [0, 1].
+
+    Raises: CertificationError when the original itself gives NaN or Inf: nothing can be compared with that.
+    """
+    outputs = {name: original(probe) for name, probe in probes.items()}
+    for name, output in outputs.items():
+        if not np.isfinite(output).all():
+            raise CertificationError(
+                f"the original network gives NaN or Inf on the probe '{name}'; the weights are broken; get them again"
+            )
+    return {name: np.clip(output, 0, 1).astype(np.float32) for name, output in outputs.items()}
+
+
+def certify(
+    probes: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    *,
+    scale: int,
+    reparameterized: Function | None,
+    fp32: ModelProto,
+    fp16: ModelProto | None,
+) -> tuple[Link, ...]:
+    """Every link of the chain on every probe, each measured against the original's `outputs`.
+
+    bf16 is an arithmetic of this machine and no form of the bundle: where it misses its floor, the link says so, with a
+    warning (UserWarning).
+
+    Raises: CertificationError at the first other step that misses its floor, with the worst probe of it.
+    """
+    links: list[Link] = []
+    if reparameterized is not None:
+        found = {name: reparameterized(probe) for name, probe in probes.items()}
+        links += _judged(outputs, found, scale=scale, target=REPARAMETERIZED, arithmetic="fp32")
+    for graph, name, backend, arithmetic in _runs(fp32, fp16):
+        target = f"{name} on {backend}" + (" in bf16" if arithmetic == "bf16" else "")
+        found = run_graph(graph, probes, backend=backend, arithmetic=arithmetic)
+        links += _judged(outputs, found, scale=scale, target=target, arithmetic=arithmetic)
+    return tuple(links)
+
+
+def _runs(fp32: ModelProto, fp16: ModelProto | None) -> Iterator[tuple[ModelProto, str, str, Arithmetic]]:
+    """fp32 graph first, and each graph on ONNX Runtime first: it computes exactly what the graph says. An fp16 graph runs on
+    every backend, also where the machine computes it in fp32."""
+    backends = available_backends()
+    order = sorted(backends, key=lambda name: not name.startswith("onnxruntime"))
+    for graph, name in ((fp32, "fp32.onnx"), (fp16, "fp16.onnx")):
+        for backend in order:
+            for arithmetic in ("fp32", "bf16", "fp16"):
+                halved = graph is fp16
+                if graph is not None and halved == (arithmetic == "fp16") and (halved or arithmetic in backends[backend]):
+                    yield graph, name, backend, arithmetic
+
+
+def run_graph(
+    graph: ModelProto, probes: Mapping[str, Array], *, backend: str = "onnxruntime", arithmetic: Arithmetic = "fp32"
+) -> dict[str, Array]:
+    """Outputs of a graph on every probe, as float32."""
+    with open_engine(graph, backend=backend, precision=arithmetic) as engine:
+        dtype, source, target = engine.inputs[0].dtype, engine.inputs[0].name, engine.outputs[0].name
+        results = {name: engine.run({source: probe.astype(dtype)})[target] for name, probe in probes.items()}
+    return {name: result.astype(np.float32) for name, result in results.items()}
+
+
+def _judged(
+    outputs: Mapping[str, Array], found: Mapping[str, Array], *, scale: int, target: str, arithmetic: Arithmetic
+) -> list[Link]:
+    links = [
+        compare(outputs[name], array, scale=scale, source=ORIGINAL, target=target, probe=name, precision=arithmetic)
+        for name, array in found.items()
+    ]
+    broken = [link for link in links if not link.passed]
+    if broken:
+        worst = min(broken, key=lambda link: link.psnr)
+        what = (
+            f"on the probe '{worst.probe}' it differs from the original by up to {worst.max_lsb:.2f} 8-bit steps "
+            f"(PSNR {worst.psnr:.1f} dB), expected is {worst.floor}"
+        )
+        if arithmetic != "bf16":
+            raise CertificationError(
+                f"the chain breaks at '{target}': {what}. Nothing was written; export without optional folds "
+                "(--dense-bsconv, --merge-parallel), and report this network if it still breaks"
+            )
+        warnings.warn(f"{target}: {what}; use fp32 there", stacklevel=3)
+    return links
+
+
+def write_probes(folder: Path, probes: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    """Write probe.npz: `NAME.input` and `NAME.output` of the original, so that a machine verifies itself without torch."""
+    arrays = {f"{name}.input": probe for name, probe in probes.items()}
+    arrays |= {f"{name}.output": outputs[name] for name in probes}
+    np.savez_compressed(folder / PROBE_FILE, allow_pickle=False, **arrays)

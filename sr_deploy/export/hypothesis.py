@@ -1,0 +1,189 @@
+"""What weights cannot tell, measured: every reading of a checkpoint runs on a picture whose HR is known, the best one wins."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from sr_deploy.bundle import Detection, Hypothesis
+from sr_deploy.errors import AmbiguousCheckpointError, UsageError
+from sr_deploy.export.bicubic import imresize
+from sr_deploy.export.probes import as_input, degrade, luma, probe_picture
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MARGIN = 0.3
+"""dB between the best reading and the next. Over the published checkpoints a wrong reading loses 1.2 dB and more."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One function that a checkpoint may stand for.
+
+    `facts`: value range and every setting of the network; `assumes`: those of them that the weights leave open; `reference`
+    builds the original module between [0, 1] and about [0, 1].
+    """
+
+    scale: int
+    channels: int
+    facts: dict[str, Any]
+    assumes: dict[str, Any]
+    reference: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The index of the candidate that was chosen, and why."""
+
+    index: int
+    detection: Detection
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    *,
+    requested: dict[str, Any],
+    decided_by: Literal["recipe", "flag"] = "flag",
+    size_multiple: int = 1,
+    where: str,
+) -> Choice:
+    """The candidate that fits `requested`, or else the one that gains most over bicubic on the probe picture.
+
+    The gain, not the PSNR, because readings may differ in their scale. All candidates are measured, also those that
+    `requested` rules out. Warns (UserWarning) when the choice is worse than bicubic or than a candidate that was ruled out.
+
+    Raises: UsageError when `requested` fits no candidate; AmbiguousCheckpointError when the measurement does not decide.
+    """
+    allowed = [index for index, item in enumerate(candidates) if _fits(item, requested)]
+    if not allowed:
+        raise UsageError(_no_fit(candidates, requested, where))
+    hypotheses = tuple(_measured(item, size_multiple) for item in candidates)
+    index = allowed[0] if len(allowed) == 1 else _by_measurement(hypotheses, allowed, where)
+    _warn(hypotheses, index, where)
+    gains = sorted((gain(hypothesis) for hypothesis in hypotheses), reverse=True)
+    detection = Detection(
+        decided_by="measurement" if len(allowed) > 1 else "structure" if len(candidates) == 1 else decided_by,
+        hypotheses=hypotheses,
+        margin=round(gains[0] - gains[1], 4) if len(gains) > 1 else None,
+        bicubic=hypotheses[index].bicubic,
+    )
+    return Choice(index, detection)
+
+
+def gain(hypothesis: Hypothesis) -> float:
+    """dB over bicubic at the same scale."""
+    return hypothesis.psnr - (hypothesis.bicubic or 0.0)
+
+
+def _measured(candidate: Candidate, size_multiple: int) -> Hypothesis:
+    hr, lr = degrade(probe_picture(), candidate.scale, size_multiple=size_multiple)
+    psnr = measure(candidate.reference(), hr, lr, channels=candidate.channels)
+    bicubic = psnr_y(hr, imresize(lr, *hr.shape[:2]), border=candidate.scale)
+    return Hypothesis(candidate.assumes, round(psnr, 4), round(bicubic, 4))
+
+
+def measure(module: nn.Module, hr: Array, lr: Array, *, channels: int) -> float:
+    """PSNR of Y in dB of the module's 8-bit output against `hr`, (H, W, 3) uint8 RGB; 0 when it is not finite."""
+    output = upscale(module, lr, channels=channels)
+    if output is None:
+        return 0.0
+    return psnr_y(hr, output, border=hr.shape[0] // lr.shape[0])
+
+
+def upscale(module: nn.Module, lr: Array, *, channels: int) -> Array | None:
+    """8-bit output of a module, (H, W, 3) RGB or (H, W) Y; None when it has a NaN or an Inf."""
+    with torch.inference_mode():
+        output = module(torch.from_numpy(as_input(lr, channels))).numpy()
+    if not np.isfinite(output).all():
+        return None
+    pixels = np.clip(np.round(output[0] * 255), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))
+
+
+def psnr_y(hr: Array, image: Array, *, border: int) -> float:
+    """PSNR of Y (BT.601, limited range) in dB without a border; `hr` RGB, `image` RGB or already Y."""
+    found = image.astype(np.float64) if image.ndim == 2 else luma(image)
+    difference = (luma(hr) - found)[border:-border, border:-border]
+    error = float(np.mean(difference**2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def _fits(candidate: Candidate, requested: dict[str, Any]) -> bool:
+    return all(key in candidate.facts and candidate.facts[key] == value for key, value in requested.items())
+
+
+def _by_measurement(hypotheses: Sequence[Hypothesis], allowed: list[int], where: str) -> int:
+    best, second = sorted(allowed, key=lambda index: -gain(hypotheses[index]))[:2]
+    if hypotheses[best].psnr > 0 and gain(hypotheses[best]) - gain(hypotheses[second]) >= MARGIN:
+        return best
+    possible = [hypotheses[index] for index in allowed]
+    table = "; ".join(f"{describe(item.assumes)}: {item.psnr:.2f} dB" for item in possible)
+    raise AmbiguousCheckpointError(
+        f"{where}: the weights fit {len(allowed)} functions, and the test picture does not tell which ({table}; "
+        f"bicubic {possible[0].bicubic:.2f} dB; expected is a lead of {MARGIN} dB). Say which: {' and '.join(_flags(possible))}"
+    )
+
+
+def describe(assumes: dict[str, Any]) -> str:
+    """'value range 255, inner skips no', for people."""
+    words = {True: "yes", False: "no"}
+    parts = [
+        f"{key.replace('_', ' ')} {words[value] if isinstance(value, bool) else _plain(value)}"
+        for key, value in assumes.items()
+    ]
+    return ", ".join(parts) or "the only reading"
+
+
+def _flags(possible: Sequence[Hypothesis]) -> list[str]:
+    options: dict[str, list[str]] = {}
+    for item in possible:
+        for key, value in item.assumes.items():
+            text = _plain(value)
+            if text not in options.setdefault(key, []):
+                options[key].append(text)
+    open_options = {key: values for key, values in options.items() if len(values) > 1}
+    return [
+        f"`--value-range {'|'.join(sorted(values, key=float))}`"
+        if key == "value_range"
+        else f"`--variant {key}={'|'.join(values)}`"
+        for key, values in open_options.items()
+    ]
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _no_fit(candidates: Sequence[Candidate], requested: dict[str, Any], where: str) -> str:
+    known = sorted({key for item in candidates for key in item.facts})
+    for key, value in requested.items():
+        if key not in known:
+            return f"{where}: this network has no setting '{key}'; it has {', '.join(known)}"
+        values = sorted({_plain(item.facts[key]) for item in candidates})
+        if _plain(value) not in values:
+            return f"{where}: {key} = {_plain(value)} contradicts the weights, which leave only {', '.join(values)}"
+    readings = "; ".join(describe(item.assumes) for item in candidates)
+    return f"{where}: no reading of the weights fits {describe(requested)}; there are: {readings}"
+
+
+def _warn(hypotheses: Sequence[Hypothesis], index: int, where: str) -> None:
+    chosen, best = hypotheses[index], max(hypotheses, key=gain)
+    if gain(best) - gain(chosen) >= MARGIN:
+        warnings.warn(
+            f"{where}: asked for {describe(chosen.assumes)} ({chosen.psnr:.2f} dB on the test picture), but "
+            f"{describe(best.assumes)} gives {best.psnr:.2f} dB",
+            stacklevel=4,
+        )
+    elif gain(chosen) <= 0:
+        warnings.warn(
+            f"{where}: {chosen.psnr:.2f} dB on the test picture, bicubic has {chosen.bicubic:.2f} dB. Either the weights are "
+            "broken or not what they seem, or the network was trained for another degradation than bicubic (real-world)",
+            stacklevel=4,
+        )

@@ -1,0 +1,109 @@
+"""Pictures that a network is measured on: one whose HR is known, and many that stretch its numbers."""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from sr_deploy.errors import ExportError
+from sr_deploy.export.bicubic import imresize
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def probe_picture() -> Array:
+    """The picture whose HR is known: (240, 240, 3) uint8 RGB, drawn by benchmarks/make_probe_picture.py."""
+    import cv2
+
+    data = resources.files("sr_deploy.export").joinpath("probe_picture.png").read_bytes()
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise ExportError("sr_deploy/export/probe_picture.png cannot be decoded; reinstall sr-deploy")
+    return np.asarray(picture, np.uint8)
+
+
+def degrade(picture: Array, scale: int, *, size_multiple: int = 1) -> tuple[Array, Array]:
+    """The HR crop of `picture` that `scale` divides, and its LR: bicubic with antialiasing, both uint8 RGB."""
+    step = scale * size_multiple
+    height, width = (size // step * step for size in picture.shape[:2])
+    hr = picture[:height, :width]
+    return hr, imresize(hr, height // scale, width // scale)
+
+
+def luma(rgb: Array) -> Array:
+    """Y of BT.601 in limited range, 16 to 235, unrounded: (H, W, 3) in 0..255 -> (H, W) float64."""
+    return np.asarray(16 + rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255)
+
+
+def as_input(rgb: Array, channels: int) -> Array:
+    """What a graph is fed: (H, W, 3) uint8 RGB -> (1, channels, H, W) float32 in [0, 1]; one channel is Y, rounded to 8 bit."""
+    if channels == 1:
+        return (np.round(luma(rgb))[None, None] / 255).astype(np.float32)
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
+
+
+def parity_probes(channels: int, *, min_size: int = 1, size_multiple: int = 1) -> dict[str, Array]:
+    """Small inputs of even, odd, extreme and least size for the parity chain; (1, channels, H, W) float32 in [0, 1]."""
+    picture = probe_picture()
+    half, quarter = imresize(picture, 120, 120), imresize(picture, 60, 60)
+    least = _fitted(min_size, min_size, size_multiple)
+    crops = {
+        "photo 64x56": _sized(half[28:, 40:], 56, 64, min_size, size_multiple),
+        "odd 53x37": _sized(quarter[12:], 37, 53, min_size, size_multiple),
+        "wide 90x16": _sized(half[100:], 16, 90, min_size, size_multiple),
+        "strokes 32x24": _sized(half[74:, 62:], 24, 32, min_size, size_multiple),
+        f"least {least}x{least}": _sized(half[60:, 90:], least, least, min_size, size_multiple),
+    }
+    return {name: as_input(crop, channels) for name, crop in crops.items()}
+
+
+def range_probes(channels: int, *, min_size: int = 1, size_multiple: int = 1) -> dict[str, Array]:
+    """What real pictures can drive a network to: photograph, gradients, boards, strokes, flat fields, lone pixels."""
+    side = _fitted(72, min_size, size_multiple)
+    picture = probe_picture()
+    y, x = np.mgrid[0:side, 0:side]
+    ramp = (x * 255 // max(side - 1, 1)).astype(np.uint8)
+    strokes = np.where(picture.mean(axis=2) > 110, 255, 0).astype(np.uint8)
+    point = np.zeros((side, side), np.uint8)
+    point[side // 2, side // 2] = 255
+    gray = {
+        "gradient": ramp,
+        "diagonal gradient": ((x + y) * 255 // max(2 * side - 2, 1)).astype(np.uint8),
+        "checkerboard of 1": ((x + y) % 2 * 255).astype(np.uint8),
+        "checkerboard of 2": ((x // 2 + y // 2) % 2 * 255).astype(np.uint8),
+        "checkerboard of 4": ((x // 4 + y // 4) % 2 * 255).astype(np.uint8),
+        "black and white strokes": _sized(strokes[140:, 120:], side, side, min_size, size_multiple),
+        "black": np.zeros((side, side), np.uint8),
+        "white": np.full((side, side), 255, np.uint8),
+        "one bright pixel": point,
+        "one dark pixel": 255 - point,
+    }
+    colors = {
+        "photo": _sized(picture[40:, 40:], side, side, min_size, size_multiple),
+        "small photo": _sized(imresize(picture, 80, 80), side, side, min_size, size_multiple),
+        "saturated colors": np.stack([255 - ramp, ramp.T, np.where(ramp > 127, 255, 0).astype(np.uint8)], axis=-1),
+    }
+    colors |= {name: np.repeat(image[..., None], 3, axis=2) for name, image in gray.items()}
+    return {name: as_input(image, channels) for name, image in colors.items()}
+
+
+def noise_probes(channels: int, *, min_size: int = 1, size_multiple: int = 1) -> dict[str, Array]:
+    """White noise, which no camera makes: reported apart, it decides nothing."""
+    side = _fitted(72, min_size, size_multiple)
+    random = np.random.Generator(np.random.PCG64(7))
+    return {"white noise": random.integers(0, 256, (1, channels, side, side)).astype(np.float32) / np.float32(255)}
+
+
+def _fitted(size: int, min_size: int, size_multiple: int) -> int:
+    return math.ceil(max(size, min_size) / size_multiple) * size_multiple
+
+
+def _sized(image: Array, height: int, width: int, min_size: int, size_multiple: int) -> Array:
+    """The top left part of `image` of that size or the least that the network takes, mirrored where `image` is too small."""
+    target = (_fitted(height, min_size, size_multiple), _fitted(width, min_size, size_multiple))
+    missing = [(0, max(0, want - have)) for want, have in zip(target, image.shape, strict=False)]
+    padded = np.pad(image, missing + [(0, 0)] * (image.ndim - 2), mode="symmetric")
+    return padded[: target[0], : target[1]]

@@ -1,0 +1,96 @@
+"""What is being exported, whatever it came from: the original as a function, and the module or graph that shall equal it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from sr_deploy.architectures import LoadedCheckpoint, Reading, reference, reparameterize
+from sr_deploy.bundle import Detection
+from sr_deploy.export.certify import Function
+from sr_deploy.export.hypothesis import Candidate, choose
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller wants beyond the file: settings by recipe or flag, and optional folds."""
+
+    settings: dict[str, Any]
+    by_flag: bool
+    dense_bsconv: bool = False
+    merge_parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`original` is the network as its author ran it, between [0, 1] and about [0, 1]. `module` is to be traced and must
+    equal it; a foreign graph comes as `graph` instead. `smallest`: what the source says of its least LR size."""
+
+    architecture: str
+    scale: int
+    channels: int
+    value_range: float
+    detection: Detection
+    original: Function
+    module: nn.Module | None = None
+    graph: ModelProto | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    folds: tuple[str, ...] = ()
+    smallest: int = 1
+    size_multiple: int = 1
+
+
+def as_function(module: nn.Module) -> Function:
+    """A torch module as a function of NumPy arrays."""
+
+    def run(probe: Array) -> Array:
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(probe)).numpy())
+
+    return run
+
+
+def subject_of(loaded: LoadedCheckpoint, request: Request, *, where: str) -> Subject:
+    """The subject of a checkpoint of one of our networks.
+
+    Raises: UsageError, AmbiguousCheckpointError.
+    """
+    choice = choose(
+        [_candidate(loaded, reading) for reading in loaded.readings],
+        requested=request.settings,
+        decided_by="flag" if request.by_flag else "recipe",
+        where=where,
+    )
+    reading = loaded.readings[choice.index]
+    network = loaded.network(reading)
+    equal = reparameterize(
+        network, reading.value_range, dense_bsconv=request.dense_bsconv, merge_parallel=request.merge_parallel
+    )
+    return Subject(
+        architecture=loaded.architecture.name,
+        scale=reading.config.scale,
+        channels=reading.config.colors,
+        value_range=reading.value_range,
+        detection=choice.detection,
+        original=as_function(reference(network, reading.value_range)),
+        module=equal.module,
+        config=dataclasses.asdict(reading.config),
+        folds=equal.folds,
+        smallest=loaded.architecture.min_size,
+    )
+
+
+def _candidate(loaded: LoadedCheckpoint, reading: Reading) -> Candidate:
+    facts = {"value_range": reading.value_range, **dataclasses.asdict(reading.config)}
+    config = reading.config
+    return Candidate(
+        config.scale, config.colors, facts, reading.assumes, lambda: reference(loaded.network(reading), reading.value_range)
+    )
