@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import ImageError, UsageError
-from sr_deploy.runtime import tiff
-from sr_deploy.runtime.containers import inspect
-from sr_deploy.runtime.decode import decode, turn_upright
-from sr_deploy.runtime.encode import ENCODERS, Source, encode
-from sr_deploy.runtime.exif import exif_orientation, upright_exif, upright_xmp, xmp_orientation
-from sr_deploy.runtime.header import ContainerError, Header
+from sr_deploy.runtime.formats import tiff
+from sr_deploy.runtime.formats.containers import inspect
+from sr_deploy.runtime.formats.decode import decode, turn_upright
+from sr_deploy.runtime.formats.encode import ENCODERS, Source, encode
+from sr_deploy.runtime.formats.exif import exif_orientation, upright_exif, upright_xmp, xmp_orientation
+from sr_deploy.runtime.formats.header import ContainerError, Header
 from sr_deploy.runtime.resample import resample
 
 __all__ = [

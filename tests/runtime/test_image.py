@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.runtime import image as image_module
-from sr_deploy.runtime.exif import Field, exif_orientation, pack_ifd, xmp_orientation
+from sr_deploy.runtime.formats.exif import Field, exif_orientation, pack_ifd, xmp_orientation
 from sr_deploy.runtime.image import (
     READABLE_SUFFIXES,
     WRITABLE_SUFFIXES,

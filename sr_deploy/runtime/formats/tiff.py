@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.runtime import exif as tags
-from sr_deploy.runtime.deflate import LEVEL, in_order, strips
-from sr_deploy.runtime.exif import Entry, Field, integers, read_ifd
-from sr_deploy.runtime.header import ContainerError, Header, cut_off
+from sr_deploy.runtime.formats import exif as tags
+from sr_deploy.runtime.formats.deflate import LEVEL, in_order, strips
+from sr_deploy.runtime.formats.exif import Entry, Field, integers, read_ifd
+from sr_deploy.runtime.formats.header import ContainerError, Header, cut_off
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES, _PREDICTOR = 273, 277, 278, 279, 284, 317

@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sr_deploy.runtime import jpeg, png, tiff
 from sr_deploy.runtime.color import from_float, to_float
-from sr_deploy.runtime.header import ContainerError
+from sr_deploy.runtime.formats import jpeg, png, tiff
+from sr_deploy.runtime.formats.header import ContainerError
 
 _ROWS = 128
 JPEG_QUALITY = 95

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import struct
 
-from sr_deploy.runtime import boxes, jpeg, png, tiff
-from sr_deploy.runtime.header import MAX_PIXELS, ContainerError, Header, cut_off
+from sr_deploy.runtime.formats import boxes, jpeg, png, tiff
+from sr_deploy.runtime.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
 
 _FOREIGN = (
     (b"\x76\x2f\x31\x01", "an OpenEXR picture, which OpenCV's wheel cannot decode; convert it to a TIFF of 32-bit float"),

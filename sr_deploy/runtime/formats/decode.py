@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.runtime.header import ContainerError, Header
+from sr_deploy.runtime.formats.header import ContainerError, Header
 
 # libjpeg and libpng report damage on the C-level stderr only, and libjpeg then delivers gray pixels as if nothing had happened.
 _COMPLAINTS = re.compile(

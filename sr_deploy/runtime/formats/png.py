@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.runtime.deflate import LEVEL, adler32_combine, in_order, strips
-from sr_deploy.runtime.header import MAX_PIXELS, ContainerError, Header, cut_off
+from sr_deploy.runtime.formats.deflate import LEVEL, adler32_combine, in_order, strips
+from sr_deploy.runtime.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
