@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -95,19 +96,18 @@ class LineReport(Report):
 
 
 class BarReport(Report):
-    """A bar on the terminal."""
+    """A bar on the terminal, the last line below what is printed."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         from tqdm import tqdm
 
-        self._tqdm = tqdm
         self._bar = tqdm(
             total=1.0,
             file=sys.stderr,
             leave=False,
-            dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}",
+            **_width(),
         )
 
     def planned(self, plan: Plan) -> None:
@@ -122,26 +122,41 @@ class BarReport(Report):
         super().finished(outcome)
         self._show()
 
-    def _show(self, where: str | None = None) -> None:
-        with self._lock:
-            self._bar.n = self._pace.fraction
-            if where is not None:
-                self._bar.set_description_str(where, refresh=False)
-            self._bar.set_postfix_str(self._pace.left.removeprefix(", "), refresh=False)
-        self._bar.refresh()
-
     def say(self, text: str) -> None:
-        self._tqdm.write(text, file=sys.stderr)
+        self._above_the_bar(text, err=True)
 
     def print_path(self, text: str) -> None:
-        self._tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        self._above_the_bar(text, err=False)
 
     def summarize(self, summary: Summary) -> None:
         self.say(summary_line(summary))
 
     def close(self) -> None:
         self._bar.close()
+
+    def _show(self, where: str | None = None) -> None:
+        with self._lock:
+            self._bar.n = self._pace.fraction
+            if where is not None:
+                self._bar.set_description_str(where, refresh=False)
+            self._bar.set_postfix_str(self._pace.left.removeprefix(", "), refresh=False)
+            self._bar.refresh()
+
+    def _above_the_bar(self, text: str, *, err: bool) -> None:
+        with self._lock:
+            self._bar.clear()
+            sys.stderr.flush()
+            click.echo(text, err=err)
+            self._bar.refresh()
+
+
+def _width() -> dict[str, Any]:
+    """Follow the terminal's width; some terminals, in containers above all, say that it is 0."""
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
 class JsonReport(Report):
