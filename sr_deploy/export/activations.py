@@ -66,7 +66,7 @@ def _measure_each(model: ModelProto, inputs: Mapping[str, Array]) -> dict[str, d
     instrumented, names = _instrumented(model)
     source = model.graph.input[0].name
     measured: dict[str, dict[str, float]] = {}
-    with open_engine(instrumented, backend="onnxruntime") as engine:
+    with open_engine(instrumented, backend="onnxruntime", threads=1) as engine:
         for probe, array in inputs.items():
             results = engine.run({source: array})
             peaks = (float(results[f"{_PREFIX}{index}.max"]) for index in range(len(names)))

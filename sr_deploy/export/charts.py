@@ -56,7 +56,7 @@ def activation_chart(layers: Sequence[Layer]) -> str:
     """Every tensor of a graph from input to output, with fp16's largest number and what is allowed of it."""
     width, height, left, bottom = 960, 260, 46, 22
     low = 0.01
-    peak = max(max(layer.calm, min(layer.noise, 1e30)) for layer in layers)
+    peak = max(min(max(layer.calm, layer.noise), 1e30) for layer in layers)
     high = 10.0 ** math.ceil(math.log10(max(peak * 1.5, LARGEST_FP16 * 4)))
 
     def y(value: float) -> float:

@@ -24,6 +24,9 @@ _LARGEST_WEIGHT_ERROR = 2e-3
 _SPATIAL_REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum"}
 _GLOBAL = {"GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"}
 _SQUARES = {"Pow", "Mul", "Abs", "Sub"}
+_ANY_TYPE = {"Cast", "Shape", "Size"}
+"""Read whatever precision a value has."""
+
 _MATRIX = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 
 
@@ -258,7 +261,7 @@ class _Writer:
         copy.CopyFrom(node)
         for position, name in enumerate(node.input):
             if name and graph.is_float(name):
-                fixed = graph.is_fixed(node, position) or node.op_type == "Cast"
+                fixed = graph.is_fixed(node, position) or node.op_type in _ANY_TYPE
                 copy.input[position] = self._read(name, self._own_type(name) if fixed else wanted)
             elif name in graph.weights:
                 self.weights[name] = graph.weights[name]

@@ -178,7 +178,7 @@ def _activations(folder: Path, half: HalfPrecision, activations: Activations) ->
     if activations.diverging:
         named = ", ".join(f"{escape(name)} (output up to {value:.3g})" for name, value in activations.diverging.items())
         runaway = (
-            f'<p class="warn">In fp32 already, this network runs away on synthetic patterns: {named}. '
+            f'<p class="note">In fp32 already, this network runs away on synthetic patterns: {named}. '
             "No precision helps there, so they do not count.</p>"
         )
     return (
