@@ -18,6 +18,7 @@ def image_graph(
     float_type: int = TensorProto.FLOAT,
     gain: float = 1.0,
     noise: float = 0.002,
+    opset: int = 20,
 ) -> ModelProto:
     """`depth` 3x3 convolutions, one to C*s*s channels, pixel shuffle, clamp; `pooled` multiplies by a global mean.
 
@@ -56,7 +57,7 @@ def image_graph(
         [helper.make_tensor_value_info("output", float_type, ["batch", channels, "height_out", "width_out"])],
         weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 19 else 10)
     onnx.checker.check_model(model, full_check=True)
     return model
 

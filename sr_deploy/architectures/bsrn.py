@@ -44,13 +44,13 @@ class CopiesBSConvU(BSConvU):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(torch.cat([x] * INPUT_COPIES, 1))
 
-    def reparameterized(self, options: Options) -> Replacement:
+    def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
         pw = self.pw
         assert isinstance(pw, nn.Conv2d)
         weight = torch.stack(pw.weight.chunk(INPUT_COPIES, 1)).sum(0)
         conv = BSConvU(conv_of(weight, pw.bias), pw.out_channels)
         conv.dw = self.dw
-        dense = conv.dense() if options.dense_bsconv else None
+        dense = conv.dense()
         if dense is None:
             return Replacement(conv, "four input copies summed into the first conv")
         return Replacement(dense, "four input copies summed into the first conv, which is one dense 3x3")

@@ -76,13 +76,15 @@ BACKENDS: tuple[Backend, ...] = (
 
 def available_backends() -> dict[str, tuple[Arithmetic, ...]]:
     """Names of the backends that load here, each with the precisions it runs natively."""
-    found: dict[str, tuple[Arithmetic, ...]] = {}
-    for backend in BACKENDS:
-        try:
-            found[backend.name] = backend.usable_precisions()
-        except BackendUnavailableError:
-            continue
-    return found
+    return {backend.name: backend.usable_precisions() for backend in BACKENDS if _is_usable(backend)}
+
+
+def _is_usable(backend: Backend) -> bool:
+    try:
+        backend.usable_precisions()
+    except BackendUnavailableError:
+        return False
+    return True
 
 
 def select_backend(name: str = "auto") -> Backend:
@@ -90,15 +92,14 @@ def select_backend(name: str = "auto") -> Backend:
 
     Raises: UsageError for an unknown name; BackendUnavailableError.
     """
-    if name == "auto":
-        usable = available_backends()
-        if not usable:
-            raise BackendUnavailableError(f"no inference runtime loads here; install one with `{BACKENDS[0].install}`")
-        name = next(iter(usable))
     for backend in BACKENDS:
         if backend.name == name:
             backend.usable_precisions()
             return backend
+        if name == "auto" and _is_usable(backend):
+            return backend
+    if name == "auto":
+        raise BackendUnavailableError(f"no inference runtime loads here; install one with `{BACKENDS[0].install}`")
     raise UsageError(f"no backend '{name}'; there are: auto, {', '.join(backend.name for backend in BACKENDS)}")
 
 

@@ -86,7 +86,8 @@ def _verify_backend(bundle: Bundle, backend: str) -> Iterator[Link]:
                 yield compare(
                     expected, outputs[probe], scale=scale, source="original", target=target, probe=probe, precision=precision
                 )
-        with open_engine(to_pixel_form(model), backend=backend, precision=precision) as engine:
+        form = to_pixel_form(model, split_head=precision == "bf16")
+        with open_engine(form, backend=backend, precision=precision) as engine:
             for probe, (image, expected) in probes.items():
                 yield _compare_pixels(engine.run({INPUT: _to_bytes(image)}), expected, target, probe, precision, scale)
 

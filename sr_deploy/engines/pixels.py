@@ -14,22 +14,28 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
+from sr_deploy.engines.engine import Array
 from sr_deploy.engines.facts import attribute
 from sr_deploy.errors import EngineError
 
 INPUT, OUTPUT, HEALTH = "pixels", "upscaled", "health"
+_OPSET = 19
 
 
-def to_pixel_form(model: ModelProto, *, cast_last: bool = False) -> ModelProto:
+def to_pixel_form(model: ModelProto, *, cast_last: bool = False, split_head: bool = False) -> ModelProto:
     """The pixel form of a portable graph; `model` itself is left alone.
 
     Pixels are quantized before a final pixel shuffle, so that the shuffle moves bytes and not floats. TensorRT gives uint8 only
     where Cast is the last node, and its Cast truncates: `cast_last` shuffles floats, then rounds, clamps and casts.
 
+    `split_head` is for arithmetic in bf16, whose 8 bits of mantissa hold the whole numbers 0..255 exactly, but not their
+    multiples of 1/255: the first convolutions then read whole numbers, with weights that are the sum of two bf16 parts.
+
     Raises: EngineError when the graph has not one float input and one output of four dimensions.
     """
+    model = _modern(model)
     source, target = _image_ports(model)
     tail = _Tail.of(model)
     float_type = source.type.tensor_type.elem_type
@@ -41,6 +47,8 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False) -> ModelProto:
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(_to_float(source.name, float_type))
     graph.node.extend(tail.body)
+    if split_head:
+        _split_head(graph, source.name)
     graph.node.extend(_to_pixels(tail.result, tail.upscale > 1, cast_last=cast_last))
     graph.node.extend(_health(_own("rounded")))
     graph.initializer.extend(_constants(float_type, int(channels or 1), tail.upscale))
@@ -59,6 +67,7 @@ def with_health(model: ModelProto) -> ModelProto:
 
     Raises: EngineError, as `to_pixel_form`.
     """
+    model = _modern(model)
     _, target = _image_ports(model)
     tail = _Tail.of(model)
     form = ModelProto()
@@ -102,6 +111,30 @@ def _to_float(source: str, float_type: int) -> list[NodeProto]:
         _node("Transpose", [_own("interleaved_float")], _own("planar_float"), perm=[0, 3, 1, 2]),
         _node("Mul", [_own("planar_float"), _own("1/255")], source),
     ]
+
+
+def _split_head(graph: onnx.GraphProto, source: str) -> None:
+    """Let every convolution of the image read (pixels, pixels) with the weights (high, low) / 255."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    heads = [node for node in graph.node if node.op_type == "Conv" and node.input[0] == source and node.input[1] in weights]
+    for node in heads:
+        exact = numpy_helper.to_array(weights[node.input[1]]).astype(np.float64) / 255
+        high = _rounded_to_bf16(exact)
+        split = np.concatenate([high, _rounded_to_bf16(exact - high)], axis=1)
+        name = _own(f"{node.input[1]}.split")
+        if name not in weights:
+            weights[name] = numpy_helper.from_array(split, name)
+            graph.initializer.append(weights[name])
+        node.input[0], node.input[1] = _own("doubled"), name
+    if heads:
+        doubled = _node("Concat", [_own("planar_float")] * 2, _own("doubled"), axis=1)
+        graph.node.insert(next(index for index, node in enumerate(graph.node) if node is heads[0]), doubled)
+
+
+def _rounded_to_bf16(array: Array) -> Array:
+    bits = array.astype(np.float32).view(np.uint32)
+    rounded: Array = ((bits + np.uint32(0x8000)) & np.uint32(0xFFFF0000)).view(np.float32)
+    return rounded
 
 
 def _to_pixels(result: str, shuffles: bool, *, cast_last: bool) -> list[NodeProto]:
@@ -166,6 +199,22 @@ def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto
         numpy_helper.from_array(np.array(0, np.uint8), _own("zero_point")),
         *_health_constants(channels * upscale**2 * 255),
     ]
+
+
+def _modern(model: ModelProto) -> ModelProto:
+    """The same graph in an opset that has the operators used here.
+
+    Raises: EngineError.
+    """
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset >= _OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, _OPSET)
+    except Exception as exc:
+        raise EngineError(
+            f"the graph is of opset {opset} and cannot be converted to {_OPSET} ({exc}); export it again"
+        ) from exc
 
 
 def _image_ports(model: ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:

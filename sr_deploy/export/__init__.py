@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -42,11 +44,11 @@ Progress = Callable[[str], None]
 
 
 def export(
-    checkpoint: Path,
-    output: Path | None = None,
+    checkpoint: str | Path,
+    output: str | Path | None = None,
     *,
     name: str | None = None,
-    recipe: Path | None = None,
+    recipe: str | Path | None = None,
     value_range: float | None = None,
     variant: Mapping[str, Any] | None = None,
     architecture: str | None = None,
@@ -66,13 +68,14 @@ def export(
     MissingDependencyError. Whatever is raised, nothing is left on disk.
     """
     say = progress or (lambda _: None)
+    checkpoint, recipe = Path(checkpoint), None if recipe is None else Path(recipe)
     chosen = None if recipe is None else read_recipe(recipe)
     if not checkpoint.is_file():
         raise CheckpointError(f"{checkpoint}: no such file; check the path")
     if chosen is not None:
         check_recipe(chosen, checkpoint)
     name = name or (chosen.name if chosen else checkpoint.stem)
-    target = Path(name) if output is None else output
+    target = Path(name if output is None else output)
     check_target(target, overwrite=overwrite)
     settings = {"value_range": chosen.value_range, **chosen.variant} if chosen else {}
     flags = ({} if value_range is None else {"value_range": float(value_range)}) | dict(variant or {})
@@ -195,3 +198,12 @@ def _made_with() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+class _CallablePackage(ModuleType):
+    """`from sr_deploy import export` gives this package once it is loaded, and the function before: both are called alike."""
+
+    __call__ = staticmethod(export)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -79,7 +79,7 @@ class Upscaler:
     @property
     def description(self) -> str:
         """Network, backend and precision in one line."""
-        return f"{self.card.name} x{self.scale} on {self._windows.description}"
+        return f"{self.card.name} on {self._windows.description}"
 
     @property
     def stats(self) -> Stats:

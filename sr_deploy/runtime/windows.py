@@ -87,7 +87,7 @@ class WindowRunner:
                 import onnx
 
                 model = onnx.load(self._bundle.graph("fp16" if precision == "fp16" else "fp32"))
-                graph = to_pixel_form(model) if form == "pixels" else with_health(model)
+                graph = to_pixel_form(model, split_head=precision == "bf16") if form == "pixels" else with_health(model)
                 self._engines[form, precision] = open_engine(
                     graph, backend=self._backend.name, precision=precision, threads=self._threads
                 )
@@ -133,7 +133,8 @@ def _run_planar(engine: Engine, image: Array) -> tuple[Array, float]:
     (spec,) = engine.inputs
     results = engine.run({spec.name: np.ascontiguousarray(image.transpose(2, 0, 1)[None]).astype(spec.dtype)})
     name = next(output.name for output in engine.outputs if output.name != HEALTH)
-    return results[name][0].astype(np.float32).transpose(1, 2, 0), float(results[HEALTH][0])
+    large = np.ascontiguousarray(results[name][0].transpose(1, 2, 0), dtype=np.float32)
+    return large, float(results[HEALTH][0])
 
 
 def _gray_of(rgb: Array) -> Array:

@@ -96,7 +96,7 @@ def test_folding_twice_changes_nothing(built: Built, randomize: Randomize) -> No
         ("rlfn", {}, {}, (RANGE,)),
         ("reprfn", {}, {}, (RANGE,)),
         ("reprfn", {"merged": False}, {}, ("12 x RepBlock of nine branches merged into one conv", RANGE)),
-        ("bsrn", {}, {}, ("four input copies summed into the first conv", RANGE)),
+        ("bsrn", {}, {}, ("four input copies summed into the first conv, which is one dense 3x3", RANGE)),
         (
             "bsrn",
             {},

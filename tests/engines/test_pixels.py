@@ -94,3 +94,35 @@ def test_a_graph_with_two_outputs_is_refused() -> None:
     model.graph.output.append(helper.make_tensor_value_info("shuffled", TensorProto.FLOAT, [None, 3, None, None]))
     with pytest.raises(EngineError, match="1 inputs and 2 outputs"):
         to_pixel_form(model)
+
+
+@pytest.mark.parametrize("backend", sorted(available_backends()))
+def test_graphs_of_older_opsets_have_both_forms(backend: str) -> None:
+    model = image_graph(opset=17)
+    with open_engine(to_pixel_form(model), backend=backend) as engine:
+        results = engine.run({INPUT: PICTURE})
+    assert results[HEALTH].shape == (2,)
+    assert np.abs(results[OUTPUT].astype(int) - reference(model, PICTURE)[0]).max() <= 1
+    with open_engine(with_health(model), backend=backend) as engine:
+        assert engine.run({"input": PICTURE.transpose(0, 3, 1, 2).astype(np.float32) / 255})[HEALTH].shape == (2,)
+
+
+def test_a_split_head_is_the_same_function_to_sixteen_bits_and_exact_in_bf16_terms() -> None:
+    model = image_graph(noise=0.3)
+    form = to_pixel_form(model, split_head=True)
+    onnx.checker.check_model(form, full_check=True)
+    with open_engine(form, backend="onnxruntime") as engine:
+        assert np.abs(engine.run({INPUT: PICTURE})[OUTPUT].astype(int) - reference(model, PICTURE)[0]).max() <= 1
+    split = next(tensor for tensor in form.graph.initializer if tensor.name.endswith(".split"))
+    weights = onnx.numpy_helper.to_array(split)
+    assert weights.shape == (3, 6, 3, 3)
+    assert not (weights.view(np.uint32) & 0xFFFF).any()
+
+
+@pytest.mark.skipif("bf16" not in available_backends().get("openvino", ()), reason="this CPU has no bf16")
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (7, 10)])
+def test_bf16_is_near_the_graph_on_one_pixel_too(shape: tuple[int, int]) -> None:
+    model = image_graph(channels=1, scale=4, depth=4)
+    pixels = PICTURE[:, : shape[0], : shape[1], :1].copy()
+    with open_engine(to_pixel_form(model, split_head=True), backend="openvino", precision="bf16") as engine:
+        assert np.abs(engine.run({INPUT: pixels})[OUTPUT].astype(int) - reference(model, pixels)[0]).max() <= 3

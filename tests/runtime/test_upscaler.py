@@ -46,6 +46,7 @@ def test_every_depth_gives_what_the_graph_gives(exact: Path, dtype: type, full_s
     with Upscaler(exact, precision="fp32") as upscale:
         large = upscale(image)
     assert (large.shape, large.dtype) == ((180, 240, 3), dtype)
+    assert large.flags.c_contiguous
     expected = reference(image_graph(scale=2, depth=4), image.astype(np.float64) / full_scale) * full_scale
     assert np.abs(large - expected).max() <= tolerance
 
