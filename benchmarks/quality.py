@@ -48,7 +48,7 @@ def row(checkpoint: Path, recipe: dict[str, Any], images: Path, sets: list[str],
         folder = Path(name)
         subprocess.run([PROGRAM, "export", str(checkpoint), "-o", str(folder / "bundle")], check=True, capture_output=True)
         scale = int(json.loads((folder / "bundle" / "card.json").read_text())["model"]["scale"])
-        expected = [recipe.get("expected", {}).get(name.lower()) for name in sets]
+        expected = [recipe.get("expected", {}).get(name) for name in sets]
         cells = [f"{value:.3f}" if value is not None else "" for value in expected]
         cells += [
             f"{through_the_cli(folder, images / benchmark, scale, precision):.3f}"
