@@ -25,7 +25,7 @@ from sr_deploy.runtime.windows import OnFailure, Precision, WindowRunner
 
 Progress = Callable[[int, int], None]
 
-_DEFAULT_MEMORY = 1 << 30
+_DEFAULT_MEMORY = 768 << 20
 _SMALLEST_TILE = 32
 
 
@@ -48,7 +48,7 @@ class Upscaler:
 
     model: a bundle folder, an .onnx file, or an opened Bundle. precision: 'auto' is bf16 for 8-bit images where the CPU
     computes it natively, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the largest that fits
-    `memory` bytes (default 1 GiB, at most half of what is free). on_failure: what happens to a window whose pixels are NaN,
+    `memory` bytes (default 768 MiB, at most half of what is free). on_failure: what happens to a window whose pixels are NaN,
     Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place.
 
     Raises: BundleError, BackendUnavailableError, UsageError.
