@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 
+_FAST_MULTIPLE = 8
+"""Convolutions are up to 1.8 times slower on windows of an odd width."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """Windows of `length` along one axis of `size` LR pixels; `seams[i]` lies between windows i and i + 1."""
@@ -73,8 +77,10 @@ def _plan_axis(size: int, *, tile: int, halo: int, blend: bool, multiple: int) -
     if tile == 0 or size <= tile + 2 * halo:
         return Axis(size, size, (0,), ())
     count = math.ceil((size - 2 * halo) / tile)
-    step = math.ceil((size - 2 * halo) / count / multiple) * multiple
-    length = step + 2 * halo
+    aligned = math.lcm(multiple, _FAST_MULTIPLE)
+    length = math.ceil((math.ceil((size - 2 * halo) / count) + 2 * halo) / aligned) * aligned
+    if length >= size:
+        return Axis(size, size, (0,), ())
     last = size - length
     starts = (*(index * last // (count - 1) // multiple * multiple for index in range(count - 1)), last)
     pairs = list(itertools.pairwise(starts))
@@ -99,4 +105,4 @@ def tile_for_memory(height: int, width: int, *, bytes_per_pixel: int, memory: in
     side = math.isqrt(pixels)
     if shorter < side:
         side = pixels // shorter
-    return max(smallest, side - 2 * halo)
+    return max(smallest, side // _FAST_MULTIPLE * _FAST_MULTIPLE - 2 * halo)
