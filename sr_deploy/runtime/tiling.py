@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-
 _FAST_MULTIPLE = 8
 """Convolutions are up to 1.8 times slower on windows of an odd width."""
 
