@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,24 @@ def command(
     """
     from sr_deploy.export import export
 
-    bundle = export(
-        checkpoint,
-        value_range=None if value_range is None else float(value_range),
-        variant=dict(variant),
-        progress=lambda text: click.echo(text, err=True),
-        **options,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _tell
+        bundle = export(
+            checkpoint,
+            value_range=None if value_range is None else float(value_range),
+            variant=dict(variant),
+            progress=lambda text: click.echo(text, err=True),
+            **options,
+        )
     if as_json:
         print_json(bundle)
     else:
         click.echo(bundle.folder)
+
+
+def _tell(message: Warning | str, *_: Any) -> None:
+    click.echo(f"warning: {message}", err=True)
 
 
 def _value(text: str) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> list[dict[str, Any]]
     def export(checkpoint: Path, output: Path | None = None, *, progress: Callable[[str], None], **options: Any) -> Bundle:
         calls.append({"checkpoint": checkpoint, "output": output, **options})
         progress("reading")
+        if checkpoint.name == "odd.pth":
+            warnings.warn("odd.pth: worse than bicubic", UserWarning, stacklevel=1)
         if checkpoint.name == "bad.pth":
             raise CertificationError("bad.pth: fp32.onnx is 3 LSB away, expected 0.5")
         return Bundle.open(bundle)
@@ -47,6 +50,12 @@ def test_the_folder_on_stdout_and_progress_on_stderr(invoke: Invoke, calls: list
         "overwrite": False,
     }
     assert json.loads(invoke("export", "net.pth", "--json").stdout)["card"]["name"] == "double"
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_warning_is_one_line(invoke: Invoke) -> None:
+    result = invoke("export", "odd.pth")
+    assert (result.exit_code, result.stderr) == (0, "reading\nwarning: odd.pth: worse than bicubic\n")
 
 
 def test_options(invoke: Invoke, calls: list[dict[str, Any]]) -> None:
