@@ -50,7 +50,7 @@ def command(
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = _tell
+        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
         bundle = export(
             checkpoint,
             value_range=None if value_range is None else float(value_range),
@@ -62,10 +62,6 @@ def command(
         print_json(bundle)
     else:
         click.echo(bundle.folder)
-
-
-def _tell(message: Warning | str, *_: Any) -> None:
-    click.echo(f"warning: {message}", err=True)
 
 
 def _value(text: str) -> Any:
