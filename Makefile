@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# What the tests compile engines with; of TensorRT itself the bindings alone, to compare our calls with.
+TENSORRT := tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings tensorrt-cu13-bindings
 
 .PHONY: demo test check format clean
 
@@ -38,6 +40,8 @@ $(VENV)/.export: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(TENSORRT) \
+		|| echo "TensorRT has no wheels for this machine; tests that need them are skipped" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps spandrel einops
 	@touch $@ $(VENV)/.export
 

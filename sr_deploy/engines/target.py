@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sr_deploy.errors import UsageError
 from sr_deploy.settings import load_toml
+
+_SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How engines are compiled for these machines; sizes are 'WIDTHxHEIGHT' of the input.
+
+    An engine takes every size from `min` to `max` and is fastest at `opt`, or takes `static` alone. `batch` is the most images
+    at once. `compute_capabilities`: what TensorRT for RTX compiles for, such as '8.9'. `workspace` is in MB.
+    """
+
+    min: str = "64x64"
+    opt: str = "960x540"
+    max: str = "1920x1920"
+    static: str | None = None
+    batch: int = 1
+    compute_capabilities: tuple[str, ...] = ()
+    workspace: int | None = None
+    optimization_level: int | None = None
+
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Smallest, usual and largest (width, height).
+
+        Raises: UsageError for a text that is no size, or sizes that do not grow.
+        """
+        if self.static is not None:
+            return (parse_size(self.static),) * 3
+        least, usual, largest = parse_size(self.min), parse_size(self.opt), parse_size(self.max)
+        if not all(a <= b <= c for a, b, c in zip(least, usual, largest, strict=True)):
+            raise UsageError(f"sizes {self.min}, {self.opt}, {self.max}: expected min <= opt <= max in width and in height")
+        return least, usual, largest
 
 
 @dataclass(frozen=True)
@@ -19,8 +53,20 @@ class Target:
     tile: int | None = None
     memory: int | None = None
     threads: int | None = None
+    build: BuildSettings | None = None
 
 
 def load_target(path: Path) -> Target:
     """Read a target file. Raises: UsageError."""
     return load_toml(path, Target)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'960x540' -> (960, 540), width and height.
+
+    Raises: UsageError.
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None or not (int(match[1]) and int(match[2])):
+        raise UsageError(f"size '{text}': expected WIDTHxHEIGHT, such as 960x540")
+    return int(match[1]), int(match[2])

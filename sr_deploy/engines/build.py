@@ -1,0 +1,189 @@
+"""Bundle -> engine file: the graph in its pixel form, the key, and a build only where the cache has none."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from sr_deploy.bundle import Bundle, ModelCard, Precision
+from sr_deploy.engines.cache import EngineCache, EngineKey, EngineRecord, Entry, ShapeRange
+from sr_deploy.engines.gpu import GPU, find_gpus
+from sr_deploy.engines.pixels import to_pixel_form
+from sr_deploy.engines.target import BuildSettings
+from sr_deploy.engines.tensorrt_build import FLAGS, Progress, compile_engine, why_stale
+from sr_deploy.engines.tensorrt_library import FLAVOURS, TENSORRT_RTX, Flavour, Library, load_library
+from sr_deploy.errors import BackendUnavailableError, EngineError, MissingDependencyError, UsageError
+
+Say = Callable[[str], None]
+
+TURING = "7.5"
+"""TensorRT for RTX 1.7 stores tables of the size of the image for it where shapes are static: 1 kB per pixel for BSRN."""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine file with its record; `compiled` is False when it was there already."""
+
+    path: Path
+    record: EngineRecord
+    compiled: bool
+
+
+def build_engine(
+    bundle: Bundle,
+    library: Library,
+    settings: BuildSettings,
+    *,
+    folder: Path,
+    precision: Precision = "fp16",
+    pixels: bool = True,
+    gpu: GPU | None = None,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> BuiltEngine:
+    """The engine of a bundle in `folder`, compiled unless one with the same key is there and whole.
+
+    `pixels` compiles the pixel form (uint8 in and out, with a health output), else the graph as it is. `gpu` is the one that
+    TensorRT builds on (default: the first of this machine); TensorRT for RTX needs none. `say` is told why an engine is built
+    again. However a build ends, no half-written file stays.
+
+    Raises: UsageError, BundleError, BackendUnavailableError, OutOfMemoryError, EngineError.
+    """
+    say = say or (lambda _: None)
+    _check_sizes(bundle.card, settings)
+    gpu = None if library.flavour.builds_ahead else gpu or _gpu_of_this_machine(library.flavour)
+    graph = engine_graph(bundle, precision=precision, pixels=pixels)
+    contents = graph.SerializeToString(deterministic=True)
+    key = EngineKey(
+        graph=hashlib.sha256(contents).hexdigest(),
+        form="pixels" if pixels else "plain",
+        precision=precision,
+        shapes=engine_shapes(graph, settings, pixels=pixels),
+        library=library.flavour.name,
+        version=library.version,
+        flags=FLAGS,
+        capabilities=settings.compute_capabilities,
+        workspace=settings.workspace,
+        optimization_level=settings.optimization_level,
+        gpu="" if gpu is None else str(gpu),
+    )
+    cache = EngineCache(folder)
+    if (found := _usable(cache, key, library, lambda _: None)) is not None:
+        return found
+    with cache.locked():
+        if (found := _usable(cache, key, library, say)) is not None:
+            return found
+        if settings.static is not None and TURING in settings.compute_capabilities:
+            say(f"static shapes make engines for {TURING} many times larger; leave it out, or give --min, --opt and --max")
+        return _compile(contents, key, bundle.card, library, cache, progress)
+
+
+def _compile(
+    graph: bytes, key: EngineKey, card: ModelCard, library: Library, cache: EngineCache, progress: Progress | None
+) -> BuiltEngine:
+    start = time.monotonic()
+    compiled = compile_engine(
+        graph,
+        library,
+        shapes=key.shapes,
+        capabilities=key.capabilities,
+        workspace=key.workspace,
+        optimization_level=key.optimization_level,
+        timing_cache=cache.timings(key),
+        progress=progress,
+    )
+    seconds = round(time.monotonic() - start, 3)
+    if compiled.timing_cache:
+        cache.store_timings(key, compiled.timing_cache)
+    inputs, outputs = tuple(map(str, compiled.inputs)), tuple(map(str, compiled.outputs))
+    record = cache.store(EngineRecord(card.name, card.scale, key, inputs, outputs, seconds), compiled.engine)
+    return BuiltEngine(cache.path(key), record, compiled=True)
+
+
+def engine_graph(bundle: Bundle, *, precision: Precision, pixels: bool) -> ModelProto:
+    """The graph that is compiled.
+
+    Raises: BundleError, EngineError.
+    """
+    model = onnx.load(bundle.graph(precision))
+    return to_pixel_form(model, cast_last=True) if pixels else model
+
+
+def engine_shapes(graph: ModelProto, settings: BuildSettings, *, pixels: bool) -> dict[str, ShapeRange]:
+    """Smallest, usual and largest shape of the graph's input.
+
+    Raises: UsageError.
+    """
+    source = graph.graph.input[0]
+    channels = source.type.tensor_type.shape.dim[3 if pixels else 1].dim_value
+    least_batch = settings.batch if settings.static is not None else 1
+    least, usual, largest = (
+        (batch, height, width, channels) if pixels else (batch, channels, height, width)
+        for batch, (width, height) in zip((least_batch, settings.batch, settings.batch), settings.sizes(), strict=True)
+    )
+    return {source.name: (least, usual, largest)}
+
+
+def problem_of(entry: Entry) -> str:
+    """Why an engine of a folder is of no use any more, '' when nothing speaks against it.
+
+    It is damaged, or the library that built it is installed here in another version.
+    """
+    if entry.problem or entry.record is None:
+        return entry.problem
+    key = entry.record.key
+    flavour = next((flavour for flavour in FLAVOURS if flavour.name == key.library), None)
+    if flavour is None:
+        return f"built by {key.library}, which this sr-deploy does not know"
+    try:
+        installed = load_library(flavour).version
+    except MissingDependencyError:
+        return ""
+    return "" if installed == key.version else f"built by {flavour.name} {key.version}, installed is {installed}"
+
+
+def _usable(cache: EngineCache, key: EngineKey, library: Library, say: Say) -> BuiltEngine | None:
+    """What the cache has under that key, if it is good."""
+    entry = cache.find(key)
+    if entry is None:
+        return None
+    problem = entry.problem or _stale(entry.path, library)
+    if problem or entry.record is None:
+        say(f"{entry.path.name} cannot be used ({problem}); building it again")
+        return None
+    return BuiltEngine(entry.path, entry.record, compiled=False)
+
+
+def _stale(path: Path, library: Library) -> str:
+    try:
+        return why_stale(path.read_bytes(), library)
+    except (EngineError, OSError) as exc:
+        return str(exc)
+
+
+def _gpu_of_this_machine(flavour: Flavour) -> GPU:
+    try:
+        return find_gpus()[0]
+    except BackendUnavailableError as exc:
+        raise BackendUnavailableError(
+            f"{flavour.title} builds on the GPU that runs the engine: {exc}; or build for RTX GPUs on this machine with "
+            f"{TENSORRT_RTX.title} (engines/rtx.toml)"
+        ) from exc
+
+
+def _check_sizes(card: ModelCard, settings: BuildSettings) -> None:
+    sizes = settings.sizes()
+    if settings.batch < 1:
+        raise UsageError(f"batch {settings.batch}: expected 1 or more")
+    least = min(sizes[0])
+    if least < card.min_size:
+        raise UsageError(f"{card.name} takes no side below {card.min_size} pixels, the smallest size has {least}")
+    odd = [f"{width}x{height}" for width, height in sizes if width % card.size_multiple or height % card.size_multiple]
+    if odd:
+        raise UsageError(f"{card.name} takes sides that are multiples of {card.size_multiple}, not {odd[0]}")

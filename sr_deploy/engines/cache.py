@@ -1,0 +1,240 @@
+"""Engine files by what they were built from: an engine whose key is unchanged is never compiled twice.
+
+FOLDER/
+  3f8a0c61d2b4e7f0.engine   named by the sha256 of the whole key
+  3f8a0c61d2b4e7f0.json     the key in clear, what goes in and out, and the engine's own hash
+  timing-91bc04d2.cache     TensorRT's kernel timings, one per library version and GPU
+
+A file appears under its name when it is complete. The JSON file is written last: an engine without it does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sr_deploy.bundle import Precision
+from sr_deploy.errors import EngineError, UsageError
+from sr_deploy.settings import from_table
+
+FORMAT = 1
+ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Smallest, usual and largest shape of an input."""
+
+_OURS = re.compile(r"(?P<stem>[0-9a-f]{16})\.(engine|json)|timing-[0-9a-f]{8}\.cache")
+_PART = re.compile(r"(?P<name>.+)\.part-(?P<pid>\d+)")
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """All that decides what an engine is; `digest` is its short hash.
+
+    `graph`: sha256 of the ONNX bytes that are compiled. `shapes`: smallest, usual and largest shape by input name. `flags`:
+    what every build sets. `gpu`: name and compute capability, '' where the engine does not depend on them.
+    """
+
+    graph: str
+    form: Literal["pixels", "plain"]
+    precision: Precision
+    shapes: dict[str, ShapeRange]
+    library: str
+    version: str
+    flags: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    workspace: int | None = None
+    optimization_level: int | None = None
+    gpu: str = ""
+
+    @property
+    def digest(self) -> str:
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """The JSON file beside an engine. `inputs` and `outputs` read as `pixels uint8[1, ?, ?, 3]`."""
+
+    name: str
+    scale: int
+    key: EngineKey
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    seconds: float
+    size: int = 0
+    sha256: str = ""
+    built: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine file, and what is wrong with it, '' when it is whole."""
+
+    path: Path
+    record: EngineRecord | None
+    problem: str = ""
+
+
+class EngineCache:
+    """The engines of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: EngineKey) -> Path:
+        """Where the engine of that key lies, or would lie."""
+        return self.folder / f"{key.digest}.engine"
+
+    def find(self, key: EngineKey) -> Entry | None:
+        """The engine of that key, checked byte by byte; None when there is none."""
+        path = self.path(key)
+        if not path.is_file() and not path.with_suffix(".json").is_file():
+            return None
+        entry = read_entry(path)
+        if entry.record is not None and entry.record.key != key:
+            return Entry(path, entry.record, "its key is another one")
+        return entry
+
+    def store(self, record: EngineRecord, engine: bytes) -> EngineRecord:
+        """Write an engine and its record, each at once or not at all; `size`, `sha256` and `built` are filled in.
+
+        Raises: EngineError when the folder cannot be written.
+        """
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = dataclasses.replace(record, size=len(engine), sha256=hashlib.sha256(engine).hexdigest(), built=now)
+        text = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False) + "\n"
+        path = self.path(record.key)
+        self._write(path, engine)
+        self._write(path.with_suffix(".json"), text.encode())
+        return record
+
+    def timings(self, key: EngineKey) -> bytes:
+        """The timing cache of this library version and GPU, empty when there is none."""
+        try:
+            return self._timing_path(key).read_bytes()
+        except OSError:
+            return b""
+
+    def store_timings(self, key: EngineKey, timings: bytes) -> None:
+        """Raises: EngineError when the folder cannot be written."""
+        self._write(self._timing_path(key), timings)
+
+    def entries(self) -> list[Entry]:
+        """All engines of the folder, the damaged ones too.
+
+        Raises: UsageError when there is no such folder.
+        """
+        stems = sorted({match["stem"] for path in self._files() if (match := _OURS.fullmatch(path.name)) and match["stem"]})
+        return [read_entry(self.folder / f"{stem}.engine") for stem in stems]
+
+    def prune(self, problem_of: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
+        """Delete the engines of which `problem_of` says something, and what killed builds left; says what it deleted.
+
+        Raises: UsageError when there is no such folder.
+        """
+        self._files()
+        with self.locked():
+            found = [(entry, problem_of(entry)) for entry in self.entries()]
+            removed = [(entry, problem) for entry, problem in found if problem]
+            for entry, _ in removed:
+                entry.path.with_suffix(".json").unlink(missing_ok=True)
+                entry.path.unlink(missing_ok=True)
+        return removed
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait until no other process builds into this folder, and clean up what killed builds left there.
+
+        The lock is on the folder itself and ends with its process. Where there are no such locks (Windows, some network
+        folders), two builds both compile, and the later one stays.
+
+        Raises: EngineError when the folder cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise EngineError(f"{self.folder}: cannot be made ({exc.strerror}); choose another folder") from exc
+        with _folder_lock(self.folder) as held:
+            if held:
+                self._clean()
+            yield
+
+    def _clean(self) -> None:
+        for path in self._files():
+            match = _PART.fullmatch(path.name)
+            if match and _OURS.fullmatch(match["name"]) and int(match["pid"]) != os.getpid():
+                path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        try:
+            return sorted(path for path in self.folder.iterdir() if path.is_file())
+        except OSError as exc:
+            raise UsageError(f"{self.folder}: no folder of engines ({exc.strerror}); `sr-deploy build` makes one") from exc
+
+    def _write(self, path: Path, contents: bytes) -> None:
+        part = path.with_name(f"{path.name}.part-{os.getpid()}")
+        try:
+            with part.open("wb") as file:
+                file.write(contents)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as exc:
+            raise EngineError(f"{path}: cannot be written ({exc.strerror}); choose another folder") from exc
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _timing_path(self, key: EngineKey) -> Path:
+        digest = hashlib.sha256(f"{key.library} {key.version} {key.gpu}".encode()).hexdigest()[:8]
+        return self.folder / f"timing-{digest}.cache"
+
+
+def read_entry(path: Path) -> Entry:
+    """An engine with its record; `problem` says what is damaged."""
+    sidecar = path.with_suffix(".json")
+    try:
+        table: Any = json.loads(sidecar.read_text(encoding="utf-8"))
+        if not isinstance(table, dict) or table.get("format") != FORMAT:
+            return Entry(path, None, f"{sidecar.name} is of another format")
+        record = from_table(table, EngineRecord, where=sidecar.name)
+    except FileNotFoundError:
+        return Entry(path, None, f"{sidecar.name} is missing")
+    except (OSError, ValueError, UsageError) as exc:
+        return Entry(path, None, f"{sidecar.name} is not readable ({exc})")
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        return Entry(path, record, f"not readable ({exc.strerror})")
+    return Entry(path, record, "" if digest == record.sha256 else "changed since it was built")
+
+
+@contextlib.contextmanager
+def _folder_lock(folder: Path) -> Iterator[bool]:
+    """Whether the lock is held."""
+    if sys.platform == "win32":
+        yield False
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
