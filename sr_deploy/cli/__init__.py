@@ -13,7 +13,7 @@ from sr_deploy.cli.group import Group
 
 __all__ = ["main", "program"]
 
-COMMANDS = ("export", "inspect", "upscale", "verify", "bench", "doctor", "architectures")
+COMMANDS = ("export", "inspect", "build", "engines", "upscale", "verify", "bench", "doctor", "architectures")
 
 
 @click.group(cls=Group, modules=COMMANDS, context_settings={"help_option_names": ["--help"], "max_content_width": 110})

@@ -1,4 +1,4 @@
-"""`sr-deploy inspect`: what a checkpoint, a bundle or an ONNX file is."""
+"""`sr-deploy inspect`: what a checkpoint, a bundle, an ONNX file or an engine is."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
-from sr_deploy.errors import UsageError
+from sr_deploy.errors import EngineError, UsageError
 
 
-@click.command("inspect", short_help="Say what a checkpoint, bundle or ONNX file is.")
+@click.command("inspect", short_help="Say what a checkpoint, bundle, ONNX file or engine is.")
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 @verbose_option
 def command(path: Path, as_json: bool) -> None:
-    """Say what PATH is: a checkpoint, a bundle or an ONNX file."""
+    """Say what PATH is: a checkpoint, a bundle, an ONNX file or an engine."""
     if not path.exists():
-        raise UsageError(f"{path}: no such file or folder; expected a checkpoint, a bundle or an ONNX file")
+        raise UsageError(f"{path}: no such file or folder; expected a checkpoint, a bundle, an ONNX file or an engine")
     if path.is_dir():
         _bundle(path, as_json)
     elif path.suffix.lower() == ".onnx":
         _graph(path, as_json)
+    elif path.suffix.lower() == ".engine":
+        _engine(path, as_json)
     else:
         _checkpoint(path, as_json)
 
@@ -70,6 +72,34 @@ def _graph(path: Path, as_json: bool) -> None:
         print_json({**facts, "card": card})
     else:
         print_facts({**facts, "name": card.name, "architecture": card.architecture})
+
+
+def _engine(path: Path, as_json: bool) -> None:
+    from sr_deploy.cli.engines import sizes
+    from sr_deploy.engines.build import problem_of
+    from sr_deploy.engines.cache import read_entry
+
+    entry = read_entry(path)
+    if entry.record is None:
+        raise EngineError(f"{path}: not an engine of ours, {entry.problem}; build it again with `sr-deploy build`")
+    record, problem = entry.record, problem_of(entry)
+    if as_json:
+        print_json({"kind": "engine", "path": path, "problem": problem, **_fields(record, leave_out=("format",))})
+        return
+    facts = {
+        "engine": path,
+        "bundle": record.name,
+        "scale": record.scale,
+        "inputs": record.inputs,
+        "outputs": record.outputs,
+        "sizes": sizes(record),
+        "kB": record.size // 1000,
+        "built": f"{record.built} in {record.seconds:.1f} s",
+        "state": problem or "ok",
+    }
+    shapes = {name: " / ".join("x".join(map(str, shape)) for shape in three) for name, three in record.key.shapes.items()}
+    key = {**_fields(record.key, leave_out=()), "shapes": shapes}
+    print_facts({**facts, **{f"key.{name}": value for name, value in key.items()}})
 
 
 def _checkpoint(path: Path, as_json: bool) -> None:

@@ -1,0 +1,130 @@
+"""`sr-deploy build`: a bundle -> an engine for the machines that a target describes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sr_deploy.cli.group import verbose_option
+from sr_deploy.cli.output import json_option, print_json
+from sr_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from sr_deploy.bundle import Precision
+    from sr_deploy.engines.target import BuildSettings, Target
+
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_UPDATES = 0.1
+WIDTH = 72
+
+
+@click.command("build", short_help="Compile a bundle into an engine for NVIDIA GPUs.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--target", required=True, type=click.Path(path_type=Path), help="A TOML file of engines/; options given here win over it."
+)
+@click.option("--min", "least", metavar="WxH", help="Smallest input.")
+@click.option("--opt", "usual", metavar="WxH", help="Input that the engine is fastest at.")
+@click.option("--max", "largest", metavar="WxH", help="Largest input.")
+@click.option("--static", metavar="WxH", help="The only input that the engine takes.")
+@click.option("--batch", type=click.IntRange(min=1), help="Most images at once.  [default: the target's, or 1]")
+@click.option(
+    "--compute-capability", "capabilities", multiple=True, metavar="X.Y", help="GPUs to compile for; may be repeated."
+)
+@click.option("--workspace", type=click.IntRange(min=1), metavar="MB", help="Scratch memory that kernels may use.")
+@click.option("--optimization-level", type=click.IntRange(0, 5), help="How long the library may search.  [default: its own]")
+@click.option("--precision", type=click.Choice(["fp16", "fp32"]), help="Graph to compile.  [default: the target's, or fp16]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default="engines", show_default=True, help="Folder of engines."
+)
+@json_option
+@verbose_option
+def command(bundle: Path, target: Path, output: Path, precision: str | None, as_json: bool, **options: Any) -> None:
+    """Compile BUNDLE into an engine for the machines that the target describes.
+
+    Prints the path of the engine. What was compiled before with the same graph, shapes, settings and library is not compiled
+    again.
+    """
+    from sr_deploy.engines.build import build_engine
+    from sr_deploy.engines.open import open_bundle
+    from sr_deploy.engines.target import load_target
+    from sr_deploy.engines.tensorrt_library import flavour_of, load_library
+
+    chosen = load_target(target)
+    flavour = flavour_of(chosen.backend)
+    settings = _settings(chosen, options)
+    opened = open_bundle(bundle)
+    library = load_library(flavour)
+    progress = Progress()
+    try:
+        built = build_engine(
+            opened,
+            library,
+            settings,
+            folder=output,
+            precision=_precision(chosen, precision),
+            say=progress.say,
+            progress=progress,
+        )
+    finally:
+        progress.close()
+    if as_json:
+        print_json(built)
+        return
+    size = f"{built.record.size / 1e6:.1f} MB"
+    what = f"compiled in {built.record.seconds:.1f} s" if built.compiled else "there already, nothing to compile"
+    click.echo(f"{built.record.name} for {library}: {what}, {size}", err=True)
+    click.echo(built.path)
+
+
+class Progress:
+    """How far a build is: one line on a terminal, rewritten; elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._pause = SECONDS_BETWEEN_UPDATES if self._terminal else SECONDS_BETWEEN_LINES
+        self._last = time.monotonic()
+
+    def __call__(self, phase: str, fraction: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._pause:
+            self._last = now
+            text = f"{fraction:4.0%} {phase}"[:WIDTH]
+            click.echo(f"\r{text:<{WIDTH}}" if self._terminal else text, err=True, nl=not self._terminal)
+
+    def say(self, text: str) -> None:
+        self.close()
+        click.echo(f"note: {text}", err=True)
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        if self._terminal:
+            click.echo(f"\r{'':<{WIDTH}}\r", err=True, nl=False)
+
+
+def _settings(target: Target, options: dict[str, Any]) -> BuildSettings:
+    from sr_deploy.engines.target import BuildSettings
+
+    names = {"least": "min", "usual": "opt", "largest": "max"}
+    sizes = {name: options[option] for option, name in names.items() if options[option] is not None}
+    if sizes and options["static"] is not None:
+        raise click.UsageError(f"--static and --{next(iter(sizes))} contradict each other; give one of them.")
+    given = {
+        name: options[name] for name in ("static", "batch", "workspace", "optimization_level") if options[name] is not None
+    }
+    if options["capabilities"]:
+        given["compute_capabilities"] = tuple(dict.fromkeys(options["capabilities"]))
+    settings = target.build or BuildSettings()
+    return replace(replace(settings, static=None) if sizes else settings, **sizes, **given)
+
+
+def _precision(target: Target, given: str | None) -> Precision:
+    asked = given or target.precision
+    if asked == "bf16":
+        raise UsageError(f"target '{target.name}': engines compute in fp16 or fp32, not in bf16; set precision to one of them")
+    return "fp32" if asked == "fp32" else "fp16"

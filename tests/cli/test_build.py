@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from sr_deploy.engines import tensorrt_library
+from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, Library
+from sr_deploy.errors import BackendUnavailableError
+from tests.engines.fake_tensorrt import fake_module
+
+Invoke = Callable[..., Result]
+TARGETS = Path(__file__).parents[2] / "engines"
+
+
+@pytest.fixture
+def _fake_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that compiles nothing, in the place of TensorRT for RTX."""
+    fake = Library(TENSORRT_RTX, fake_module(rtx=True))
+    monkeypatch.setattr(tensorrt_library, "load_library", lambda _: fake)
+    monkeypatch.setattr("sr_deploy.engines.build.load_library", lambda _: fake)
+
+
+@pytest.fixture
+def target() -> Path:
+    path = Path("small.toml")
+    path.write_text(
+        'name = "small"\nbackend = "tensorrt-rtx"\nprecision = "fp32"\n'
+        '[build]\nmin = "8x8"\nopt = "32x16"\nmax = "64x64"\ncompute_capabilities = ["8.6", "8.9"]\n'
+    )
+    return path
+
+
+@pytest.mark.usefixtures("_fake_library")
+def test_build_list_inspect_and_prune(invoke: Invoke, bundle: Path, target: Path) -> None:
+    result = invoke("build", bundle, "--target", target)
+    assert result.exit_code == 0, result.stderr
+    engine = Path(result.stdout.strip())
+    assert engine.parent == Path("engines") and engine.is_file()
+    assert "double for tensorrt-rtx 1.2.3: compiled in" in result.stderr
+
+    again = invoke("build", bundle, "--target", target)
+    assert (again.exit_code, again.stdout) == (0, result.stdout)
+    assert "there already, nothing to compile" in again.stderr
+
+    listed = invoke("engines")
+    assert listed.exit_code == 0
+    row = next(line for line in listed.stdout.splitlines() if line.startswith(engine.name))
+    assert "double fp32" in row and "tensorrt-rtx 1.2.3: 8.6, 8.9" in row and "8x8 to 64x64" in row and row.endswith("ok")
+
+    facts = invoke("inspect", engine)
+    assert facts.exit_code == 0, facts.stderr
+    for text in ("pixels uint8[?, ?, ?, 3]", "health float32[?]", "8x8 to 64x64", "pixels=1x8x8x3 / 1x16x32x3 / 1x64x64x3"):
+        assert text in facts.stdout
+    document = json.loads(invoke("inspect", engine, "--json").stdout)
+    assert (document["kind"], document["scale"], document["key"]["capabilities"]) == ("engine", 2, ["8.6", "8.9"])
+
+    engine.write_bytes(b"changed")
+    assert "changed since it was built" in invoke("engines").stdout
+    assert json.loads(invoke("engines", "--json").stdout)[0]["problem"] == "changed since it was built"
+    pruned = invoke("engines", "--prune")
+    assert "removed" in pruned.stderr and "changed since it was built" in pruned.stderr
+    assert list(Path("engines").iterdir()) == []
+    assert json.loads(invoke("engines", "--json").stdout) == []
+
+
+def built(invoke: Invoke, *arguments: object) -> dict[str, Any]:
+    result = invoke("build", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+@pytest.mark.usefixtures("_fake_library")
+def test_options_win_over_the_target(invoke: Invoke, bundle: Path, target: Path) -> None:
+    common = (bundle, "--target", target, "-o", "elsewhere")
+    document = built(invoke, *common, "--max", "128x96", "--batch", "4", "--workspace", "32", "--optimization-level", "5")
+    key = document["record"]["key"]
+    assert document["compiled"] is True and Path(document["path"]).parent == Path("elsewhere")
+    assert key["shapes"] == {"pixels": [[1, 8, 8, 3], [4, 16, 32, 3], [4, 96, 128, 3]]}
+    assert (key["workspace"], key["optimization_level"]) == (32, 5)
+    key = built(invoke, *common, "--static", "48x24", "--compute-capability", "12.0", "--compute-capability", "8.0")["record"][
+        "key"
+    ]
+    assert key["shapes"] == {"pixels": [[1, 24, 48, 3]] * 3}
+    assert key["capabilities"] == ["12.0", "8.0"]
+    assert len(json.loads(invoke("engines", "elsewhere", "--json").stdout)) == 2
+
+
+@pytest.mark.usefixtures("_fake_library")
+def test_a_static_target_takes_dynamic_sizes(invoke: Invoke, bundle: Path, target: Path) -> None:
+    target.write_text(target.read_text() + 'static = "16x16"\n')
+    assert built(invoke, bundle, "--target", target)["record"]["key"]["shapes"] == {"pixels": [[1, 16, 16, 3]] * 3}
+    shapes = built(invoke, bundle, "--target", target, "--opt", "16x16")["record"]["key"]["shapes"]
+    assert shapes == {"pixels": [[1, 8, 8, 3], [1, 16, 16, 3], [1, 64, 64, 3]]}
+
+
+@pytest.mark.usefixtures("_fake_library")
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--static", "8x8", "--min", "8x8"], 2, "contradict each other"),
+        (["--static", "8by8"], 2, "expected WIDTHxHEIGHT"),
+        (["--compute-capability", "9.0"], 2, "tensorrt-rtx 1.2.3: compute capability 9.0 is unknown; there are: 7.5, 8.0"),
+        (["--precision", "fp16"], 1, "has no fp16 graph, only fp32"),
+        (["--target", str(TARGETS / "cpu.toml")], 2, "backend 'openvino' compiles no engines"),
+        (["--target", "gone.toml"], 2, "gone.toml: cannot be read"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], code: int, message: str, invoke: Invoke, bundle: Path, target: Path) -> None:
+    result = invoke("build", bundle, "--target", target, *arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+    assert not list(Path().glob("engines/*"))
+
+
+@pytest.mark.usefixtures("_fake_library")
+def test_a_target_in_bf16_is_refused(invoke: Invoke, bundle: Path, target: Path) -> None:
+    target.write_text(target.read_text().replace("fp32", "bf16"))
+    result = invoke("build", bundle, "--target", target)
+    assert (result.exit_code, "not in bf16" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("rtx", "[tensorrt_rtx]"), ("datacenter", "[tensorrt]"), ("jetson", "[tensorrt]")])
+def test_without_the_library_one_line_says_how_to_install_it(
+    name: str, extra: str, invoke: Invoke, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for flavour in tensorrt_library.FLAVOURS:
+        for module in flavour.modules:
+            monkeypatch.setitem(sys.modules, module, None)
+    result = invoke("build", bundle, "--target", TARGETS / f"{name}.toml")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.count("\n") == 1
+    assert f'pip install "sr-deploy{extra}"' in result.stderr
+
+
+def test_without_a_gpu_tensorrt_says_so_in_one_line(invoke: Invoke, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Any:
+        raise BackendUnavailableError("no NVIDIA driver on this machine")
+
+    fake = Library(tensorrt_library.TENSORRT, fake_module(rtx=False))
+    monkeypatch.setattr(tensorrt_library, "load_library", lambda _: fake)
+    monkeypatch.setattr("sr_deploy.engines.build.find_gpus", none)
+    result = invoke("build", bundle, "--target", TARGETS / "datacenter.toml", "--precision", "fp32")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
+    assert "no NVIDIA driver on this machine" in result.stderr and "engines/rtx.toml" in result.stderr
+
+
+def test_inspect_of_what_is_no_engine(invoke: Invoke) -> None:
+    Path("mine.engine").write_bytes(b"?")
+    result = invoke("inspect", "mine.engine")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("error: mine.engine: not an engine of ours, mine.json is missing")
+
+
+def test_engines_of_no_folder(invoke: Invoke) -> None:
+    result = invoke("engines", "nowhere")
+    assert (result.exit_code, result.stderr.count("\n"), "no folder of engines" in result.stderr) == (2, 1, True)
+
+
+SLOW = """
+import time
+from sr_deploy import cli
+from sr_deploy.cli.build import Progress
+Progress.__call__ = lambda self, phase, done: time.sleep(0.02)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_an_interrupted_build_leaves_no_file(number: int, code: int, bundle: Path, target: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "build", str(bundle), "--target", str(target)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(TARGETS.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "engines"
+    deadline = time.monotonic() + 30
+    while not folder.is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, out) == (code, ""), errors
+    assert list(folder.iterdir()) == []
