@@ -30,18 +30,18 @@ def command(folder: Path, prune: bool, as_json: bool) -> None:
     cache = EngineCache(folder)
     listed = [(entry, problem_of(entry)) for entry in cache.entries()]
     removed = cache.prune(problem_of) if prune else []
+    gone = {entry.path for entry, _ in removed}
     if as_json:
-        gone = {entry.path for entry, _ in removed}
         print_json([{**_document(entry, problem), "removed": entry.path in gone} for entry, problem in listed])
         return
     for entry, problem in removed:
         click.echo(f"removed {entry.path}: {problem}", err=True)
-    kept = [(entry, problem) for entry, problem in listed if entry.path.is_file()]
-    print_table([_row(entry, problem) for entry, problem in kept], ("engine", "bundle", "for", "input", "kB", "state"))
+    rows = [_row(entry, problem) for entry, problem in listed if entry.path not in gone]
+    print_table(rows, ("engine", "bundle", "for", "input", "kB", "state"))
 
 
 def _row(entry: Entry, problem: str) -> tuple[object, ...]:
-    size = entry.path.stat().st_size // 1000
+    size = entry.path.stat().st_size // 1000 if entry.path.is_file() else 0
     if entry.record is None:
         return (entry.path.name, "?", "?", "?", size, problem)
     record = entry.record

@@ -194,3 +194,36 @@ def test_our_code_calls_nothing_that_the_fake_has_not(module: Any) -> None:
             assert hasattr(fake, node.attr), ast.unparse(node)
             checked += 1
     assert checked > 1
+
+
+SUBCLASSES = """
+import sys
+from sr_deploy.engines.tensorrt_build import _monitor, _Phases
+from sr_deploy.engines.tensorrt_library import FLAVOURS, load_library
+
+library = load_library(next(flavour for flavour in FLAVOURS if flavour.name == sys.argv[1]))
+assert isinstance(library.logger, library.module.ILogger)
+library.logger.log(library.module.ILogger.ERROR, "a word")
+library.logger.log(library.module.ILogger.INFO, "an aside")
+assert str(library.error("fails")) == f"{library} fails: a word", library.error("fails")
+seen = []
+monitor = _monitor(library.module, _Phases(lambda *step: seen.append(step)))
+assert isinstance(monitor, library.module.IProgressMonitor)
+monitor.phase_start("Building", None, 2)
+assert monitor.step_complete("Building", 0) is True
+monitor.phase_finish("Building")
+assert seen == [("Building", 0.0), ("Building", 0.5)], seen
+print(library)
+"""
+
+
+@pytest.mark.parametrize(("name", "bindings"), [("tensorrt", BINDINGS[0]), ("tensorrt-rtx", BINDINGS[1])])
+def test_our_logger_and_monitor_are_of_the_real_classes(
+    name: str, bindings: str, interface_of: Callable[[str], Interface], stubs: Path
+) -> None:
+    interface_of(bindings)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(stubs), "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", SUBCLASSES, name]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{name} ")
