@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sr_deploy.bundle import CARD_FILE
-from sr_deploy.errors import UsageError
+from sr_deploy.errors import ExportError, UsageError
 
 
 @contextlib.contextmanager
@@ -18,7 +18,8 @@ def staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
     With `overwrite`, an earlier bundle at `target` is removed after the new one stands.
 
-    Raises: UsageError when `target` exists and may not be replaced, or its parent cannot be written.
+    Raises: UsageError when `target` exists and may not be replaced, or its parent cannot be written; ExportError when writing
+    fails in between, as on a full disk.
     """
     check_target(target, overwrite=overwrite)
     part = target.with_name(f"{target.name}.part-{os.getpid()}")
@@ -31,8 +32,12 @@ def staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield part
         _put_in_place(part, target)
-    except BaseException:
+    except BaseException as exc:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(exc, OSError):
+            raise ExportError(
+                f"{target}: cannot be written ({exc.strerror}); free some space or choose another output"
+            ) from exc
         raise
 
 

@@ -1,9 +1,10 @@
+import errno
 from pathlib import Path
 
 import pytest
 
 from sr_deploy.bundle import CARD_FILE
-from sr_deploy.errors import UsageError
+from sr_deploy.errors import ExportError, UsageError
 from sr_deploy.export.staging import staged
 
 
@@ -66,3 +67,13 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"), staged(tmp_path / "file" / "net", overwrite=False):
         pass
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(ExportError, match="No space left on device.*free some space"),
+        staged(tmp_path / "net", overwrite=False),
+    ):
+        raise full
+    assert not list(tmp_path.iterdir())
