@@ -72,7 +72,7 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     with (
-        pytest.raises(ExportError, match="No space left on device.*free some space"),
+        pytest.raises(ExportError, match=r"No space left on device.*free some space"),
         staged(tmp_path / "net", overwrite=False),
     ):
         raise full
