@@ -118,8 +118,9 @@ def _refuse_other_archives(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as exc:
-        raise CheckpointError(f"{path}: cut off or damaged (its zip directory is missing); download or copy it again") from exc
+    except Exception as exc:  # a damaged directory makes zipfile raise half a dozen kinds of errors
+        reason = "its zip directory is missing or damaged"
+        raise CheckpointError(f"{path}: cut off or damaged ({reason}); download or copy it again") from exc
     if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
         raise CheckpointError(
             f"{path}: a TorchScript program, not a state dict; in the project that made it, save the weights: "

@@ -214,6 +214,16 @@ def test_other_files(tmp_path: Path, name: str, content: bytes, reason: str) -> 
         read_checkpoint(tmp_path / name)
 
 
+def test_a_zip_directory_of_nonsense_is_our_error(tmp_path: Path) -> None:
+    """The flag that says UTF-8, on a name that is not."""
+    path = tmp_path / "odd.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é/data.pkl", b"x")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(CheckpointError, match="zip directory is missing or damaged"):
+        read_checkpoint(path)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), modern=st.booleans())
 def test_damage_is_always_our_error(tmp_path: Path, data: st.DataObject, modern: bool) -> None:

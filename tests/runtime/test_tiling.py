@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sr_deploy.runtime.tiling import plan_tiles, tile_for_memory
 
 sizes = st.integers(1, 150)
-
-settings.register_profile("geometry", deadline=None)
-settings.load_profile("geometry")
 
 
 @given(sizes, sizes, st.integers(4, 64), st.integers(0, 40), st.booleans(), st.sampled_from([1, 2, 4]))
