@@ -118,8 +118,9 @@ class _Planner:
 
     def plan(self) -> Plan:
         folders = [path for path in self.inputs if path.is_dir()]
-        to_file = self.output is not None and self._is_file_name(self.output)
-        if to_file and (len(self.inputs) != 1 or folders):
+        single = len(self.inputs) == 1 and not folders
+        to_file = self.output is not None and self._is_file_name(self.output, single=single)
+        if to_file and not single:
             raise UsageError(f"-o {self.output}: names one file, but the inputs are several; give a folder")
         bases = {path: self._base(path, several=len(folders) > 1) for path in folders}
         outputs = {os.path.realpath(base) for base in bases.values()}
@@ -141,9 +142,9 @@ class _Planner:
         resolved = _without_clashes(list(wanted.values()), self._tail)
         return Plan(tuple(self._without_overwriting(resolved)), tuple(self.failures), tuple(self.notes))
 
-    def _is_file_name(self, output: Path) -> bool:
+    def _is_file_name(self, output: Path, *, single: bool) -> bool:
         suffix = output.suffix.lower()
-        if not suffix or output.is_dir():
+        if not suffix or output.is_dir() or (suffix not in WRITABLE_SUFFIXES and not single):
             return False
         if suffix not in WRITABLE_SUFFIXES:
             raise UsageError(f"-o {output}: neither a folder that exists nor an image that can be written; {WRITES}")

@@ -266,3 +266,9 @@ def test_names_that_cannot_be() -> None:
 def test_names_in_any_script(make: Callable[..., None]) -> None:
     make("in/é 漢字 [x] 'q'.png", "in/100%.jpg")
     assert sorted(pairs(plan("in")).values()) == ["in_net_x4/100%.jpg", "in_net_x4/é 漢字 [x] 'q'.png"]
+
+
+def test_a_folder_may_be_called_anything_when_the_inputs_are_several(make: Callable[..., None]) -> None:
+    make("a.png", "in/c.png")
+    assert pairs(plan("in", output="results.v2")) == {"in/c.png": "results.v2/c.png"}
+    assert pairs(plan("a.png", "in", output="net.pkl")) == {"a.png": "net.pkl/a.png", "in/c.png": "net.pkl/c.png"}
