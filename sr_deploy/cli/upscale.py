@@ -59,7 +59,7 @@ class TileSize(click.ParamType[int | Literal["auto"] | None]):
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of lossy formats.")
 @click.option("--strip-metadata", is_flag=True, help="Leave EXIF, XMP and the color profile out.")
 @click.option("--overwrite", is_flag=True, help="Make results that exist again.")
-@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help="Memory to plan tiles for.  [default: what is free]")
+@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help="Memory to plan tiles for.  [default: 805, at most half of what is free]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
 @click.option("--target", type=click.Path(path_type=Path), help="A TOML file of engines/; options given here win over it.")
 @click.option("--no-progress", is_flag=True, help="Say nothing but errors and notes.")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_FAST_MULTIPLE = 8
+FAST_MULTIPLE = 8
 """Convolutions are up to 1.8 times slower on windows of an odd width."""
 
 
@@ -76,7 +76,7 @@ def _plan_axis(size: int, *, tile: int, halo: int, blend: bool, multiple: int) -
     if tile == 0 or size <= tile + 2 * halo:
         return Axis(size, size, (0,), ())
     count = math.ceil((size - 2 * halo) / tile)
-    aligned = math.lcm(multiple, _FAST_MULTIPLE)
+    aligned = math.lcm(multiple, FAST_MULTIPLE)
     length = math.ceil((math.ceil((size - 2 * halo) / count) + 2 * halo) / aligned) * aligned
     if length >= size:
         return Axis(size, size, (0,), ())
@@ -104,4 +104,4 @@ def tile_for_memory(height: int, width: int, *, bytes_per_pixel: int, memory: in
     side = math.isqrt(pixels)
     if shorter < side:
         side = pixels // shorter
-    return max(smallest, side // _FAST_MULTIPLE * _FAST_MULTIPLE - 2 * halo)
+    return max(smallest, side // FAST_MULTIPLE * FAST_MULTIPLE - 2 * halo)

@@ -20,8 +20,8 @@ from sr_deploy.runtime.image import Picture
 from sr_deploy.runtime.memory import available_memory
 from sr_deploy.runtime.resample import resample
 from sr_deploy.runtime.size import TargetSize
-from sr_deploy.runtime.tiling import Region, Tiling, plan_tiles, tile_for_memory
-from sr_deploy.runtime.windows import OnFailure, Precision, WindowRunner
+from sr_deploy.runtime.tiling import FAST_MULTIPLE, Region, Tiling, plan_tiles, tile_for_memory
+from sr_deploy.runtime.windows import CHROMA_REACH, OnFailure, Precision, WindowRunner
 
 Progress = Callable[[int, int], None]
 
@@ -160,7 +160,7 @@ class Upscaler:
             try:
                 large = self._run(padded, tiling, progress)
             except (OutOfMemoryError, MemoryError):
-                if max(tiling.window) <= _SMALLEST_TILE + 2 * self.card.halo:
+                if max(tiling.window) <= _SMALLEST_TILE + 2 * self._halo() + FAST_MULTIPLE:
                     raise
                 memory = tiling.window[0] * tiling.window[1] * self._bytes_per_pixel() // 2
                 continue
@@ -177,8 +177,12 @@ class Upscaler:
     def _bytes_per_pixel(self) -> int:
         return self.card.activation_bytes + 2 * self.card.channels * (1 + self.scale**2)
 
+    def _halo(self) -> int:
+        """The network's reach; beside a luma network, chroma is resampled, which reaches further than a small network."""
+        return self.card.halo if self.card.channels == 3 else max(self.card.halo, CHROMA_REACH)
+
     def _plan(self, height: int, width: int, memory: int) -> Tiling:
-        halo, approximate = self.card.halo, self.card.tiling == "approximate"
+        halo, approximate = self._halo(), self.card.tiling == "approximate"
         fitting = tile_for_memory(
             height, width, bytes_per_pixel=self._bytes_per_pixel(), memory=memory, halo=halo, smallest=_SMALLEST_TILE
         )

@@ -13,12 +13,14 @@ from sr_deploy.engines.engine import Array, Engine
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form, with_health
 from sr_deploy.errors import UnhealthyOutputError, UsageError
 from sr_deploy.runtime.color import from_float, gray_to_luma, luma_to_gray, rgb_to_ycbcr, to_float, ycbcr_to_rgb
-from sr_deploy.runtime.resample import resample
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OnFailure = Literal["raise", "bicubic"]
 Outcome = Literal["good", "recomputed", "replaced"]
 Form = Literal["pixels", "float"]
+
+CHROMA_REACH = 3
+"""How far an upscaled chroma pixel sees, in LR pixels, rounded up."""
 
 
 class WindowRunner:
@@ -54,7 +56,7 @@ class WindowRunner:
             if _is_healthy(health, brightness):
                 return large, "good" if precision == first else "recomputed"
         if self._on_failure == "bicubic":
-            return self._bicubic(window), "replaced"
+            return _bicubic(window, self._bundle.card.scale), "replaced"
         height, width = window.shape[:2]
         raise UnhealthyOutputError(
             f"{self._bundle.card.name} gives unusable pixels (mean {health:.3g} for an input of mean {brightness:.3g}) in "
@@ -109,23 +111,14 @@ class WindowRunner:
         return from_float(result, window.dtype), health
 
     def _luma(self, engine: Engine, floats: Array) -> tuple[Array, float]:
-        """A luma network upscales Y; Cb and Cr are resampled."""
+        """A luma network upscales Y; Cb and Cr are upscaled by bicubic."""
         if floats.shape[2] == 1:
             luma, health = _run_planar(engine, gray_to_luma(floats))
             return luma_to_gray(luma), health
         ycbcr = rgb_to_ycbcr(floats)
         luma, health = _run_planar(engine, ycbcr[..., :1])
-        chroma = resample(np.ascontiguousarray(ycbcr[..., 1:]), luma.shape[:2])
+        chroma = _bicubic(np.ascontiguousarray(ycbcr[..., 1:]), self._bundle.card.scale)
         return np.clip(ycbcr_to_rgb(np.concatenate([luma, chroma], axis=2)), 0.0, 1.0), health
-
-    def _bicubic(self, window: Array) -> Array:
-        import cv2
-
-        scale = self._bundle.card.scale
-        height, width = window.shape[:2]
-        large: Array = np.empty((height * scale, width * scale, window.shape[2]), window.dtype)
-        cv2.resize(window, (width * scale, height * scale), dst=large, interpolation=cv2.INTER_CUBIC)
-        return large
 
 
 def _run_planar(engine: Engine, image: Array) -> tuple[Array, float]:
@@ -135,6 +128,16 @@ def _run_planar(engine: Engine, image: Array) -> tuple[Array, float]:
     name = next(output.name for output in engine.outputs if output.name != HEALTH)
     large = np.ascontiguousarray(results[name][0].transpose(1, 2, 0), dtype=np.float32)
     return large, float(results[HEALTH][0])
+
+
+def _bicubic(window: Array, scale: int) -> Array:
+    """(h,w,C) -> (sh,sw,C)"""
+    import cv2
+
+    height, width = window.shape[:2]
+    large: Array = np.empty((height * scale, width * scale, window.shape[2]), window.dtype)
+    cv2.resize(window, (width * scale, height * scale), dst=large, interpolation=cv2.INTER_CUBIC)
+    return large
 
 
 def _gray_of(rgb: Array) -> Array:

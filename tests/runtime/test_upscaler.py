@@ -135,6 +135,16 @@ def test_a_luma_network_keeps_the_colors(tmp_path: Path) -> None:
     assert center[0] - center[2] == pytest.approx(170, abs=12)
 
 
+@pytest.mark.parametrize("tile", [32, 40])
+def test_a_luma_network_is_the_same_in_tiles_however_small_its_reach(tmp_path: Path, tile: int) -> None:
+    path = save(image_graph(channels=1, depth=0), tmp_path, "luma.onnx")
+    for image in (PHOTO, PHOTO.astype(np.uint16) * np.uint16(257)):
+        with Upscaler(path, tile=0) as whole, Upscaler(path, tile=tile) as tiled:
+            difference = np.abs(tiled(image).astype(int) - whole(image))
+            assert tiled.stats.tiles > 1
+        assert difference.max() <= np.iinfo(image.dtype).max // 255
+
+
 def test_alpha_is_upscaled_and_hidden_colors_do_not_bleed(exact: Path) -> None:
     image = np.zeros((40, 40, 4), np.uint8)
     image[10:30, 10:30] = (220, 220, 220, 255)
