@@ -40,7 +40,8 @@ class WindowRunner:
         self._deep_precision: Arithmetic = self._precision if precision != "auto" else self._fallback()
         self._engines: dict[tuple[Form, Arithmetic], Engine] = {}
         self._lock = threading.Lock()
-        self.description = f"{self._backend.name} {self._precision}"
+        shown = self._precision if bundle.card.channels == 3 else self._deep_precision
+        self.description = f"{self._backend.name} {shown}"
 
     def run(self, window: Array, *, top: int, left: int) -> tuple[Array, Outcome]:
         """(h,w,C) -> (sh,sw,C) of the same dtype, C 3 (RGB) or 1 (gray); `top`, `left`: where in the image, for the message.
