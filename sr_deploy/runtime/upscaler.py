@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Literal, Self
 import numpy as np
 
 from sr_deploy.bundle import Bundle
+from sr_deploy.engines import select_backend
 from sr_deploy.engines.engine import Array
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import OutOfMemoryError, UsageError
@@ -21,7 +22,7 @@ from sr_deploy.runtime.memory import available_memory
 from sr_deploy.runtime.resample import resample
 from sr_deploy.runtime.size import TargetSize
 from sr_deploy.runtime.tiling import FAST_MULTIPLE, Region, Tiling, plan_tiles, tile_for_memory
-from sr_deploy.runtime.windows import CHROMA_REACH, OnFailure, Precision, WindowRunner
+from sr_deploy.runtime.windows import CHROMA_REACH, OnFailure, Outcome, Precision, WindowRunner
 
 Progress = Callable[[int, int], None]
 
@@ -49,7 +50,8 @@ class Upscaler:
     model: a bundle folder, an .onnx file, or an opened Bundle. precision: 'auto' is bf16 for 8-bit images where the CPU
     computes it natively, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the largest that fits
     `memory` bytes (default 768 MiB, at most half of what is free). on_failure: what happens to a window whose pixels are NaN,
-    Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place.
+    Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place. allow_cpu: let backend 'auto' take the CPU where there is a
+    GPU that no backend can use.
 
     Raises: BundleError, BackendUnavailableError, UsageError.
     """
@@ -64,6 +66,7 @@ class Upscaler:
         on_failure: OnFailure = "raise",
         memory: int | None = None,
         threads: int | None = None,
+        allow_cpu: bool = False,
     ) -> None:
         if tile != "auto" and tile != 0 and tile < _SMALLEST_TILE:
             raise UsageError(f"a tile of {tile} pixels is too small; use 0 (whole image), 'auto', or {_SMALLEST_TILE} and more")
@@ -72,7 +75,8 @@ class Upscaler:
         self.scale = self.card.scale
         self._tile = tile
         self._memory = memory if memory is not None else min(_DEFAULT_MEMORY, available_memory() // 2)
-        self._windows = WindowRunner(self.bundle, backend=backend, precision=precision, on_failure=on_failure, threads=threads)
+        chosen = select_backend(backend, allow_cpu=allow_cpu)
+        self._windows = WindowRunner(self.bundle, backend=chosen, precision=precision, on_failure=on_failure, threads=threads)
         self._stats = Stats()
         self._stats_lock = threading.Lock()
 
@@ -192,30 +196,34 @@ class Upscaler:
         return plan_tiles(height, width, tile=wanted, halo=halo, blend=approximate, multiple=self.card.size_multiple)
 
     def _run(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Array:
-        scale, (tall, wide) = self.scale, tiling.window
+        windows = self._run_windows(pixels, tiling, progress)
+        if len(tiling) == 1:
+            ((_, _, whole),) = windows
+            return whole
+        scale = self.scale
         height, width, channels = pixels.shape
-        large: Array | None = None
-        above: Array | None = None
+        large = np.empty((height * scale, width * scale, channels), pixels.dtype)
+        for row, column, window in windows:
+            fading = large[row.fade_from * scale : row.solid_from * scale]
+            if column.start == 0:
+                above = fading.copy()
+            _paste(large, window, row, column, scale)
+            if column.end == width:
+                _fade(above, fading, axis=0)
+        return large
+
+    def _run_windows(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Iterator[tuple[Region, Region, Array]]:
+        """Every window of the tiling through the network: its rows, its columns, its result."""
+        tall, wide = tiling.window
         for index, (row, column) in enumerate(tiling):
             box = pixels[row.start : row.start + tall, column.start : column.start + wide]
             window, outcome = self._windows.run(box, top=row.start, left=column.start)
             self._count(outcome)
-            if len(tiling) == 1:
-                large = window
-            else:
-                if large is None:
-                    large = np.empty((height * scale, width * scale, channels), pixels.dtype)
-                if column.start == 0:
-                    above = large[row.fade_from * scale : row.solid_from * scale].copy()
-                _paste(large, window, row, column, scale)
-                if column.end == width and above is not None and len(above):
-                    _fade(above, large[row.fade_from * scale : row.solid_from * scale], axis=0)
             if progress is not None:
                 progress(index + 1, len(tiling))
-        assert large is not None
-        return large
+            yield row, column, window
 
-    def _count(self, outcome: Literal["good", "recomputed", "replaced"]) -> None:
+    def _count(self, outcome: Outcome) -> None:
         with self._stats_lock:
             self._stats = Stats(
                 self._stats.tiles + 1,
@@ -232,16 +240,17 @@ def _paste(large: Array, window: Array, row: Region, column: Region, scale: int)
     ]
     rows = slice(row.fade_from * scale, row.end * scale)
     target = large[rows, column.fade_from * scale : column.end * scale]
-    faded = (column.solid_from - column.fade_from) * scale
-    left = target[:, :faded].copy()
+    fading = target[:, : (column.solid_from - column.fade_from) * scale]
+    left = fading.copy()
     target[...] = share
-    if faded:
-        _fade(left, target[:, :faded], axis=1)
+    _fade(left, fading, axis=1)
 
 
 def _fade(first: Array, second: Array, *, axis: Literal[0, 1]) -> None:
     """Turn `second` into a linear fade along `axis` from `first` to itself."""
     length = second.shape[axis]
+    if length == 0:
+        return
     weights = (np.arange(length, dtype=np.float32) + 0.5) / length
     weights = weights[:, None, None] if axis == 0 else weights[None, :, None]
     mixed = first + weights * (second.astype(np.float32) - first)
