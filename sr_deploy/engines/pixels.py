@@ -28,7 +28,7 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False, split_head: boo
     """The pixel form of a portable graph; `model` itself is left alone.
 
     Pixels are quantized before a final pixel shuffle, so that the shuffle moves bytes and not floats. TensorRT gives uint8 only
-    where Cast is the last node, and its Cast truncates: `cast_last` shuffles floats, then rounds, clamps and casts.
+    where Cast is the last node, and its Cast truncates: `cast_last` rounds and clamps, shuffles floats, and casts at the end.
 
     `split_head` is for arithmetic in bf16, whose 8 bits of mantissa hold the whole numbers 0..255 exactly, but not their
     multiples of 1/255: the first convolutions then read whole numbers, with weights that are the sum of two bf16 parts.
