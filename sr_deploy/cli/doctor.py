@@ -7,13 +7,16 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
 from sr_deploy.errors import MissingDependencyError, SrDeployError
+
+if TYPE_CHECKING:
+    from sr_deploy.engines.gpu import Survey
 
 NEEDED = ("numpy", "onnx", "opencv-python-headless", "click", "tqdm")
 OPTIONAL = ("openvino", "onnxruntime", "onnxruntime-gpu", "torch", "safetensors", "onnxscript", "spandrel")
@@ -25,28 +28,63 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_f
 @verbose_option
 def command(as_json: bool) -> None:
     """Say what works on this machine. Exit code 0 when upscaling does, else 3."""
+    from sr_deploy.engines import gpu
+
+    nvidia, video = gpu.survey(), gpu.video_libraries()
     facts = _machine()
     packages = {name: _version(name) for name in (*NEEDED, *OPTIONAL)}
     backends = _backends()
-    working = [backend["name"] for backend in backends if backend["works"]]
-    missing = [name for name in NEEDED if packages[name] is None and _absent(name)]
+    libraries = _libraries(has_gpu=bool(nvidia.gpus))
+    problem = _problem(packages, backends)
     export = all(packages[name] for name in ("torch", "safetensors", "onnxscript"))
     if as_json:
-        print_json({"machine": facts, "packages": packages, "backends": backends, "upscale": bool(working), "export": export})
+        document = {"machine": facts, "nvidia": {**vars(nvidia), "video": video}, "packages": packages, "backends": backends}
+        print_json({**document, "libraries": libraries, "upscale": not problem, "problem": problem, "export": export})
     else:
-        print_facts(facts)
+        print_facts({**facts, **_nvidia_facts(nvidia, video)})
         click.echo()
         print_table([(name, version or "-") for name, version in packages.items()], ("package", "version"))
         click.echo()
-        rows = [(entry["name"], entry["works"], entry["precisions"], entry["problem"]) for entry in backends]
+        shown = [entry for entry in backends if entry["device"] == "cpu" or nvidia.gpus or nvidia.broken]
+        rows = [(entry["name"], entry["works"], entry["precisions"], entry["problem"]) for entry in shown]
         print_table(rows, ("backend", "works", "native precisions", "what to do"))
         click.echo()
-        click.echo(f"upscale: {'works' if working and not missing else 'does not work'}")
+        rows = [(entry["name"], entry["works"], entry["version"], entry["problem"]) for entry in libraries]
+        print_table(rows, ("builds engines", "works", "version", "what to do"))
+        click.echo()
+        click.echo(f"upscale: {'does not work' if problem else 'works'}")
         click.echo("export: works" if export else 'export: not here; install it with `pip install "sr-deploy[export]"`')
+    if problem:
+        raise MissingDependencyError(problem)
+
+
+def _problem(packages: dict[str, str | None], backends: list[dict[str, Any]]) -> str:
+    """Why `upscale` does not work here, and what to do; '' when it does."""
+    from sr_deploy.engines import select_backend
+
+    missing = [name for name in NEEDED if packages[name] is None and _absent(name)]
     if missing:
-        raise MissingDependencyError(f"{', '.join(missing)} not installed; install it with `pip install sr-deploy`")
-    if not working:
-        raise MissingDependencyError("no inference runtime works here; install one with `pip install openvino`")
+        return f"{', '.join(missing)} not installed; install it with `pip install sr-deploy`"
+    if not any(backend["works"] for backend in backends):
+        return "no inference runtime works here; install one with `pip install openvino`"
+    try:
+        select_backend()
+    except SrDeployError as exc:
+        return str(exc)
+    return ""
+
+
+def _nvidia_facts(nvidia: Survey, video: dict[str, bool]) -> dict[str, Any]:
+    from sr_deploy.engines.gpu import VIDEO_LIBRARIES
+
+    if not nvidia.gpus:
+        return {"GPU": f"none: {nvidia.problem}"}
+    cure = "comes with the driver; containers need NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+    return {
+        "GPU": [f"{found} with {found.memory / 1e9:.1f} GB" for found in nvidia.gpus],
+        "NVIDIA driver": f"{nvidia.driver or 'of unknown version'}, for CUDA up to {nvidia.cuda}",
+        **{name: "yes" if here else f"no {VIDEO_LIBRARIES[name]}; it {cure}" for name, here in video.items()},
+    }
 
 
 def _machine() -> dict[str, Any]:
@@ -101,7 +139,24 @@ def _absent(package: str) -> bool:
 def _backends() -> list[dict[str, Any]]:
     from sr_deploy.engines import BACKENDS
 
-    return [{"name": backend.name, **_try(backend.name)} for backend in BACKENDS]
+    return [{"name": backend.name, "device": backend.device, **_try(backend.name)} for backend in BACKENDS]
+
+
+def _libraries(*, has_gpu: bool) -> list[dict[str, Any]]:
+    """Which libraries can build engines here."""
+    from sr_deploy.engines.tensorrt_library import FLAVOURS, load_library
+
+    found = []
+    for flavour in FLAVOURS:
+        version, problem = "", ""
+        try:
+            version = load_library(flavour).version
+        except SrDeployError as exc:
+            problem = str(exc)
+        if version and not has_gpu and not flavour.builds_ahead:
+            problem = f"{flavour.title} builds on the GPU that runs the engine, and there is none"
+        found.append({"name": flavour.name, "works": not problem, "version": version, "problem": problem})
+    return found
 
 
 def _try(backend: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class TileSize(click.ParamType[int | Literal["auto"] | None]):
 @click.option("--to", "to_size", metavar="SIZE", help="Size of the result: 4k, 1080p, WIDTHxHEIGHT, long=N, short=N.")
 @click.option("-t", "--tile", type=TileSize(), help="Tile side in input pixels; 0: the whole image.  [default: auto]")
 @click.option("--backend", help="Inference runtime; `sr-deploy doctor` lists them.  [default: auto]")
+@click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic.  [default: auto]")
 @click.option("--fp32", is_flag=True, help="The same as --precision fp32.")
 @click.option(
@@ -59,7 +60,12 @@ class TileSize(click.ParamType[int | Literal["auto"] | None]):
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of lossy formats.")
 @click.option("--strip-metadata", is_flag=True, help="Leave EXIF, XMP and the color profile out.")
 @click.option("--overwrite", is_flag=True, help="Make results that exist again.")
-@click.option("--memory", type=click.IntRange(min=1), metavar="MB", help="Memory to plan tiles for.  [default: 805, at most half of what is free]")
+@click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    metavar="MB",
+    help="Memory to plan tiles for.  [default: 805, at most half of what is free]",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
 @click.option("--target", type=click.Path(path_type=Path), help="A TOML file of engines/; options given here win over it.")
 @click.option("--no-progress", is_flag=True, help="Say nothing but errors and notes.")
@@ -123,6 +129,7 @@ def _open(options: dict[str, Any]) -> Upscaler:
         on_failure=options["on_failure"],
         memory=None if target.memory is None else target.memory * MEGABYTE,
         threads=target.threads,
+        allow_cpu=options["allow_cpu"],
     )
 
 

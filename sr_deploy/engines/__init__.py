@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from sr_deploy.engines import gpu
 from sr_deploy.engines.engine import Array, Engine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, UsageError
 
@@ -52,6 +53,14 @@ class Backend:
         """
         return self._load().usable_precisions(self.device)
 
+    def problem(self) -> str:
+        """Why this backend cannot be used here, and what to do; '' when it can."""
+        try:
+            self.usable_precisions()
+        except BackendUnavailableError as exc:
+            return str(exc)
+        return ""
+
     def open(self, graph: bytes, *, precision: Arithmetic, threads: int | None) -> Engine:
         return self._load().open(graph, device=self.device, precision=precision, threads=threads)
 
@@ -66,41 +75,71 @@ class Backend:
         return cast("BackendModule", module)
 
 
+class BuildOnlyBackend(Backend):
+    """A backend that `sr-deploy build` compiles engines for, and that this version does not run."""
+
+    def _load(self) -> BackendModule:
+        from sr_deploy.engines.tensorrt_library import flavour_of, why_not_run
+
+        raise BackendUnavailableError(why_not_run(flavour_of(self.name)))
+
+
 BACKENDS: tuple[Backend, ...] = (
     Backend("openvino", "openvino", "cpu", "pip install openvino"),
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
     Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"'),
+    BuildOnlyBackend("tensorrt", "tensorrt_library", "cuda", 'pip install "sr-deploy[tensorrt]"'),
+    BuildOnlyBackend("tensorrt-rtx", "tensorrt_library", "cuda", 'pip install "sr-deploy[tensorrt_rtx]"'),
 )
-"""In the order of preference."""
+"""In the order of preference, for each device."""
 
 
 def available_backends() -> dict[str, tuple[Arithmetic, ...]]:
     """Names of the backends that load here, each with the precisions it runs natively."""
-    return {backend.name: backend.usable_precisions() for backend in BACKENDS if _is_usable(backend)}
+    return {backend.name: backend.usable_precisions() for backend in BACKENDS if not backend.problem()}
 
 
-def _is_usable(backend: Backend) -> bool:
-    try:
-        backend.usable_precisions()
-    except BackendUnavailableError:
-        return False
-    return True
+def select_backend(name: str = "auto", *, allow_cpu: bool = False) -> Backend:
+    """The backend of that name; 'auto' is the first usable one for the GPU if there is a GPU, else for the CPU.
 
-
-def select_backend(name: str = "auto") -> Backend:
-    """The backend of that name; 'auto' is the first one that loads here.
+    A GPU that no backend can use is an error, so that nobody waits for the CPU without knowing; `allow_cpu` takes the CPU then.
 
     Raises: UsageError for an unknown name; BackendUnavailableError.
     """
+    if name == "auto":
+        return _usable_on_gpu(allow_cpu=allow_cpu) or _usable_on_cpu()
     for backend in BACKENDS:
         if backend.name == name:
             backend.usable_precisions()
             return backend
-        if name == "auto" and _is_usable(backend):
-            return backend
-    if name == "auto":
-        raise BackendUnavailableError(f"no inference runtime loads here; install one with `{BACKENDS[0].install}`")
     raise UsageError(f"no backend '{name}'; there are: auto, {', '.join(backend.name for backend in BACKENDS)}")
+
+
+def _usable_on_gpu(*, allow_cpu: bool) -> Backend | None:
+    machine = gpu.survey()
+    if not machine.gpus and not machine.broken:
+        return None
+    problems = []
+    for backend in (backend for backend in BACKENDS if backend.device == "cuda"):
+        problems.append(backend.problem())
+        if not problems[-1]:
+            return backend
+    if allow_cpu:
+        return None
+    if machine.broken:
+        reason = f"{machine.problem}; {machine.remedy}"
+    else:
+        reason = f"no backend can use the GPU of this machine, {machine.gpus[0]}: {problems[0]}"
+    raise BackendUnavailableError(
+        f"{reason}; to run on the CPU, say so with --allow-cpu (in Python: allow_cpu=True) or --backend openvino"
+    )
+
+
+def _usable_on_cpu() -> Backend:
+    for backend in BACKENDS:
+        if backend.device == "cpu" and not backend.problem():
+            return backend
+    raise BackendUnavailableError(f"no inference runtime loads here; install one with `{BACKENDS[0].install}`")
 
 
 def open_engine(

@@ -1,26 +1,73 @@
-"""NVIDIA GPUs of this machine, asked from the driver itself: name and compute capability, without any CUDA package."""
+"""NVIDIA GPUs of this machine, asked from the driver itself, without any CUDA package."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sr_deploy.errors import BackendUnavailableError
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_NAME_BYTES = 128
+_TEXT_BYTES = 128
+_STUB_LIBRARY, _NO_DEVICE = 34, 100
+
+_WINDOWS = sys.platform == "win32"
+_CUDA = "nvcuda.dll" if _WINDOWS else "libcuda.so.1"
+_MANAGEMENT = "nvml.dll" if _WINDOWS else "libnvidia-ml.so.1"
+VIDEO_LIBRARIES = {
+    "NVDEC": "nvcuvid.dll" if _WINDOWS else "libnvcuvid.so.1",
+    "NVENC": "nvEncodeAPI64.dll" if _WINDOWS else "libnvidia-encode.so.1",
+}
 
 
 @dataclass(frozen=True)
 class GPU:
-    """One GPU; `capability` is its compute capability, such as '8.9'."""
+    """One GPU; `capability` is its compute capability, such as '8.9', `memory` is in bytes."""
 
     name: str
     capability: str
+    memory: int = 0
 
     def __str__(self) -> str:
         return f"{self.name} ({self.capability})"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the NVIDIA driver says about this machine.
+
+    gpus: in the driver's order. driver: its version. cuda: the newest CUDA that it runs. problem: why there are no GPUs, and
+    remedy: what to do. broken: there seems to be a GPU, and it does not work.
+    """
+
+    gpus: tuple[GPU, ...] = ()
+    driver: str = ""
+    cuda: str = ""
+    problem: str = ""
+    remedy: str = ""
+    broken: bool = False
+
+
+def survey() -> Survey:
+    """What the NVIDIA driver says about this machine; never raises."""
+    try:
+        library = ctypes.CDLL(_CUDA)
+    except OSError:
+        problem = f"no NVIDIA driver on this machine ({_CUDA} is missing)"
+        return Survey(problem=problem, remedy="install the driver, and check it with `nvidia-smi`")
+    driver, version = _driver_version(), _read(library.cuDriverGetVersion, ctypes.c_int())
+    cuda = f"{version // 1000}.{version % 1000 // 10}" if version else ""
+    status = library.cuInit(0)
+    if status not in (0, _STUB_LIBRARY, _NO_DEVICE):
+        problem = f"the NVIDIA driver does not work here (CUDA error {status})"
+        return Survey((), driver, cuda, problem, "check it with `nvidia-smi`", broken=True)
+    count = _read(library.cuDeviceGetCount, ctypes.c_int()) if status == 0 else 0
+    if not count:
+        return Survey((), driver, cuda, "the NVIDIA driver shows no GPU", "check `nvidia-smi` and CUDA_VISIBLE_DEVICES")
+    return Survey(tuple(_gpu(library, index) for index in range(count)), driver, cuda)
 
 
 def find_gpus() -> tuple[GPU, ...]:
@@ -28,36 +75,49 @@ def find_gpus() -> tuple[GPU, ...]:
 
     Raises: BackendUnavailableError when there is no driver, or it shows no GPU.
     """
-    driver = _driver()
-    count = ctypes.c_int()
-    _check(driver.cuDeviceGetCount(ctypes.byref(count)))
-    if count.value == 0:
-        raise BackendUnavailableError("the NVIDIA driver shows no GPU; check `nvidia-smi` and CUDA_VISIBLE_DEVICES")
-    return tuple(_gpu(driver, index) for index in range(count.value))
+    found = survey()
+    if not found.gpus:
+        raise BackendUnavailableError(f"{found.problem}; {found.remedy}")
+    return found.gpus
 
 
-def _driver() -> ctypes.CDLL:
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+def video_libraries() -> dict[str, bool]:
+    """Whether the driver's libraries for decoding (NVDEC) and encoding (NVENC) video load here."""
+    return {name: _loads(library) for name, library in VIDEO_LIBRARIES.items()}
+
+
+def _loads(library: str) -> bool:
     try:
-        driver = ctypes.CDLL(name)
-    except OSError as exc:
-        raise BackendUnavailableError(
-            f"no NVIDIA driver on this machine ({name} is missing); install the driver, and check it with `nvidia-smi`"
-        ) from exc
-    _check(driver.cuInit(0))
-    return driver
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
-def _gpu(driver: ctypes.CDLL, index: int) -> GPU:
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    _check(driver.cuDeviceGet(ctypes.byref(device), index))
-    _check(driver.cuDeviceGetName(name, _NAME_BYTES, device))
-    _check(driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device))
-    _check(driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device))
-    return GPU(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
+def _driver_version() -> str:
+    """Such as '580.82.07'; '' when the driver's management library does not tell."""
+    text = ctypes.create_string_buffer(_TEXT_BYTES)
+    try:
+        library = ctypes.CDLL(_MANAGEMENT)
+    except OSError:
+        return ""
+    if library.nvmlInit_v2() != 0:
+        return ""
+    status = library.nvmlSystemGetDriverVersion(text, _TEXT_BYTES)
+    library.nvmlShutdown()
+    return text.value.decode(errors="replace") if status == 0 else ""
 
 
-def _check(status: int) -> None:
-    if status != 0:
-        raise BackendUnavailableError(f"the NVIDIA driver does not work here (CUDA error {status}); check it with `nvidia-smi`")
+def _gpu(library: ctypes.CDLL, index: int) -> GPU:
+    name = ctypes.create_string_buffer(_TEXT_BYTES)
+    device = _read(library.cuDeviceGet, ctypes.c_int(), index)
+    library.cuDeviceGetName(name, _TEXT_BYTES, device)
+    major = _read(library.cuDeviceGetAttribute, ctypes.c_int(), _CAPABILITY_MAJOR, device)
+    minor = _read(library.cuDeviceGetAttribute, ctypes.c_int(), _CAPABILITY_MINOR, device)
+    memory = _read(library.cuDeviceTotalMem_v2, ctypes.c_size_t(), device)
+    return GPU(name.value.decode(errors="replace"), f"{major}.{minor}", memory)
+
+
+def _read(function: Callable[..., int], value: Any, *arguments: int) -> int:
+    """What the function writes into `value`, its first argument; 0 when it fails."""
+    return int(value.value) if function(ctypes.byref(value), *arguments) == 0 else 0

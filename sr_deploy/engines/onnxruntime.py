@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper
 
-from sr_deploy.engines import Arithmetic
+from sr_deploy.engines import Arithmetic, gpu
 from sr_deploy.engines.engine import Array, Engine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
 
 _PROVIDER_OF = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_WARNING, _FATAL = 2, 4
 _DTYPE_OF = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -29,7 +34,7 @@ def require() -> None:
 def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
     """fp32 and fp16; bf16 is not offered.
 
-    Raises: BackendUnavailableError when the installed build has no provider for the device.
+    Raises: BackendUnavailableError when the installed build has no provider for the device, or the GPU does not initialize.
     """
     import onnxruntime
 
@@ -39,6 +44,8 @@ def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
             f"the installed ONNX Runtime has no {provider}; install the CUDA build with "
             '`pip uninstall onnxruntime && pip install "sr-deploy[cuda]"`'
         )
+    if device == "cuda" and (problem := gpu.survey().problem or _why_not_initialized(provider)):
+        raise BackendUnavailableError(f"ONNX Runtime cannot initialize {provider}: {problem}; or use --backend onnxruntime")
     return ("fp32", "fp16")
 
 
@@ -65,6 +72,31 @@ def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | Non
             f"ONNX Runtime could not initialize {provider}; see `sr-deploy doctor`, or choose --backend onnxruntime"
         )
     return ONNXRuntimeEngine(session, f"onnxruntime {'cuda ' if device == 'cuda' else ''}{precision}")
+
+
+@functools.cache
+def _why_not_initialized(provider: str) -> str:
+    """Why that provider runs nothing here, '' when it runs a graph; what the runtime prints meanwhile is kept off stdout."""
+    import onnxruntime
+
+    source, target = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("input", "output"))
+    node = helper.make_node("Identity", ["input"], ["output"])
+    graph = helper.make_graph([node], "probe", [source], [target])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnxruntime.set_default_logger_severity(_FATAL)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        onnxruntime.preload_dlls()
+        try:
+            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[provider])
+        except Exception as exc:
+            return (str(exc).splitlines() or [type(exc).__name__])[0]
+        finally:
+            onnxruntime.set_default_logger_severity(_WARNING)
+    if provider in session.get_providers():
+        return ""
+    failures = [line.removeprefix("Failed to load ") for line in said.getvalue().splitlines() if "Failed to load " in line]
+    reason = failures[0].partition(": ")[2] if failures else "it does not say why"
+    return f'{reason}; install CUDA and cuDNN with `pip install "onnxruntime-gpu[cuda,cudnn]"`'
 
 
 class ONNXRuntimeEngine(Engine):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from sr_deploy.engines import gpu
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, SrDeployError, UsageError
 
 _LINES_KEPT = 50
@@ -118,6 +119,19 @@ def load_library(flavour: Flavour) -> Library:
             reasons.append((missing, (str(exc).splitlines() or [name])[0]))
     _, reason = min(reasons, key=lambda entry: entry[0])
     raise BackendUnavailableError(f"{flavour.title} cannot be loaded ({reason}); install it with `{flavour.install}`")
+
+
+def why_not_run(flavour: Flavour) -> str:
+    """Why engines of that flavour do not run on this machine, and what to do, in one line."""
+    no_gpu = gpu.survey().problem
+    missing = [no_gpu] if no_gpu else []
+    try:
+        load_library(flavour)
+    except BackendUnavailableError as exc:
+        missing.append(str(exc))
+    limit = "this version builds engines with `sr-deploy build` and does not run them yet"
+    cure = "use --backend openvino" if no_gpu else "use --backend onnxruntime-cuda or openvino"
+    return f"backend '{flavour.name}': {'; '.join([*missing, limit, cure])}"
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from sr_deploy.bundle import Bundle
-from sr_deploy.engines import Arithmetic, open_engine, select_backend
+from sr_deploy.engines import Arithmetic, Backend, open_engine
 from sr_deploy.engines.engine import Array, Engine
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form, with_health
 from sr_deploy.errors import UnhealthyOutputError, UsageError
@@ -30,10 +30,10 @@ class WindowRunner:
     """
 
     def __init__(
-        self, bundle: Bundle, *, backend: str, precision: Precision, on_failure: OnFailure, threads: int | None
+        self, bundle: Bundle, *, backend: Backend, precision: Precision, on_failure: OnFailure, threads: int | None
     ) -> None:
         self._bundle = bundle
-        self._backend = select_backend(backend)
+        self._backend = backend
         self._on_failure = on_failure
         self._threads = threads
         self._precision = self._choose(precision)

@@ -45,3 +45,4 @@ def test_wrong_usage(invoke: Invoke, bundle: Path) -> None:
         result = invoke("bench", bundle, "--size", size)
         assert (result.exit_code, "WIDTHxHEIGHT" in result.stderr) == (2, True)
     assert invoke("bench", bundle, "--backend", "abacus").exit_code == 2
+    assert invoke("bench", bundle, "--backend", "tensorrt").exit_code == 3

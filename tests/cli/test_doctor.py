@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
 
 from sr_deploy.cli import doctor
-from sr_deploy.engines import Backend
+from sr_deploy.engines import Backend, tensorrt_library
+from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.errors import BackendUnavailableError
 
 Invoke = Callable[..., Result]
@@ -24,7 +26,60 @@ def test_a_machine_that_works(invoke: Invoke) -> None:
     backends = {backend["name"]: backend for backend in document["backends"]}
     assert backends["openvino"]["works"] and "fp32" in backends["openvino"]["precisions"]
     for backend in backends.values():
-        assert backend["works"] or "pip install" in backend["problem"]
+        assert backend["works"] or "pip install" in backend["problem"] or "no NVIDIA driver" in backend["problem"]
+    for library in document["libraries"]:
+        assert library["works"] or "pip install" in library["problem"] or "on the GPU" in library["problem"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_a_gpu_that_works(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
+    found = Survey(problem="no NVIDIA driver on this machine", remedy="install it", broken=broken)
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    result = invoke("doctor")
+    assert "GPU           none: no NVIDIA driver on this machine\n" in result.stdout
+    assert "NVDEC" not in result.stdout
+    assert result.exit_code == (3 if broken else 0)
+    assert ("onnxruntime-cuda" in result.stdout) == broken
+    assert ("--allow-cpu" in result.stderr) == broken
+
+
+def test_a_gpu_that_no_runtime_can_use(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Survey((GPU("NVIDIA L4", "8.9", 24 * 10**9),), driver="580.82.07", cuda="13.0")
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    monkeypatch.setattr("sr_deploy.engines.gpu.video_libraries", lambda: {"NVDEC": True, "NVENC": False})
+    monkeypatch.setattr(Backend, "usable_precisions", _only_on_the_cpu)
+    result = invoke("doctor")
+    assert result.exit_code == 3
+    facts = dict(line.split("  ", 1) for line in result.stdout.split("\n\n")[0].splitlines())
+    facts = {name: value.strip() for name, value in facts.items()}
+    assert facts["GPU"] == "NVIDIA L4 (8.9) with 24.0 GB"
+    assert facts["NVIDIA driver"] == "580.82.07, for CUDA up to 13.0"
+    assert facts["NVDEC"] == "yes"
+    assert facts["NVENC"].startswith("no ") and "NVIDIA_DRIVER_CAPABILITIES" in facts["NVENC"]
+    assert "upscale: does not work" in result.stdout
+    assert result.stderr.count("\n") == 1 and "--allow-cpu" in result.stderr
+    document = json.loads(invoke("doctor", "--json").stdout)
+    assert document["nvidia"]["gpus"] == [{"name": "NVIDIA L4", "capability": "8.9", "memory": 24 * 10**9}]
+    assert document["nvidia"]["video"] == {"NVDEC": True, "NVENC": False}
+    assert "no CUDA" in document["problem"] and document["upscale"] is False
+
+
+def _only_on_the_cpu(self: Backend) -> tuple[str, ...]:
+    if self.device == "cuda":
+        raise BackendUnavailableError("no CUDA")
+    return ("fp32",)
+
+
+def test_libraries_that_build_engines(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(flavour: tensorrt_library.Flavour) -> SimpleNamespace:
+        return SimpleNamespace(version=f"1.2 of {flavour.name}")
+
+    monkeypatch.setattr(tensorrt_library, "load_library", load)
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: Survey(problem="none"))
+    tensorrt, rtx = json.loads(invoke("doctor", "--json").stdout)["libraries"]
+    assert (tensorrt["works"], tensorrt["version"]) == (False, "1.2 of tensorrt")
+    assert "builds on the GPU" in tensorrt["problem"]
+    assert (rtx["works"], rtx["problem"]) == (True, "")
 
 
 def test_a_machine_without_a_runtime(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

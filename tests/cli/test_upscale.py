@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from sr_deploy.engines.gpu import Survey
 from sr_deploy.runtime.image import Picture, read_image, write_image
 
 Invoke = Callable[..., Result]
+TARGETS = Path(__file__).parents[2] / "engines"
 PROGRAM = [sys.executable, "-c", "from sr_deploy.cli import main; main()"]
 
 
@@ -118,6 +120,37 @@ def test_wrong_usage(invoke: Invoke, bundle: Path, pictures: list[Path], argumen
     result = invoke("upscale", *(argument.format(bundle=bundle) for argument in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+def test_a_gpu_that_no_runtime_can_use(
+    invoke: Invoke, bundle: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Survey(problem="the NVIDIA driver does not work here (CUDA error 999)", remedy="check it", broken=True)
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: broken)
+    result = invoke("upscale", pictures[0], "-m", bundle)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
+    assert "CUDA error 999" in result.stderr and "--allow-cpu" in result.stderr
+    assert invoke("upscale", pictures[0], "-m", bundle, "--allow-cpu").exit_code == 0
+    assert invoke("upscale", pictures[0], "-m", bundle, "--backend", "openvino", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--backend", "tensorrt"], "backend 'tensorrt': no NVIDIA driver here"),
+        (["--backend", "tensorrt-rtx"], "--backend openvino"),
+        (["--backend", "tensorrt", "--allow-cpu"], "--backend openvino"),
+        (["--target", str(TARGETS / "rtx.toml")], "backend 'tensorrt-rtx'"),
+        (["--target", str(TARGETS / "datacenter.toml")], "backend 'tensorrt'"),
+    ],
+)
+def test_a_runtime_that_is_not_here_is_told_in_one_line(
+    invoke: Invoke, bundle: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: Survey(problem="no NVIDIA driver here"))
+    result = invoke("upscale", pictures[0], "-m", bundle, *arguments)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
+    assert words in result.stderr
 
 
 def test_a_bundle_that_is_missing_or_was_changed(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:

@@ -41,6 +41,7 @@ def test_without_a_probe(invoke: Invoke, bundle: Path) -> None:
     result = invoke("verify", "other")
     assert (result.exit_code, "can verify itself" in result.stderr) == (1, True)
     assert invoke("verify", bundle, "--backend", "abacus").exit_code == 2
+    assert invoke("verify", bundle, "--backend", "tensorrt-rtx").exit_code == 3
 
 
 def test_the_table_shows_the_worst_probe_of_each_step(capsys: object) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sys
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from sr_deploy.engines import BACKENDS, TensorSpec, available_backends, open_engine, select_backend
 from sr_deploy.engines.function import FunctionEngine
+from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, UsageError
 from tests.graphs import image_graph
 
@@ -106,6 +110,110 @@ def test_a_backend_that_is_not_installed_tells_the_line_that_installs_it(monkeyp
     with pytest.raises(BackendUnavailableError, match=r'pip install "sr-deploy\[onnxruntime\]"'):
         backend.usable_precisions()
     assert "onnxruntime" not in available_backends()
+
+
+L4 = Survey((GPU("NVIDIA L4", "8.9"),))
+BROKEN = Survey(problem="the NVIDIA driver does not work here (CUDA error 999)", remedy="check it", broken=True)
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, found: Survey) -> None:
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+
+
+def fake_runtime(monkeypatch: pytest.MonkeyPatch, *, provider: str = "CUDAExecutionProvider", says: str = "") -> None:
+    """An ONNX Runtime with a CUDA provider, whose sessions come up with `provider`."""
+    import sr_deploy.engines.onnxruntime as module
+
+    def session(graph: bytes, *, providers: list[str]) -> Any:
+        assert graph and providers == ["CUDAExecutionProvider"]
+        if says.startswith("raises"):
+            raise RuntimeError(says)
+        return SimpleNamespace(get_providers=lambda: [provider])
+
+    runtime = SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        preload_dlls=lambda: print(says),
+        set_default_logger_severity=lambda _: None,
+        InferenceSession=session,
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)  # type: ignore[arg-type]
+    module._why_not_initialized.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_initialized() -> Any:
+    import sr_deploy.engines.onnxruntime as module
+
+    yield
+    module._why_not_initialized.cache_clear()
+
+
+def test_without_a_gpu_auto_takes_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, Survey(problem="no NVIDIA driver on this machine"))
+    assert select_backend().name == "openvino"
+
+
+def test_auto_takes_the_gpu_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, L4)
+    fake_runtime(monkeypatch)
+    assert select_backend().name == select_backend(allow_cpu=True).name == "onnxruntime-cuda"
+
+
+def test_a_gpu_that_no_backend_can_use_is_never_left_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(monkeypatch, L4)
+    missing = "libcublas.so.13: cannot open shared object file"
+    fake_runtime(monkeypatch, provider="CPUExecutionProvider", says=f"Failed to load libcublas.so.13: {missing}")
+    with pytest.raises(BackendUnavailableError) as caught:
+        select_backend()
+    message = str(caught.value)
+    for part in ("NVIDIA L4 (8.9)", missing, 'pip install "onnxruntime-gpu[cuda,cudnn]"', "--allow-cpu", "--backend openvino"):
+        assert part in message
+    assert message.count(missing) == 1 and "\n" not in message
+    assert capsys.readouterr().out == ""
+    assert select_backend(allow_cpu=True).name == "openvino"
+    assert select_backend("openvino").name == "openvino"
+
+
+def test_a_provider_that_raises_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, L4)
+    fake_runtime(monkeypatch, says="raises: CUDA failure 35\nmore")
+    with pytest.raises(BackendUnavailableError, match=r"cannot initialize CUDAExecutionProvider: raises: CUDA failure 35;"):
+        select_backend("onnxruntime-cuda")
+
+
+def test_a_driver_that_is_broken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, BROKEN)
+    with pytest.raises(BackendUnavailableError, match=r"^the NVIDIA driver does not work here .* --allow-cpu"):
+        select_backend()
+    assert select_backend(allow_cpu=True).device == "cpu"
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_engines_of_tensorrt_are_built_and_not_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sr_deploy.engines import tensorrt_library
+
+    flavour = tensorrt_library.flavour_of(name)
+    missing = BackendUnavailableError(f"{flavour.title} cannot be loaded; install it with `{flavour.install}`")
+
+    def reason() -> str:
+        with pytest.raises(BackendUnavailableError) as caught:
+            select_backend(name)
+        assert name not in available_backends()
+        return str(caught.value)
+
+    def refuse(_: object) -> Any:
+        raise missing
+
+    machine(monkeypatch, L4)
+    monkeypatch.setattr(tensorrt_library, "load_library", lambda _: object())
+    assert "does not run them yet; use --backend onnxruntime-cuda or openvino" in reason()
+    assert "`sr-deploy build`" in reason()
+    monkeypatch.setattr(tensorrt_library, "load_library", refuse)
+    assert str(missing) in reason()
+    machine(monkeypatch, Survey(problem="no NVIDIA driver on this machine"))
+    assert "no NVIDIA driver on this machine" in reason() and reason().endswith("use --backend openvino")
 
 
 def test_an_fp16_graph_runs_as_it_is() -> None:
