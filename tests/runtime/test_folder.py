@@ -164,7 +164,7 @@ def test_what_would_fail_for_every_picture_stops_the_run() -> None:
     with pytest.raises(MissingDependencyError):
         run(upscaler=FakeUpscaler(fail))
     with pytest.raises(UsageError):
-        run(output="out.mp4/")
+        run(output="out.png")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
