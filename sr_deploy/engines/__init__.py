@@ -89,7 +89,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
     Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"'),
     BuildOnlyBackend("tensorrt", "tensorrt_library", "cuda", 'pip install "sr-deploy[tensorrt]"'),
-    BuildOnlyBackend("tensorrt-rtx", "tensorrt_library", "cuda", 'pip install "sr-deploy[tensorrt_rtx]"'),
+    BuildOnlyBackend("tensorrt-rtx", "tensorrt_library", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"'),
 )
 """In the order of preference, for each device."""
 

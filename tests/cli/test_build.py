@@ -132,7 +132,7 @@ def test_a_target_in_bf16_is_refused(invoke: Invoke, bundle: Path, target: Path)
     assert (result.exit_code, "not in bf16" in result.stderr) == (2, True)
 
 
-@pytest.mark.parametrize(("name", "extra"), [("rtx", "[tensorrt_rtx]"), ("datacenter", "[tensorrt]"), ("jetson", "[tensorrt]")])
+@pytest.mark.parametrize(("name", "extra"), [("rtx", "[tensorrt-rtx]"), ("datacenter", "[tensorrt]"), ("jetson", "[tensorrt]")])
 def test_without_the_library_one_line_says_how_to_install_it(
     name: str, extra: str, invoke: Invoke, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

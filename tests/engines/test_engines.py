@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
 import sys
 import threading
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +113,17 @@ def test_a_backend_that_is_not_installed_tells_the_line_that_installs_it(monkeyp
     with pytest.raises(BackendUnavailableError, match=r'pip install "sr-deploy\[onnxruntime\]"'):
         backend.usable_precisions()
     assert "onnxruntime" not in available_backends()
+
+
+def test_every_line_that_installs_names_an_extra_as_every_pip_knows_it() -> None:
+    """Built packages spell extras with hyphens, and pip before 23.3 finds only that; another is a warning and no package."""
+    from sr_deploy.engines.tensorrt_library import FLAVOURS
+
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = [*(backend.install for backend in BACKENDS), *(flavour.install for flavour in FLAVOURS)]
+    named = {extra for line in lines for extra in re.findall(r"sr-deploy\[(.+?)\]", line)}
+    assert {"cuda", "tensorrt-rtx"} <= named
+    assert named <= {extra.replace("_", "-") for extra in extras}
 
 
 L4 = Survey((GPU("NVIDIA L4", "8.9"),))
