@@ -1,0 +1,160 @@
+"""Frames -> tile batch -> (an engine) -> frames on a device, and the health of what the engine gives.
+
+    device = Device("cuda:0")                       # "cpu" runs the same kernels, for tests
+    tiling = DeviceTiling(device, rows, columns, window=(272, 480), scale=4)
+    tiles = device.empty((len(tiling), 3, 272, 480), "float16")
+    tiling.gather(device.array(frames), tiles)      # then an engine reads `tiles.ptr`, on the same stream
+    tiling.scatter(large_tiles, large_frames)
+
+Nothing here allocates while it runs, so that a CUDA graph can record it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from sr_deploy.engines.device import Device, DeviceArray, Stream, describe
+from sr_deploy.errors import FeedError, UsageError
+
+_PARTIAL_SUMS = (16384, 128, 1)
+"""Threads per tile, from pass to pass: enough for a GPU at first, few enough at last."""
+
+
+class Span(Protocol):
+    """One tile's share of an axis in LR pixels: seen from `start`, fading in over [fade_from, solid_from), solid to `end`."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def fade_from(self) -> int: ...
+    @property
+    def solid_from(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+class DeviceTiling:
+    """Tiles of frames, row by row: `rows` and `columns` as `runtime.tiling` plans them, `window` = (h,w) in LR pixels.
+
+    Tile t of frame n is number n * len(tiling) + t of a batch. An engine with a smaller batch runs on slices of it. Frames may
+    be smaller than what was planned: they are extended by their last row and column, and the result is cropped.
+
+    Raises: UsageError when the spans do not cover their axis, or reach out of it.
+    """
+
+    def __init__(
+        self, device: Device, rows: Sequence[Span], columns: Sequence[Span], *, window: tuple[int, int], scale: int
+    ) -> None:
+        for spans, length in zip((rows, columns), window, strict=True):
+            _check_spans(spans, length)
+        self.window = window
+        self.scale = scale
+        self.size = (rows[-1].end, columns[-1].end)
+        self._count = len(rows) * len(columns)
+        self._device = device
+        self._spans = [device.array(_table(spans)) for spans in (rows, columns)]
+        self._owners = [device.array(_owners(spans)) for spans in (rows, columns)]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def gather(self, frames: DeviceArray, tiles: DeviceArray, *, stream: Stream = None) -> None:
+        """Fill `tiles` (N*T,C,h,w) fp16 or fp32 in [0,1] from `frames` (N,H,W,C) uint8.
+
+        Raises: FeedError, EngineError.
+        """
+        self._check(frames, tiles, scale=1)
+        from sr_deploy.engines import kernels
+
+        batch, _, height, width = tiles.shape
+        self._device.launch(kernels.gather, (batch, height, width), [frames, *self._spans, tiles], stream=stream)
+
+    def scatter(self, tiles: DeviceArray, frames: DeviceArray, *, stream: Stream = None) -> None:
+        """Fill `frames` (N,sH,sW,C) uint8 from `tiles` (N*T,C,sh,sw) fp16 or fp32 in [0,1], faded in the seams.
+
+        Values are rounded half to even and clamped, NaN is 0: bit for bit what `Upscaler` makes of the same tiles.
+
+        Raises: FeedError, EngineError.
+        """
+        self._check(frames, tiles, scale=self.scale)
+        from sr_deploy.engines import kernels
+
+        arguments = [tiles, *self._spans, *self._owners, self.scale, frames]
+        self._device.launch(kernels.scatter, frames.shape[:3], arguments, stream=stream)
+
+    def _check(self, frames: DeviceArray, tiles: DeviceArray, *, scale: int) -> None:
+        tall, wide = (side * scale for side in self.window)
+        _expect(frames, (-1, -1, -1, -1), "uint8")
+        count, height, width, channels = frames.shape
+        if height > self.size[0] * scale or width > self.size[1] * scale:
+            raise FeedError(f"{describe(frames)} is larger than what these tiles cover; plan tiles for frames of that size")
+        _expect(tiles, (count * len(self), channels, tall, wide), "float16", "float32")
+
+
+class HealthMeter:
+    """Mean of |value| per tile for batches of `batch` tiles, in a fixed order of additions.
+
+    One NaN or Inf anywhere makes a tile's mean non-finite. That tells only what was not clamped before.
+    """
+
+    def __init__(self, device: Device, batch: int) -> None:
+        self._device = device
+        self._sums = [device.empty((batch, parts), "float32") for parts in _PARTIAL_SUMS]
+
+    @property
+    def means(self) -> DeviceArray:
+        """(batch,) fp32; the next `measure` overwrites it."""
+        return self._sums[-1].reshape((self._sums[-1].shape[0],))
+
+    def measure(self, tiles: DeviceArray, *, stream: Stream = None) -> None:
+        """Fill `means` from `tiles` (batch,C,H,W) fp16 or fp32, contiguous.
+
+        Raises: FeedError, EngineError.
+        """
+        from sr_deploy.engines import kernels
+
+        batch = self._sums[0].shape[0]
+        _expect(tiles, (batch, -1, -1, -1), "float16", "float32")
+        if not tiles.is_contiguous:
+            raise FeedError(f"{describe(tiles)} has gaps; health takes contiguous tiles")
+        count = tiles.size // batch
+        values = tiles.reshape((batch, count))
+        for sums in self._sums:
+            factor = 1.0 / count if sums is self._sums[-1] else 1.0
+            self._device.launch(kernels.sum_magnitudes, sums.shape, [values, factor, sums], stream=stream)
+            values = sums
+
+
+def _table(spans: Sequence[Span]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    return np.array([(span.start, span.fade_from, span.solid_from) for span in spans], np.int32)
+
+
+def _owners(spans: Sequence[Span]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """For each LR pixel of an axis the last span that has a share in it."""
+    starts = [span.fade_from for span in spans]
+    return (np.searchsorted(starts, np.arange(spans[-1].end), side="right") - 1).astype(np.int32)
+
+
+def _check_spans(spans: Sequence[Span], length: int) -> None:
+    """Raise UsageError unless the kernels stay within the tiles, and each pixel has one or two per axis."""
+    first = spans[0]
+    good = first.start == first.fade_from == first.solid_from == 0 and spans[-1].start + length == spans[-1].end
+    for before, after in itertools.pairwise(spans):
+        good &= before.start <= after.start <= after.fade_from <= after.solid_from == before.end <= before.start + length
+        good &= before.solid_from <= after.fade_from
+    if not good:
+        raise UsageError(f"{list(spans)} do not cover an axis by tiles of {length} pixels; expected what `plan_tiles` returns")
+
+
+def _expect(array: DeviceArray, shape: tuple[int, ...], *dtypes: str) -> None:
+    """Raise FeedError unless the array is of that shape (-1 is any side but 0) and one of these dtypes."""
+    fits = len(array.shape) == len(shape) and all(
+        want in (got, -1) and got > 0 for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype.__name__ not in dtypes:
+        sides = ", ".join("?" if side == -1 else str(side) for side in shape)
+        raise FeedError(f"{describe(array)} has no place here; expected {' or '.join(dtypes)}[{sides}]")

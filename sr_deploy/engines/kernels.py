@@ -1,0 +1,112 @@
+"""Our kernels, in NVIDIA Warp: one source that runs on the CPU and compiles for CUDA. Nothing else imports Warp at its top.
+
+Every element is written once, by one thread: no atomics, and results that do not depend on the order of threads. Products and
+sums are not fused, so that the CPU, every GPU and numpy round alike.
+"""
+
+# Without `from __future__ import annotations`: Warp reads the annotations themselves.
+from typing import Any
+
+import warp as wp
+
+wp.set_module_options({"enable_backward": False, "fast_math": False, "fuse_fp": False})
+
+START, FADE_FROM, SOLID_FROM = wp.constant(0), wp.constant(1), wp.constant(2)
+"""Columns of a table of spans."""
+
+
+@wp.kernel
+def gather(
+    frames: wp.array4d[wp.uint8],
+    rows: wp.array2d[wp.int32],
+    columns: wp.array2d[wp.int32],
+    tiles: wp.array4d[Any],
+):
+    """Fill tiles (N*T,C,h,w) in [0,1] from frames (N,H,W,C), their borders repeated; launched over (N*T,h,w)."""
+    tile, y, x = wp.tid()
+    across = columns.shape[0]
+    count = rows.shape[0] * across
+    place = tile % count
+    top = wp.min(rows[place // across, START] + y, frames.shape[1] - 1)
+    left = wp.min(columns[place % across, START] + x, frames.shape[2] - 1)
+    for channel in range(tiles.shape[1]):
+        value = wp.float32(frames[tile // count, top, left, channel]) * wp.float32(1.0 / 255.0)
+        tiles[tile, channel, y, x] = tiles.dtype(value)
+
+
+@wp.func
+def to_byte(value: wp.float32) -> wp.float32:
+    """Whole number 0 to 255 of a value in [0,1], rounded half to even and clamped; 0 for NaN."""
+    scaled = wp.rint(value * wp.float32(255.0))
+    if scaled > wp.float32(255.0):
+        return wp.float32(255.0)
+    if scaled > wp.float32(0.0):
+        return scaled
+    return wp.float32(0.0)
+
+
+@wp.func
+def fade(first: wp.float32, second: wp.float32, step: wp.int32, length: wp.int32) -> wp.float32:
+    """Whole number at `step` of `length` on the way from `first` to `second`."""
+    weight = (wp.float32(step) + wp.float32(0.5)) / wp.float32(length)
+    return wp.rint(first + weight * (second - first))
+
+
+@wp.kernel
+def scatter(
+    tiles: wp.array4d[Any],
+    rows: wp.array2d[wp.int32],
+    columns: wp.array2d[wp.int32],
+    row_owners: wp.array1d[wp.int32],
+    column_owners: wp.array1d[wp.int32],
+    scale: wp.int32,
+    frames: wp.array4d[wp.uint8],
+):
+    """Fill frames (N,sH,sW,C) from tiles (N*T,C,sh,sw) in [0,1]; launched over (N,sH,sW).
+
+    A pixel has one tile, or in seams two or four. It fades from left to right first, in whole numbers, then from top to bottom.
+    """
+    frame, y, x = wp.tid()
+    across = columns.shape[0]
+    row = row_owners[y // scale]
+    column = column_owners[x // scale]
+    tile = (frame * rows.shape[0] + row) * across + column
+    inside_y = y - rows[row, START] * scale
+    inside_x = x - columns[column, START] * scale
+    step_y = y - rows[row, FADE_FROM] * scale
+    step_x = x - columns[column, FADE_FROM] * scale
+    tall = (rows[row, SOLID_FROM] - rows[row, FADE_FROM]) * scale
+    wide = (columns[column, SOLID_FROM] - columns[column, FADE_FROM]) * scale
+    above_y = wp.int32(0)
+    left_x = wp.int32(0)
+    if step_y < tall:
+        above_y = y - rows[row - 1, START] * scale
+    if step_x < wide:
+        left_x = x - columns[column - 1, START] * scale
+    for channel in range(frames.shape[3]):
+        value = to_byte(wp.float32(tiles[tile, channel, inside_y, inside_x]))
+        if step_x < wide:
+            value = fade(to_byte(wp.float32(tiles[tile - 1, channel, inside_y, left_x])), value, step_x, wide)
+        if step_y < tall:
+            above = to_byte(wp.float32(tiles[tile - across, channel, above_y, inside_x]))
+            if step_x < wide:
+                corner = to_byte(wp.float32(tiles[tile - across - 1, channel, above_y, left_x]))
+                above = fade(corner, above, step_x, wide)
+            value = fade(above, value, step_y, tall)
+        frames[frame, y, x, channel] = wp.uint8(value)
+
+
+@wp.kernel
+def sum_magnitudes(values: wp.array2d[Any], factor: wp.float32, sums: wp.array2d[wp.float32]):
+    """Fill sums (B,p): `sums[b, i]` is `factor` times the sum of |values[b, i::p]| in this order; launched over (B,p)."""
+    batch, part = wp.tid()
+    total = wp.float32(0.0)
+    for index in range(part, values.shape[1], sums.shape[1]):
+        total += wp.abs(wp.float32(values[batch, index]))
+    sums[batch, part] = total * factor
+
+
+for _float in (wp.float16, wp.float32):
+    wp.overload(gather, {"tiles": wp.array4d[_float]})
+    wp.overload(scatter, {"tiles": wp.array4d[_float]})
+    wp.overload(sum_magnitudes, {"values": wp.array2d[_float]})

@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import gc
+import importlib.util
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sr_deploy import Upscaler
+from sr_deploy.engines import device as device_module
+from sr_deploy.engines.device import Device, compile_kernels, load_warp, read_interface
+from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
+from sr_deploy.engines.gpu import find_gpus
+from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError, UsageError
+from sr_deploy.runtime.image import read_image
+from sr_deploy.runtime.tiling import Axis, Tiling, plan_tiles
+from tests.graphs import image_graph, save
+
+Array = np.ndarray[Any, np.dtype[Any]]
+DTYPES = ("float32", "float16")
+
+
+def devices() -> list[str]:
+    """The CPU, and a GPU where there is one."""
+    try:
+        return ["cpu", "cuda:0"] if find_gpus() else ["cpu"]
+    except BackendUnavailableError:
+        return ["cpu"]
+
+
+@pytest.fixture(scope="module", params=devices())
+def device(request: pytest.FixtureRequest, cpu: Device) -> Device:
+    return cpu if request.param == "cpu" else Device(request.param)
+
+
+@pytest.fixture(scope="module")
+def cpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    if importlib.util.find_spec("warp") is None:
+        pytest.skip("NVIDIA Warp is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WARP_CACHE_PATH", str(tmp_path_factory.mktemp("warp")))
+        yield Device("cpu")
+
+
+def on(device: Device, tiling: Tiling, scale: int = 1) -> DeviceTiling:
+    rows, columns = ([axis.region(index) for index in range(len(axis.starts))] for axis in (tiling.rows, tiling.columns))
+    return DeviceTiling(device, rows, columns, window=tiling.window, scale=scale)
+
+
+def gathered(device: Device, tiling: Tiling, frames: Array, dtype: str = "float32") -> Array:
+    tiles = device.empty((len(frames) * len(tiling), frames.shape[3], *tiling.window), dtype)
+    on(device, tiling).gather(device.array(frames), tiles)
+    return np.array(tiles.numpy())
+
+
+def scattered(device: Device, tiling: Tiling, tiles: Array, scale: int, size: tuple[int, int] | None = None) -> Array:
+    height, width = size or (tiling.rows.size * scale, tiling.columns.size * scale)
+    frames = device.empty((len(tiles) // len(tiling), height, width, tiles.shape[1]), "uint8")
+    on(device, tiling, scale).scatter(device.array(tiles), frames)
+    return np.array(frames.numpy())
+
+
+def reference_tiles(tiling: Tiling, frames: Array, dtype: str) -> Array:
+    tall, wide = tiling.window
+    missing = (tiling.rows.size - frames.shape[1], tiling.columns.size - frames.shape[2])
+    padded = np.pad(frames, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    windows = [
+        frame[row.start : row.start + tall, column.start : column.start + wide].transpose(2, 0, 1)
+        for frame in padded
+        for row, column in tiling
+    ]
+    return (np.stack(windows) * np.float32(1 / 255)).astype(dtype)
+
+
+def sources(axis: Axis, scale: int) -> tuple[Array, Array, Array, Array, Array]:
+    """For each output coordinate: its tile and where in it, the tile that fades out and where in it, and the weight."""
+    regions = [axis.region(index) for index in range(len(axis.starts))]
+    found = []
+    for place in range(axis.size * scale):
+        tile = max(index for index, region in enumerate(regions) if region.fade_from * scale <= place)
+        region, before = regions[tile], regions[max(tile - 1, 0)]
+        length = (region.solid_from - region.fade_from) * scale
+        step = place - region.fade_from * scale
+        weight = (np.float32(step) + np.float32(0.5)) / np.float32(length) if step < length else np.float32(1)
+        old = max(tile - 1, 0) if step < length else tile
+        start = before.start if step < length else region.start
+        found.append((tile, place - region.start * scale, old, place - start * scale, weight))
+    tile, inside, old, inside_old, weight = map(np.array, zip(*found, strict=True))
+    return tile, inside, old, inside_old, weight.astype(np.float32)
+
+
+def reference_frames(tiling: Tiling, tiles: Array, scale: int) -> Array:
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = np.round(tiles.astype(np.float32) * np.float32(255))
+    levels = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255)
+    across = len(tiling.columns.starts)
+    row, y, row_above, y_above, down = sources(tiling.rows, scale)
+    column, x, column_left, x_left, right = sources(tiling.columns, scale)
+    frames = []
+    for first in range(0, len(tiles), len(tiling)):
+        picked = levels[first : first + len(tiling)].transpose(0, 2, 3, 1)
+
+        def line(rows: Array, ys: Array, picked: Array = picked) -> Array:
+            left = picked[rows[:, None] * across + column_left, ys[:, None], x_left]
+            here = picked[rows[:, None] * across + column, ys[:, None], x]
+            return np.round(left + right[None, :, None] * (here - left))
+
+        above, here = line(row_above, y_above), line(row, y)
+        frames.append(np.round(above + down[:, None, None] * (here - above)).astype(np.uint8))
+    return np.stack(frames)
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> Tiling:
+    multiple = draw(st.sampled_from([1, 2]))
+    height, width = (draw(st.integers(1, 70 // multiple)) * multiple for _ in range(2))
+    tile, halo = draw(st.sampled_from([0, 5, 8, 13])), draw(st.integers(0, 6))
+    return plan_tiles(height, width, tile=tile, halo=halo, blend=draw(st.booleans()), multiple=multiple)
+
+
+BLENDED = plan_tiles(61, 75, tile=9, halo=5, blend=True)
+CUT = plan_tiles(61, 75, tile=9, halo=5, blend=False)
+WHOLE = plan_tiles(1, 1, tile=0, halo=3, blend=True)
+
+
+def test_the_fixed_tilings_have_seams_and_cuts_in_both_directions() -> None:
+    for axis in (BLENDED.rows, BLENDED.columns):
+        assert len(axis.seams) > 1 and all(last > first for first, last in axis.seams)
+    assert all(first == last for first, last in (*CUT.rows.seams, *CUT.columns.seams)) and CUT.rows.seams
+    assert len(WHOLE) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(tiling=tilings(), count=st.integers(1, 2), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gathered_tiles_equal_numpy(device: Device, dtype: str, tiling: Tiling, count: int, channels: int, seed: int) -> None:
+    frames = np.random.default_rng(seed).integers(
+        0, 256, (count, tiling.rows.size, tiling.columns.size, channels), dtype=np.uint8
+    )
+    np.testing.assert_array_equal(gathered(device, tiling, frames, dtype), reference_tiles(tiling, frames, dtype))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tiling=tilings(),
+    count=st.integers(1, 2),
+    channels=st.sampled_from([1, 3]),
+    scale=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scattered_frames_equal_numpy(
+    device: Device, dtype: str, tiling: Tiling, count: int, channels: int, scale: int, seed: int
+) -> None:
+    tall, wide = tiling.window
+    shape = (count * len(tiling), channels, tall * scale, wide * scale)
+    tiles = np.random.default_rng(seed).uniform(-0.2, 1.2, shape).astype(dtype)
+    np.testing.assert_array_equal(scattered(device, tiling, tiles, scale), reference_frames(tiling, tiles, scale))
+
+
+@pytest.mark.parametrize("tiling", [BLENDED, CUT, WHOLE])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gathering_and_scattering_is_the_identity(device: Device, tiling: Tiling, dtype: str) -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (2, tiling.rows.size, tiling.columns.size, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(scattered(device, tiling, gathered(device, tiling, frames, dtype), 1), frames)
+
+
+def test_every_level_survives_and_halves_go_to_the_even_neighbor(device: Device) -> None:
+    tiling = plan_tiles(1, 256, tile=0, halo=0, blend=False)
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1)
+    for dtype in DTYPES:
+        np.testing.assert_array_equal(scattered(device, tiling, gathered(device, tiling, levels, dtype), 1), levels)
+    halves = np.array([0.5, 1.5, 2.5, 253.5, 254.5, 255.5, -0.5, -7, 300], np.float32)
+    values = np.array([value / np.float32(255) for value in halves], np.float32)
+    exact = values * np.float32(255) == halves
+    assert exact.sum() >= 6
+    tiles = values.reshape(1, 1, 1, -1)
+    result = scattered(device, plan_tiles(1, len(values), tile=0, halo=0, blend=False), tiles, 1).ravel()
+    expected = np.array([0, 2, 2, 254, 254, 255, 0, 0, 255])
+    np.testing.assert_array_equal(result[exact], expected[exact])
+
+
+def test_not_a_number_becomes_black_and_infinity_is_clamped(device: Device) -> None:
+    values = np.array([np.nan, np.inf, -np.inf, 1e30], np.float32).reshape(1, 1, 1, 4)
+    result = scattered(device, plan_tiles(1, 4, tile=0, halo=0, blend=False), values, 1)
+    assert result.ravel().tolist() == [0, 255, 0, 255]
+
+
+def test_smaller_frames_are_extended_and_cropped(device: Device) -> None:
+    tiling = plan_tiles(40, 44, tile=9, halo=5, blend=True)
+    frames = np.random.default_rng(2).integers(0, 256, (1, 37, 41, 3), dtype=np.uint8)
+    tiles = gathered(device, tiling, frames)
+    np.testing.assert_array_equal(tiles, reference_tiles(tiling, frames, "float32"))
+    large = tiles.repeat(2, axis=2).repeat(2, axis=3)
+    expected = frames.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(scattered(device, tiling, large, 2, size=(74, 82)), expected)
+
+
+def test_slices_of_a_larger_array_are_read_and_written(device: Device) -> None:
+    wide = np.random.default_rng(3).integers(0, 256, (1, BLENDED.rows.size, 200, 3), dtype=np.uint8)
+    part = wide[:, :, 100:175]
+    np.testing.assert_array_equal(gathered(device, BLENDED, part), reference_tiles(BLENDED, part, "float32"))
+
+
+@pytest.mark.parametrize("tiling", [BLENDED, CUT])
+def test_seams_are_those_of_the_upscaler(
+    device: Device, tiling: Tiling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = 2
+    tall, wide = tiling.window
+    levels = np.random.default_rng(4).integers(0, 256, (len(tiling), tall * scale, wide * scale, 3), dtype=np.uint8)
+    windows = iter(levels)
+    with Upscaler(save(image_graph(scale=scale), tmp_path)) as upscale:
+        monkeypatch.setattr(upscale._windows, "run", lambda *_, **__: (next(windows), "good"))
+        expected = upscale._run(np.zeros((tiling.rows.size, tiling.columns.size, 3), np.uint8), tiling, None)
+    for dtype in DTYPES:
+        tiles = (levels.transpose(0, 3, 1, 2) / np.float32(255)).astype(dtype)
+        np.testing.assert_array_equal(scattered(device, tiling, tiles, scale)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_photo_comes_out_as_from_the_upscaler(device: Device, dtype: str, tmp_path: Path, shared: Path) -> None:
+    photo = np.ascontiguousarray(read_image(shared / "images/Set5/LR_bicubic/X2/birdx2.png").pixels)
+    with Upscaler(save(image_graph(scale=2, noise=0.0), tmp_path), tile=32) as upscale:
+        expected = upscale(photo)
+        tiling = upscale._plan(*photo.shape[:2], 1 << 40)
+    np.testing.assert_array_equal(expected, photo.repeat(2, axis=0).repeat(2, axis=1))
+    assert len(tiling) > 4
+    tiles = gathered(device, tiling, photo[None], dtype).repeat(2, axis=2).repeat(2, axis=3)
+    np.testing.assert_array_equal(scattered(device, tiling, tiles, 2)[0], expected)
+
+
+def reference_health(tiles: Array) -> Array:
+    values = np.abs(tiles.astype(np.float32)).reshape(len(tiles), -1)
+    count = values.shape[1]
+    for parts in (16384, 128, 1):
+        padded = np.pad(values, ((0, 0), (0, -values.shape[1] % parts))).reshape(len(tiles), -1, parts)
+        values = np.add.accumulate(padded, axis=1, dtype=np.float32)[:, -1]
+    return values[:, 0] * np.float32(1 / count)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    height=st.integers(1, 120),
+    width=st.integers(1, 120),
+    channels=st.sampled_from([1, 3]),
+    seed=st.integers(0, 99),
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_health_equals_numpy(device: Device, dtype: str, batch: int, height: int, width: int, channels: int, seed: int) -> None:
+    tiles = np.random.default_rng(seed).normal(0.5, 1.0, (batch, channels, height, width)).astype(dtype)
+    meter = HealthMeter(device, batch)
+    meter.measure(device.array(tiles))
+    health = meter.means.numpy()
+    np.testing.assert_array_equal(health, reference_health(tiles))
+    np.testing.assert_allclose(health, np.abs(tiles.astype(np.float64)).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_bad_pixel_makes_the_health_of_its_tile_alone_non_finite(device: Device, dtype: str, bad: float) -> None:
+    meter = HealthMeter(device, 3)
+    for place in [(0, 0, 0), (2, 36, 40), (1, 17, 5)]:
+        tiles = np.full((3, 3, 37, 41), 0.25, dtype)
+        tiles[(1, *place)] = bad
+        meter.measure(device.array(tiles))
+        assert np.isfinite(meter.means.numpy()).tolist() == [True, False, True]
+
+
+@pytest.mark.usefixtures("cpu")
+def test_warp_greets_nobody() -> None:
+    code = "from sr_deploy.engines.device import Device; Device('cpu').empty((1, 2), 'uint8')"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == ""
+
+
+def test_wrong_arrays_and_spans_are_refused(cpu: Device) -> None:
+    tiling = on(cpu, BLENDED, 2)
+    frames, tiles = cpu.empty((1, 61, 75, 3), "uint8"), cpu.empty((len(BLENDED), 3, *BLENDED.window), "float16")
+    for wrong_frames, wrong_tiles in [
+        (cpu.empty((1, 62, 75, 3), "uint8"), tiles),
+        (cpu.empty((61, 75, 3), "uint8"), tiles),
+        (cpu.empty((1, 61, 75, 3), "float32"), tiles),
+        (frames, cpu.empty((len(BLENDED) - 1, 3, *BLENDED.window), "float16")),
+        (frames, cpu.empty((len(BLENDED), 1, *BLENDED.window), "float16")),
+        (frames, cpu.empty(tiles.shape, "uint8")),
+    ]:
+        with pytest.raises(FeedError, match=r"expected|larger"):
+            tiling.gather(wrong_frames, wrong_tiles)
+    with pytest.raises(FeedError, match="gaps"):
+        HealthMeter(cpu, 1).measure(tiles[:1, :, :, :4])
+    region = BLENDED.rows.region(0)
+    with pytest.raises(UsageError, match="do not cover"):
+        DeviceTiling(cpu, [region], [region], window=BLENDED.window, scale=2)
+
+
+def test_arrays_of_the_host_are_not_copied_on_the_cpu(cpu: Device) -> None:
+    source = np.arange(12, dtype=np.float16).reshape(3, 4)
+    array = cpu.array(source)
+    assert array.ptr == source.ctypes.data and cpu.array(array) is array
+    pointer, gone = array.ptr, weakref.ref(source)
+    del source
+    gc.collect()
+    assert gone() is not None and array.ptr == pointer
+    np.testing.assert_array_equal(array.numpy(), np.arange(12).reshape(3, 4))
+    np.testing.assert_array_equal(np.from_dlpack(array), array.numpy())
+    target = cpu.host((3, 4), "float16")
+    cpu.copy(target, array, stream=cpu.stream())
+    np.testing.assert_array_equal(target.numpy(), array.numpy())
+    with pytest.raises(FeedError, match="one shape and dtype"):
+        cpu.copy(cpu.empty((4, 3), "float16"), array)
+
+
+@pytest.mark.parametrize("source", [object(), "text", np.zeros(3, np.float64), np.zeros(3, ">f4"), [[1.5], [2.5, 3.5]]])
+def test_what_is_no_array_of_pixels_is_refused(cpu: Device, source: object) -> None:
+    with pytest.raises(FeedError, match="expected uint8, float16 or float32"):
+        cpu.array(source)
+
+
+def test_dlpack_of_another_library_is_read(cpu: Device) -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(6, dtype=torch.float16).reshape(2, 3)
+    array = cpu.array(tensor)
+    assert array.ptr == tensor.data_ptr()
+    np.testing.assert_array_equal(array.numpy(), tensor.numpy())
+
+
+class OnGPU:
+    """Carries the interface as PyCUDA's GPUArray and torch's tensors do; its memory is the host's."""
+
+    def __init__(self, memory: Array, **more: Any) -> None:
+        self.memory = memory
+        self.__cuda_array_interface__ = {
+            "shape": memory.shape,
+            "typestr": memory.dtype.str,
+            "data": (memory.ctypes.data, False),
+            "version": 3,
+            **more,
+        }
+
+
+def test_the_cuda_array_interface_is_read() -> None:
+    memory = np.zeros((4, 6, 3), np.uint8)
+    read = read_interface(OnGPU(memory).__cuda_array_interface__)
+    assert (read.pointer, read.shape, read.strides) == (memory.ctypes.data, (4, 6, 3), (18, 3, 1))
+    assert (read.dtype, read.stream) == (np.uint8, None)
+    part = memory[:, ::2]
+    read = read_interface(OnGPU(part, strides=part.strides, stream=7).__cuda_array_interface__)
+    assert (read.strides, read.stream) == ((18, 6, 1), 7)
+
+
+@pytest.mark.usefixtures("cpu")
+def test_a_view_of_foreign_memory_keeps_its_owner_alive() -> None:
+    source = OnGPU(np.arange(24, dtype=np.float32).reshape(4, 6)[:, ::2])
+    interface = {**source.__cuda_array_interface__, "strides": source.memory.strides}
+    array = read_interface(interface).view(load_warp(), "cpu", keep=source)
+    gone = weakref.ref(source)
+    del source
+    gc.collect()
+    assert gone() is not None
+    np.testing.assert_array_equal(array.numpy(), np.arange(24).reshape(4, 6)[:, ::2])
+    del array
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"typestr": "<f8"},
+        {"typestr": ">f2"},
+        {"typestr": "nonsense"},
+        {"mask": object()},
+        {"data": (0, False)},
+        {"data": None},
+        {"shape": (0, 3)},
+        {"strides": (3,)},
+    ],
+)
+def test_an_interface_that_is_not_whole_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(FeedError, match="expected uint8"):
+        read_interface(OnGPU(np.zeros((2, 3), np.uint8), **more).__cuda_array_interface__)
+    with pytest.raises(FeedError, match="KeyError"):
+        read_interface({})
+
+
+def test_memory_of_a_gpu_is_never_read_on_the_cpu(cpu: Device) -> None:
+    with pytest.raises(FeedError, match="lies on a GPU"):
+        cpu.array(OnGPU(np.zeros((2, 3), np.uint8)))
+    with pytest.raises(FeedError, match="lies on a GPU"):
+        cpu.array(SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda **_: None))
+
+
+def test_memory_of_a_gpu_is_read_after_its_producer(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: who waits for whom, and nothing more."""
+    warp = load_warp()
+    assert callable(warp.Stream.wait_stream) and callable(warp.synchronize_stream)
+    waited_for: list[int | None] = []
+    caller = SimpleNamespace(wait_stream=waited_for.append)
+    monkeypatch.setattr(warp, "Stream", lambda _, cuda_stream=None: cuda_stream)
+    monkeypatch.setattr(Device, "is_gpu", True)
+    source = OnGPU(np.arange(6, dtype=np.uint8).reshape(2, 3), stream=7)
+    array = cpu.array(source, stream=caller)
+    assert waited_for == [7] and array.ptr == source.memory.ctypes.data
+    cpu.array(OnGPU(source.memory), stream=caller)
+    assert waited_for == [7]
+
+
+def test_failures_of_warp_become_ours(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to allocate 12 bytes on device 'cuda:0'")
+
+    monkeypatch.setattr(load_warp(), "empty", fail)
+    with pytest.raises(OutOfMemoryError, match="smaller tiles"):
+        cpu.empty((3, 4), "uint8")
+    from sr_deploy.engines import kernels
+
+    with pytest.raises(EngineError, match="NVIDIA Warp"):
+        cpu.launch(kernels.gather, (1, 1, 1), [])
+
+
+def test_without_warp_the_error_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "warp", None)
+    with pytest.raises(BackendUnavailableError, match=r'pip install "sr-deploy\[gpu\]"'):
+        load_warp.__wrapped__()
+
+
+@pytest.mark.usefixtures("cpu")
+def test_without_a_gpu_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_found() -> None:
+        raise BackendUnavailableError("no NVIDIA driver on this machine")
+
+    monkeypatch.setattr(device_module, "find_gpus", none_found)
+    with pytest.raises(BackendUnavailableError, match="no NVIDIA driver"):
+        Device()
+    monkeypatch.setattr(device_module, "find_gpus", lambda: ())
+    with pytest.raises(BackendUnavailableError, match=r"no device 'cuda:99' here; there are: cpu"):
+        Device("cuda:99")
+
+
+@pytest.mark.usefixtures("cpu")
+def test_the_kernels_compile_for_every_architecture_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capabilities = ("7.5", "8.0", "8.6", "8.9", "9.0", "12.0")
+    start = time.monotonic()
+    cubins = compile_kernels(capabilities, tmp_path / "kernels")
+    assert time.monotonic() - start < 60
+    assert [path.suffixes[-2:] for path in cubins] == [[f".sm{name.replace('.', '')}", ".cubin"] for name in capabilities]
+    for cubin in cubins:
+        contents = cubin.read_bytes()
+        assert contents.startswith(b"\x7fELF")
+        assert all(kernel in contents for kernel in (b"gather", b"scatter", b"sum_magnitudes"))
+    assert capsys.readouterr().out == ""
+    with pytest.raises(EngineError, match="NVIDIA Warp"):
+        compile_kernels(["1.0"], tmp_path / "old")
