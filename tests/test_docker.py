@@ -1,0 +1,211 @@
+"""What can be said of the Docker files without a Docker engine."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
+COMPOSE = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
+README = (DOCKER / "README.md").read_text(encoding="utf-8")
+
+every_dockerfile = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+
+
+@dataclass
+class Stage:
+    """One FROM with what follows it."""
+
+    base: str
+    name: str
+    steps: list[tuple[str, str]] = field(default_factory=list)
+
+    def arguments(self, *instructions: str) -> list[str]:
+        return [text for instruction, text in self.steps if instruction in instructions]
+
+
+def parse(path: Path) -> tuple[dict[str, str], list[Stage]]:
+    """The defaults of the ARGs, and the stages; ARGs are put in."""
+    text = re.sub(r"^\s*#.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    known: dict[str, str] = {}
+    stages: list[Stage] = []
+    for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
+        if not line.strip():
+            continue
+        instruction, _, rest = line.partition(" ")
+        rest = re.sub(r"\$\{(\w+)\}", lambda match: known[match[1]], rest)
+        if instruction == "ARG":
+            name, separator, default = rest.partition("=")
+            assert separator and default, f"{path.name}: ARG {name} has no default"
+            known[name] = default
+        elif instruction == "FROM":
+            base, _, name = rest.partition(" AS ")
+            stages.append(Stage(base, name))
+        else:
+            stages[-1].steps.append((instruction, rest))
+    return known, stages
+
+
+def is_sent(path: Path) -> bool:
+    """Whether .dockerignore lets a path of the repository into the build."""
+    sent = True
+    relative = path.relative_to(ROOT).as_posix()
+    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        pattern = line.removeprefix("!")
+        if line and not line.startswith("#") and fnmatch.fnmatch(relative, pattern):
+            sent = line.startswith("!")
+    return sent
+
+
+def test_there_is_one_for_the_cpu_and_one_for_tensorrt() -> None:
+    assert [path.name for path in DOCKERFILES] == ["Dockerfile.cpu", "Dockerfile.tensorrt"]
+
+
+@every_dockerfile
+def test_bases_are_pinned(path: Path) -> None:
+    _, stages = parse(path)
+    assert len(stages) == 2
+    assert stages[0].base == stages[1].base
+    for stage in stages:
+        name, _, tag = stage.base.partition(":")
+        assert name in ("python", "nvidia/cuda")
+        assert re.match(r"\d+\.\d+", tag), f"{stage.base} is not pinned"
+
+
+@every_dockerfile
+def test_sources_of_copies_are_there_and_reach_the_build(path: Path) -> None:
+    _, stages = parse(path)
+    for stage in stages:
+        assert not stage.arguments("ADD")
+        for text in stage.arguments("COPY"):
+            *sources, target = text.split()
+            assert target.startswith("/")
+            if sources[0].startswith("--from="):
+                assert sources[0].removeprefix("--from=") in {stage.name for stage in stages}
+                continue
+            for source in sources:
+                assert (ROOT / source).exists(), source
+                assert is_sent(ROOT / source), source
+
+
+@every_dockerfile
+def test_what_the_package_is_built_from_is_copied(path: Path) -> None:
+    _, (build, _) = parse(path)
+    copied = {source for text in build.arguments("COPY") for source in text.split()[:-1]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"pyproject.toml", "sr_deploy", project["readme"], *project["license-files"]} <= copied
+
+
+def test_nothing_else_reaches_the_build() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    sent = {name.split("/")[0] for name in listed if is_sent(ROOT / name.split("/")[0])}
+    assert sent <= {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "sr_deploy"}
+
+
+@every_dockerfile
+def test_pip_installs_this_project_with_extras_that_exist(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known, stages = parse(path)
+    installs = [
+        shlex.split(command)
+        for stage in stages
+        for text in stage.arguments("RUN")
+        for command in text.split("&&")
+        if "pip install" in command
+    ]
+    assert len(installs) == 1
+    (words,) = installs
+    assert {"--no-cache-dir", "-c", "/source/constraints.txt"} <= set(words)
+    match = re.fullmatch(r"/source(?:\[(.+)\])?", words[-1])
+    assert match
+    wanted = set(match[1].split(",")) if match[1] else set()
+    assert wanted <= {name.replace("_", "-") for name in project["optional-dependencies"]}, "older pips know no other spelling"
+    assert not wanted & {"export", "dev", "spandrel"}, "torch has no place in an image"
+    assert (match[1] or None) == known.get("EXTRAS")
+
+
+@every_dockerfile
+def test_apt_leaves_no_lists(path: Path) -> None:
+    _, stages = parse(path)
+    for text in (text for stage in stages for text in stage.arguments("RUN") if "apt-get" in text):
+        assert "apt-get update && apt-get install --yes --no-install-recommends " in text
+        assert text.endswith("&& rm -rf /var/lib/apt/lists/*")
+
+
+@every_dockerfile
+def test_the_image_runs_the_program_as_a_user_and_watches_itself(path: Path) -> None:
+    _, (build, final) = parse(path)
+    assert not build.arguments("ENTRYPOINT", "CMD", "USER", "HEALTHCHECK")
+    (user,) = final.arguments("USER")
+    (added,) = (text for text in final.arguments("RUN") if text.startswith("useradd"))
+    assert user not in ("root", "0") and added.endswith(f" {user}")
+    assert final.steps.index(("USER", user)) > max(at for at, (name, _) in enumerate(final.steps) if name in ("RUN", "COPY"))
+    (health,) = final.arguments("HEALTHCHECK")
+    assert json.loads(health.partition("CMD ")[2]) == ["sr-deploy", "doctor"]
+    (entry,) = final.arguments("ENTRYPOINT")
+    assert json.loads(entry) == ["sr-deploy"]
+    (default,) = final.arguments("CMD")
+    assert json.loads(default) == ["--help"]
+    assert any("PATH=/opt/sr-deploy/bin:" in text for text in final.arguments("ENV"))
+
+
+def test_compose_names_dockerfiles_and_arguments_that_exist() -> None:
+    services = re.split(r"^  (?=\w+:$)", COMPOSE.partition("services:\n")[2], flags=re.MULTILINE)[1:]
+    assert [service.partition(":")[0] for service in services] == ["cpu", "gpu"]
+    for service in services:
+        (name,) = re.findall(r"^      dockerfile: docker/(\S+)$", service, flags=re.MULTILINE)
+        (context,) = re.findall(r"^      context: (\S+)$", service, flags=re.MULTILINE)
+        assert (DOCKER / context).resolve() == ROOT
+        known, _ = parse(DOCKER / name)
+        given = re.findall(r"^        (\w+): \$\{(\w+):-(.+)\}$", service, flags=re.MULTILINE)
+        assert given
+        for argument, variable, default in given:
+            assert argument == variable
+            assert known[argument] == default
+        assert re.search(r"^    user: ", service, flags=re.MULTILINE)
+        assert re.findall(r":(/\w+)(:ro)?$", service, flags=re.MULTILINE) == [("/models", ":ro"), ("/in", ":ro"), ("/out", "")]
+        assert ("driver: nvidia" in service) == (service.startswith("gpu"))
+        (image,) = re.findall(r"^    image: \S+:(\S+)$", service, flags=re.MULTILINE)
+        assert image != "latest"
+    assert "\t" not in COMPOSE and all(len(re.match(" *", line)[0]) % 2 == 0 for line in COMPOSE.splitlines())  # type: ignore[index]
+
+
+def test_compose_runs_a_command_that_parses() -> None:
+    from click.testing import CliRunner
+
+    from sr_deploy.cli import program
+
+    for text in re.findall(r"^    command: (\[.+\])$", COMPOSE, flags=re.MULTILINE):
+        words = json.loads(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", text))
+        result = CliRunner().invoke(program, words)
+        assert (result.exit_code, "/models/rlfn" in result.stderr) == (1, True), result.output
+
+
+def test_the_readme_runs_commands_that_are_there() -> None:
+    from sr_deploy.cli import program
+
+    text = re.sub(r" \\\n +", " ", README)
+    runs = re.findall(r"^\$ docker run .* sr-deploy:[\w-]+ (.+)$", text, flags=re.MULTILINE)
+    assert len(runs) == 3
+    for run in runs:
+        name, *words = run.split()
+        command = program.get_command(click.Context(program), name)
+        assert command is not None
+        command.make_context(name, words)
+
+
+def test_the_readme_names_the_arguments() -> None:
+    for path in DOCKERFILES:
+        for argument, default in parse(path)[0].items():
+            assert f"| `{argument}` | `{default}` |" in README
