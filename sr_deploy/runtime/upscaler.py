@@ -50,8 +50,8 @@ class Upscaler:
     model: a bundle folder, an .onnx file, or an opened Bundle. precision: 'auto' is bf16 for 8-bit images where the CPU
     computes it natively, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the largest that fits
     `memory` bytes (default 768 MiB, at most half of what is free). on_failure: what happens to a window whose pixels are NaN,
-    Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place. allow_cpu: let backend 'auto' take the CPU where there is a
-    GPU that no backend can use.
+    Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place. allow_cpu: whether backend 'auto' may take the CPU where
+    there is a GPU that no backend can use.
 
     Raises: BundleError, BackendUnavailableError, UsageError.
     """
