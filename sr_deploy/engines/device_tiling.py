@@ -40,6 +40,7 @@ class Span(Protocol):
 class DeviceTiling:
     """Tiles of frames, row by row: `rows` and `columns` as `runtime.tiling` plans them, `window` = (h,w) in LR pixels.
 
+    Tiles are (N*T,C,h,w) fp16 or fp32 in [0,1], for graphs as they are, or (N*T,h,w,C) uint8, for graphs in pixel form.
     Tile t of frame n is number n * len(tiling) + t of a batch. An engine with a smaller batch runs on slices of it. Frames may
     be smaller than what was planned: they are extended by their last row and column, and the result is cropped.
 
@@ -63,36 +64,42 @@ class DeviceTiling:
         return self._count
 
     def gather(self, frames: DeviceArray, tiles: DeviceArray, *, stream: Stream = None) -> None:
-        """Fill `tiles` (N*T,C,h,w) fp16 or fp32 in [0,1] from `frames` (N,H,W,C) uint8.
+        """Fill `tiles` from `frames` (N,H,W,C) uint8.
 
         Raises: FeedError, EngineError.
         """
-        self._check(frames, tiles, scale=1)
+        planar, full_scale = self._checked(frames, tiles, scale=1)
         from sr_deploy.engines import kernels
 
-        batch, _, height, width = tiles.shape
-        self._device.launch(kernels.gather, (batch, height, width), [frames, *self._spans, tiles], stream=stream)
+        batch, _, height, width = planar.shape
+        arguments = [frames, *self._spans, 1 / full_scale, planar]
+        self._device.launch(kernels.gather, (batch, height, width), arguments, stream=stream)
 
     def scatter(self, tiles: DeviceArray, frames: DeviceArray, *, stream: Stream = None) -> None:
-        """Fill `frames` (N,sH,sW,C) uint8 from `tiles` (N*T,C,sh,sw) fp16 or fp32 in [0,1], faded in the seams.
+        """Fill `frames` (N,sH,sW,C) uint8 from `tiles` that are `scale` times as large, faded in the seams.
 
         Values are rounded half to even and clamped, NaN is 0: bit for bit what `Upscaler` makes of the same tiles.
 
         Raises: FeedError, EngineError.
         """
-        self._check(frames, tiles, scale=self.scale)
+        planar, full_scale = self._checked(frames, tiles, scale=self.scale)
         from sr_deploy.engines import kernels
 
-        arguments = [tiles, *self._spans, *self._owners, self.scale, frames]
+        arguments = [planar, *self._spans, *self._owners, self.scale, full_scale, frames]
         self._device.launch(kernels.scatter, frames.shape[:3], arguments, stream=stream)
 
-    def _check(self, frames: DeviceArray, tiles: DeviceArray, *, scale: int) -> None:
+    def _checked(self, frames: DeviceArray, tiles: DeviceArray, *, scale: int) -> tuple[DeviceArray, float]:
+        """The tiles as (N*T,C,h,w), and by what factor 0 to 255 is larger than their range."""
         tall, wide = (side * scale for side in self.window)
         _expect(frames, (-1, -1, -1, -1), "uint8")
         count, height, width, channels = frames.shape
         if height > self.size[0] * scale or width > self.size[1] * scale:
             raise FeedError(f"{describe(frames)} is larger than what these tiles cover; plan tiles for frames of that size")
+        if tiles.dtype.__name__ == "uint8":
+            _expect(tiles, (count * len(self), tall, wide, channels), "uint8")
+            return tiles.transpose((0, 3, 1, 2)), 1.0
         _expect(tiles, (count * len(self), channels, tall, wide), "float16", "float32")
+        return tiles, 255.0
 
 
 class HealthMeter:

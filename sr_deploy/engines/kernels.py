@@ -20,9 +20,10 @@ def gather(
     frames: wp.array4d[wp.uint8],
     rows: wp.array2d[wp.int32],
     columns: wp.array2d[wp.int32],
+    factor: wp.float32,
     tiles: wp.array4d[Any],
 ):
-    """Fill tiles (N*T,C,h,w) in [0,1] from frames (N,H,W,C), their borders repeated; launched over (N*T,h,w)."""
+    """Fill tiles (N*T,C,h,w) with `factor` times frames (N,H,W,C), their borders repeated; launched over (N*T,h,w)."""
     tile, y, x = wp.tid()
     across = columns.shape[0]
     count = rows.shape[0] * across
@@ -30,18 +31,18 @@ def gather(
     top = wp.min(rows[place // across, START] + y, frames.shape[1] - 1)
     left = wp.min(columns[place % across, START] + x, frames.shape[2] - 1)
     for channel in range(tiles.shape[1]):
-        value = wp.float32(frames[tile // count, top, left, channel]) * wp.float32(1.0 / 255.0)
+        value = wp.float32(frames[tile // count, top, left, channel]) * factor
         tiles[tile, channel, y, x] = tiles.dtype(value)
 
 
 @wp.func
-def to_byte(value: wp.float32) -> wp.float32:
-    """Whole number 0 to 255 of a value in [0,1], rounded half to even and clamped; 0 for NaN."""
-    scaled = wp.rint(value * wp.float32(255.0))
-    if scaled > wp.float32(255.0):
+def to_level(value: wp.float32) -> wp.float32:
+    """Whole number 0 to 255, rounded half to even and clamped; 0 for NaN."""
+    level = wp.rint(value)
+    if level > wp.float32(255.0):
         return wp.float32(255.0)
-    if scaled > wp.float32(0.0):
-        return scaled
+    if level > wp.float32(0.0):
+        return level
     return wp.float32(0.0)
 
 
@@ -60,9 +61,10 @@ def scatter(
     row_owners: wp.array1d[wp.int32],
     column_owners: wp.array1d[wp.int32],
     scale: wp.int32,
+    factor: wp.float32,
     frames: wp.array4d[wp.uint8],
 ):
-    """Fill frames (N,sH,sW,C) from tiles (N*T,C,sh,sw) in [0,1]; launched over (N,sH,sW).
+    """Fill frames (N,sH,sW,C) from `factor` times tiles (N*T,C,sh,sw); launched over (N,sH,sW).
 
     A pixel has one tile, or in seams two or four. It fades from left to right first, in whole numbers, then from top to bottom.
     """
@@ -84,13 +86,13 @@ def scatter(
     if step_x < wide:
         left_x = x - columns[column - 1, START] * scale
     for channel in range(frames.shape[3]):
-        value = to_byte(wp.float32(tiles[tile, channel, inside_y, inside_x]))
+        value = to_level(wp.float32(tiles[tile, channel, inside_y, inside_x]) * factor)
         if step_x < wide:
-            value = fade(to_byte(wp.float32(tiles[tile - 1, channel, inside_y, left_x])), value, step_x, wide)
+            value = fade(to_level(wp.float32(tiles[tile - 1, channel, inside_y, left_x]) * factor), value, step_x, wide)
         if step_y < tall:
-            above = to_byte(wp.float32(tiles[tile - across, channel, above_y, inside_x]))
+            above = to_level(wp.float32(tiles[tile - across, channel, above_y, inside_x]) * factor)
             if step_x < wide:
-                corner = to_byte(wp.float32(tiles[tile - across - 1, channel, above_y, left_x]))
+                corner = to_level(wp.float32(tiles[tile - across - 1, channel, above_y, left_x]) * factor)
                 above = fade(corner, above, step_x, wide)
             value = fade(above, value, step_y, tall)
         frames[frame, y, x, channel] = wp.uint8(value)
@@ -106,7 +108,8 @@ def sum_magnitudes(values: wp.array2d[Any], factor: wp.float32, sums: wp.array2d
     sums[batch, part] = total * factor
 
 
+for _dtype in (wp.uint8, wp.float16, wp.float32):
+    wp.overload(gather, {"tiles": wp.array4d[_dtype]})
+    wp.overload(scatter, {"tiles": wp.array4d[_dtype]})
 for _float in (wp.float16, wp.float32):
-    wp.overload(gather, {"tiles": wp.array4d[_float]})
-    wp.overload(scatter, {"tiles": wp.array4d[_float]})
     wp.overload(sum_magnitudes, {"values": wp.array2d[_float]})

@@ -175,6 +175,20 @@ def test_gathering_and_scattering_is_the_identity(device: Device, tiling: Tiling
     np.testing.assert_array_equal(scattered(device, tiling, gathered(device, tiling, frames, dtype), 1), frames)
 
 
+@pytest.mark.parametrize("tiling", [BLENDED, CUT, WHOLE])
+def test_bytes_of_the_pixel_form_come_and_go_as_they_are(device: Device, tiling: Tiling) -> None:
+    frames = np.random.default_rng(5).integers(0, 256, (2, tiling.rows.size, tiling.columns.size, 3), dtype=np.uint8)
+    pixels = device.empty((2 * len(tiling), *tiling.window, 3), "uint8")
+    on(device, tiling).gather(device.array(frames), pixels)
+    planar = gathered(device, tiling, frames)
+    np.testing.assert_array_equal(pixels.numpy(), np.round(planar * 255).transpose(0, 2, 3, 1))
+    noise = np.random.default_rng(6).integers(0, 256, pixels.shape, dtype=np.uint8)
+    result = device.empty(frames.shape, "uint8")
+    on(device, tiling).scatter(device.array(noise), result)
+    expected = scattered(device, tiling, noise.transpose(0, 3, 1, 2) / np.float32(255), 1)
+    np.testing.assert_array_equal(result.numpy(), expected)
+
+
 def test_every_level_survives_and_halves_go_to_the_even_neighbor(device: Device) -> None:
     tiling = plan_tiles(1, 256, tile=0, halo=0, blend=False)
     levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1)
