@@ -65,7 +65,8 @@ def plan_tiles(height: int, width: int, *, tile: int, halo: int, blend: bool, mu
     """Tiles of about `tile` LR pixels a side, each seen with `halo` pixels around it; `tile` 0 is the whole image.
 
     With `blend`, seams fade over `halo` pixels, or a whole tile if that is less; without, they are hard cuts at `halo` from the
-    window's border, which is exact when `halo` covers the receptive field. Windows start and end at multiples of `multiple`.
+    window's border, which is exact when `halo` covers the receptive field. Windows start and end at multiples of `multiple`,
+    and so must the image.
     """
     halo = math.ceil(halo / multiple) * multiple
     rows, columns = (_plan_axis(size, tile=tile, halo=halo, blend=blend, multiple=multiple) for size in (height, width))
