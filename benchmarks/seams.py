@@ -16,7 +16,7 @@ import numpy as np
 
 from sr_deploy import Upscaler
 from sr_deploy.export.bicubic import imresize
-from sr_deploy.runtime.color import rgb_to_ycbcr
+from sr_deploy.export.hypothesis import psnr_y
 from sr_deploy.runtime.image import read_image
 
 Image = np.ndarray[Any, Any]
@@ -49,13 +49,8 @@ def cost(whole: Upscaler, bundle: Path, tile: int, hrs: list[Image]) -> str:
             difference = np.abs(first.astype(int) - second)
             largest = max(largest, int(difference.max()))
             means.append(float(difference.mean()))
-            losses.append(psnr_y(first, hr, whole.scale) - psnr_y(second, hr, whole.scale))
+            losses.append(psnr_y(hr, first, border=whole.scale) - psnr_y(hr, second, border=whole.scale))
     return f"{largest}, {np.mean(means):.3f}, {np.mean(losses):.4f}"
-
-
-def psnr_y(image: Image, hr: Image, border: int) -> float:
-    first, second = (rgb_to_ycbcr(each / 255.0)[border:-border, border:-border, 0] for each in (image, hr))
-    return float(-10 * np.log10(np.mean((first.astype(np.float64) - second) ** 2)))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ REPORT_FILE = "report.html"
 GRAPH_METADATA_KEY = "sr-deploy.card"
 
 Precision = Literal["fp32", "fp16"]
+"""What a graph is stored in."""
+
+Arithmetic = Literal["fp32", "bf16", "fp16"]
+"""What a graph is computed in; fp32 and bf16 run the fp32 graph."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +201,16 @@ class Bundle:
         text = json.dumps(_finite(table), indent=1, ensure_ascii=False)
         (self.folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
-    def graph(self, precision: Precision) -> Path:
-        """Path of the graph of that precision.
+    def runs(self, arithmetic: Arithmetic) -> bool:
+        """Whether the bundle has the graph that `arithmetic` runs."""
+        return _precision_of(arithmetic) in self.graphs
+
+    def graph(self, arithmetic: Arithmetic) -> Path:
+        """Path of the graph that `arithmetic` runs.
 
         Raises: BundleError when the bundle has none.
         """
+        precision = _precision_of(arithmetic)
         if precision not in self.graphs:
             raise BundleError(f"{self.folder}: has no {precision} graph, only {', '.join(self.graphs)}")
         return self.folder / self.graphs[precision].file
@@ -213,6 +222,10 @@ class _CardFile:
     graphs: dict[str, GraphCard]
     certificate: tuple[Link, ...] = ()
     made_with: dict[str, str] = field(default_factory=dict)
+
+
+def _precision_of(arithmetic: Arithmetic) -> Precision:
+    return "fp16" if arithmetic == "fp16" else "fp32"
 
 
 def sha256_of(path: Path) -> str:

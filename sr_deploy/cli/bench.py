@@ -75,10 +75,9 @@ def _measure(
     bundle: Bundle, names: tuple[str, ...], height: int, width: int, runs: int, threads: int | None
 ) -> Iterator[Measurement]:
     import numpy as np
-    import onnx
 
     from sr_deploy.engines import available_backends, open_engine, select_backend
-    from sr_deploy.engines.pixels import INPUT, to_pixel_form
+    from sr_deploy.engines.pixels import INPUT, load_pixel_form
     from sr_deploy.runtime.upscaler import Upscaler
 
     image = _picture(height, width, bundle.card.channels)
@@ -91,11 +90,9 @@ def _measure(
 
     for name in names or tuple(available_backends()):
         for precision in select_backend(name).usable_precisions():
-            graph = "fp16" if precision == "fp16" else "fp32"
-            if graph not in bundle.graphs:
+            if not bundle.runs(precision):
                 continue
-            model = to_pixel_form(onnx.load(bundle.graph("fp16" if precision == "fp16" else "fp32")))
-            with open_engine(model, backend=name, precision=precision, threads=threads) as engine:
+            with open_engine(load_pixel_form(bundle, precision), backend=name, precision=precision, threads=threads) as engine:
                 feeds = {INPUT: np.ascontiguousarray(image[None])}
                 yield row("engine", lambda engine=engine, feeds=feeds: engine.run(feeds))  # type: ignore[misc]
             with Upscaler(bundle, backend=name, precision=precision, threads=threads) as upscale:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from sr_deploy.bundle import Arithmetic
 from sr_deploy.engines import gpu
 from sr_deploy.engines.engine import Array, Engine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, UsageError
@@ -33,8 +34,6 @@ __all__ = [
     "open_engine",
     "select_backend",
 ]
-
-Arithmetic = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-import onnx
 
 from sr_deploy.bundle import PROBE_FILE, Bundle, Link
 from sr_deploy.engines import Arithmetic, available_backends, open_engine, select_backend
 from sr_deploy.engines.engine import Array
-from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_pixel_form
 from sr_deploy.errors import BundleError
 
 MAX_LSB: dict[str, float] = {"fp32": 0.5, "pixels": 1.0}
@@ -73,21 +72,15 @@ def _verify_backend(bundle: Bundle, backend: str) -> Iterator[Link]:
     probes = read_probes(bundle)
     scale = bundle.card.scale
     for precision in available_backends()[backend]:
-        graph = "fp16" if precision == "fp16" else "fp32"
-        if graph not in bundle.graphs:
+        if not bundle.runs(precision):
             continue
-        model = onnx.load(bundle.graph("fp16" if precision == "fp16" else "fp32"))
         target = f"{backend} {precision}"
-        outputs: dict[str, Array] = {}
-        with open_engine(model, backend=backend, precision=precision) as engine:
+        with open_engine(bundle.graph(precision), backend=backend, precision=precision) as engine:
             (spec,) = engine.inputs
             for probe, (image, expected) in probes.items():
-                outputs[probe] = engine.run({spec.name: image.astype(spec.dtype)})[engine.outputs[0].name]
-                yield compare(
-                    expected, outputs[probe], scale=scale, source="original", target=target, probe=probe, precision=precision
-                )
-        form = to_pixel_form(model, split_head=precision == "bf16")
-        with open_engine(form, backend=backend, precision=precision) as engine:
+                found = engine.run({spec.name: image.astype(spec.dtype)})[engine.outputs[0].name]
+                yield compare(expected, found, scale=scale, source="original", target=target, probe=probe, precision=precision)
+        with open_engine(load_pixel_form(bundle, precision), backend=backend, precision=precision) as engine:
             for probe, (image, expected) in probes.items():
                 yield _compare_pixels(engine.run({INPUT: _to_bytes(image)}), expected, target, probe, precision, scale)
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
+from sr_deploy.bundle import Arithmetic, Bundle
 from sr_deploy.engines.engine import Array
 from sr_deploy.engines.facts import attribute
 from sr_deploy.errors import EngineError
@@ -60,6 +61,22 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False, split_head: boo
         ]
     )
     return form
+
+
+def load_pixel_form(bundle: Bundle, arithmetic: Arithmetic) -> ModelProto:
+    """The pixel form of a bundle that `arithmetic` runs.
+
+    Raises: BundleError, EngineError.
+    """
+    return to_pixel_form(onnx.load(bundle.graph(arithmetic)), split_head=arithmetic == "bf16")
+
+
+def load_float_form(bundle: Bundle, arithmetic: Arithmetic) -> ModelProto:
+    """The portable graph of a bundle that `arithmetic` runs, with its health.
+
+    Raises: BundleError, EngineError.
+    """
+    return with_health(onnx.load(bundle.graph(arithmetic)))
 
 
 def with_health(model: ModelProto) -> ModelProto:

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from sr_deploy.bundle import Bundle
-from sr_deploy.engines import Arithmetic, Backend, open_engine
+from sr_deploy.engines import Arithmetic, Backend
 from sr_deploy.engines.engine import Array, Engine
-from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form, with_health
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_float_form, load_pixel_form
 from sr_deploy.errors import UnhealthyOutputError, UsageError
 from sr_deploy.runtime.color import from_float, gray_to_luma, luma_to_gray, rgb_to_ycbcr, to_float, ycbcr_to_rgb
 
@@ -74,26 +74,22 @@ class WindowRunner:
     def _choose(self, precision: Precision) -> Arithmetic:
         native = self._backend.usable_precisions()
         if precision == "auto":
-            return "bf16" if "bf16" in native and "fp32" in self._bundle.graphs else self._fallback()
+            return "bf16" if "bf16" in native and self._bundle.runs("bf16") else self._fallback()
         if precision == "bf16" and "bf16" not in native:
             raise UsageError(f"{self._backend.name} does not compute bf16 natively here; use --precision auto or fp32")
-        self._bundle.graph("fp16" if precision == "fp16" else "fp32")
+        self._bundle.graph(precision)
         return precision
 
     def _fallback(self) -> Arithmetic:
         """The highest precision that the bundle has a graph for."""
-        return "fp32" if "fp32" in self._bundle.graphs else "fp16"
+        return "fp32" if self._bundle.runs("fp32") else "fp16"
 
     def _engine(self, form: Form, precision: Arithmetic) -> Engine:
         with self._lock:
             if (form, precision) not in self._engines:
-                import onnx
-
-                model = onnx.load(self._bundle.graph("fp16" if precision == "fp16" else "fp32"))
-                graph = to_pixel_form(model, split_head=precision == "bf16") if form == "pixels" else with_health(model)
-                self._engines[form, precision] = open_engine(
-                    graph, backend=self._backend.name, precision=precision, threads=self._threads
-                )
+                load = load_pixel_form if form == "pixels" else load_float_form
+                graph = load(self._bundle, precision).SerializeToString()
+                self._engines[form, precision] = self._backend.open(graph, precision=precision, threads=self._threads)
             return self._engines[form, precision]
 
     def _attempt(self, window: Array, form: Form, precision: Arithmetic) -> tuple[Array, float]:
@@ -149,7 +145,7 @@ def _gray_of(rgb: Array) -> Array:
 
 def _brightness(window: Array) -> float:
     full_scale = 1.0 if window.dtype == np.float32 else float(np.iinfo(window.dtype).max)
-    return float(np.abs(window).mean(dtype=np.float64)) / full_scale
+    return float(window.mean(dtype=np.float64)) / full_scale
 
 
 def _is_healthy(health: float, brightness: float) -> bool:
