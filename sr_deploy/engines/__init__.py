@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     class BackendModule(Protocol):
         def usable_precisions(self, device: str) -> tuple[Arithmetic, ...]: ...
 
-        def open(self, graph: bytes, *, device: str, precision: Arithmetic, threads: int | None) -> Engine: ...
+        def open(self, graph: bytes, *, device: str, precision: Arithmetic, threads: int | None, gpu: int = 0) -> Engine: ...
 
 
 __all__ = [
@@ -38,12 +38,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run a graph: a module of this package, the device it drives, and how to install what it needs."""
+    """One way to run a graph: a module of this package, or `module:object`, the device it drives, and how to install it.
+
+    cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it.
+    """
 
     name: str
     module: str
     device: Literal["cpu", "cuda"]
     install: str
+    cast_last: bool = False
 
     def usable_precisions(self) -> tuple[Arithmetic, ...]:
         """Arithmetic that this machine does natively with this backend.
@@ -60,11 +64,15 @@ class Backend:
             return str(exc)
         return ""
 
-    def open(self, graph: bytes, *, precision: Arithmetic, threads: int | None) -> Engine:
-        return self._load().open(graph, device=self.device, precision=precision, threads=threads)
+    def open(self, graph: bytes, *, precision: Arithmetic, threads: int | None, gpu: int = 0) -> Engine:
+        """An engine that runs `graph`; `gpu` is its number in the driver's order, of no meaning on the CPU.
+
+        Raises: UsageError, BackendUnavailableError, OutOfMemoryError, EngineError when the runtime refuses the graph.
+        """
+        return self._load().open(graph, device=self.device, precision=precision, threads=threads, gpu=gpu)
 
     def _load(self) -> BackendModule:
-        module = importlib.import_module(f"sr_deploy.engines.{self.module}")
+        module = pkgutil.resolve_name(f"sr_deploy.engines.{self.module}")
         try:
             module.require()
         except ImportError as exc:
@@ -74,23 +82,19 @@ class Backend:
         return cast("BackendModule", module)
 
 
-class BuildOnlyBackend(Backend):
-    """A backend that `sr-deploy build` compiles engines for, and that this version does not run."""
-
-    def _load(self) -> BackendModule:
-        from sr_deploy.engines.tensorrt_library import flavour_of, why_not_run
-
-        raise BackendUnavailableError(why_not_run(flavour_of(self.name)))
-
-
 BACKENDS: tuple[Backend, ...] = (
     Backend("openvino", "openvino", "cpu", "pip install openvino"),
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
+    Backend("tensorrt", "tensorrt_open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
+    Backend("tensorrt-rtx", "tensorrt_open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),
     Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"'),
-    BuildOnlyBackend("tensorrt", "tensorrt_library", "cuda", 'pip install "sr-deploy[tensorrt]"'),
-    BuildOnlyBackend("tensorrt-rtx", "tensorrt_library", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"'),
+    Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", 'pip install "sr-deploy[cuda]" tensorrt', cast_last=True),
 )
-"""In the order of preference, for each device."""
+"""In the order of preference, for each device.
+
+On a GPU, TensorRT chooses each kernel by measuring it there. TensorRT for RTX is about as fast and builds in seconds, and takes
+GeForce and RTX GPUs only. ONNX Runtime takes every GPU and builds nothing, and fuses least.
+"""
 
 
 def available_backends() -> dict[str, tuple[Arithmetic, ...]]:
@@ -128,7 +132,7 @@ def _usable_on_gpu(*, allow_cpu: bool) -> Backend | None:
     if machine.broken:
         reason = f"{machine.problem}; {machine.remedy}"
     else:
-        reason = f"no backend can use the GPU of this machine, {machine.gpus[0]}: {problems[0]}"
+        reason = f"no backend can use the GPU of this machine, {machine.gpus[0]}: {problems[-1]}"
     raise BackendUnavailableError(
         f"{reason}; to run on the CPU, say so with --allow-cpu (in Python: allow_cpu=True) or --backend openvino"
     )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 from onnx import ModelProto
 
 from sr_deploy.bundle import Bundle, ModelCard, Precision
 from sr_deploy.engines.cache import EngineCache, EngineKey, EngineRecord, Entry, ShapeRange
 from sr_deploy.engines.gpu import GPU, find_gpus
-from sr_deploy.engines.pixels import to_pixel_form
+from sr_deploy.engines.pixels import INPUT, load_float_form, load_pixel_form
 from sr_deploy.engines.target import BuildSettings
-from sr_deploy.engines.tensorrt_build import FLAGS, Progress, compile_engine, why_stale
+from sr_deploy.engines.tensorrt_build import Progress, compile_engine, flags_of, why_stale
 from sr_deploy.engines.tensorrt_library import FLAVOURS, TENSORRT_RTX, Flavour, Library, load_library
 from sr_deploy.errors import BackendUnavailableError, EngineError, MissingDependencyError, UsageError
 
@@ -55,19 +54,43 @@ def build_engine(
 
     Raises: UsageError, BundleError, BackendUnavailableError, OutOfMemoryError, EngineError.
     """
-    say = say or (lambda _: None)
     _check_sizes(bundle.card, settings)
-    gpu = None if library.flavour.builds_ahead else gpu or _gpu_of_this_machine(library.flavour)
     graph = engine_graph(bundle, precision=precision, pixels=pixels)
-    contents = graph.SerializeToString(deterministic=True)
+    return build_graph(
+        graph, bundle.card, library, settings, folder=folder, precision=precision, gpu=gpu, say=say, progress=progress
+    )
+
+
+def build_graph(
+    graph: ModelProto,
+    card: ModelCard,
+    library: Library,
+    settings: BuildSettings,
+    *,
+    folder: Path,
+    precision: Precision,
+    gpu: GPU | None = None,
+    say: Say | None = None,
+    notice: str = "",
+    progress: Progress | None = None,
+) -> BuiltEngine:
+    """As `build_engine`, of a graph in the form that `engine_graph` returns, or of any other image graph.
+
+    `notice` is said when there is something to compile.
+
+    Raises: UsageError, BackendUnavailableError, OutOfMemoryError, EngineError.
+    """
+    say = say or (lambda _: None)
+    gpu = None if library.flavour.builds_ahead else gpu or _gpu_of_this_machine(library.flavour)
+    contents = graph_bytes(graph)
     key = EngineKey(
         graph=hashlib.sha256(contents).hexdigest(),
-        form="pixels" if pixels else "plain",
+        form="pixels" if _is_pixel_form(graph) else "plain",
         precision=precision,
-        shapes=engine_shapes(graph, settings, pixels=pixels),
+        shapes=engine_shapes(graph, settings),
         library=library.flavour.name,
         version=library.version,
-        flags=FLAGS,
+        flags=flags_of(library.flavour),
         capabilities=settings.compute_capabilities,
         workspace=settings.workspace,
         optimization_level=settings.optimization_level,
@@ -81,7 +104,9 @@ def build_engine(
             return found
         if settings.static is not None and TURING in settings.compute_capabilities:
             say(f"static shapes make engines for {TURING} many times larger; leave it out, or give --min, --opt and --max")
-        return _compile(contents, key, bundle.card, library, cache, progress)
+        if notice:
+            say(notice)
+        return _compile(contents, key, card, library, cache, progress)
 
 
 def _compile(
@@ -107,27 +132,51 @@ def _compile(
 
 
 def engine_graph(bundle: Bundle, *, precision: Precision, pixels: bool) -> ModelProto:
-    """The graph that is compiled.
+    """The graph that is compiled, which is the one that `Upscaler` runs.
 
     Raises: BundleError, EngineError.
     """
-    model = onnx.load(bundle.graph(precision))
-    return to_pixel_form(model, cast_last=True) if pixels else model
+    return load_pixel_form(bundle, precision, cast_last=True) if pixels else load_float_form(bundle, precision)
 
 
-def engine_shapes(graph: ModelProto, settings: BuildSettings, *, pixels: bool) -> dict[str, ShapeRange]:
-    """Smallest, usual and largest shape of the graph's input.
+def graph_bytes(graph: ModelProto) -> bytes:
+    """What engines are built from, and known by."""
+    contents: bytes = graph.SerializeToString(deterministic=True)
+    return contents
+
+
+def engine_shapes(graph: ModelProto, settings: BuildSettings) -> dict[str, ShapeRange]:
+    """Smallest, usual and largest shape of the graph's input; a side that the graph fixes stays as it is.
 
     Raises: UsageError.
     """
     source = graph.graph.input[0]
-    channels = source.type.tensor_type.shape.dim[3 if pixels else 1].dim_value
-    least_batch = settings.batch if settings.static is not None else 1
-    least, usual, largest = (
-        (batch, height, width, channels) if pixels else (batch, channels, height, width)
-        for batch, (width, height) in zip((least_batch, settings.batch, settings.batch), settings.sizes(), strict=True)
-    )
+    fixed = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
+    if len(fixed) != 4:
+        raise UsageError(f"'{source.name}' has {len(fixed)} dimensions; expected images, (N,C,H,W), or their pixel form")
+    batches = (settings.batch if settings.static is not None else 1, settings.batch, settings.batch)
+    wanted = [
+        (batch, height, width, 0) if _is_pixel_form(graph) else (batch, 0, height, width)
+        for batch, (width, height) in zip(batches, settings.sizes(), strict=True)
+    ]
+    least, usual, largest = (tuple(own or side for own, side in zip(fixed, sides, strict=True)) for sides in wanted)
     return {source.name: (least, usual, largest)}
+
+
+def fitting_engines(graph: bytes, library: Library, gpu: GPU, folders: Iterable[Path]) -> Iterator[BuiltEngine]:
+    """Engines of that graph, for any sizes, that this library runs on this GPU: folder by folder, the newest first."""
+    digest = hashlib.sha256(graph).hexdigest()
+
+    def fits(record: EngineRecord) -> bool:
+        key = record.key
+        is_ours = (key.graph, key.library, key.version) == (digest, library.flavour.name, library.version)
+        runs = gpu.capability in key.capabilities if library.flavour.builds_ahead else key.gpu == str(gpu)
+        return is_ours and runs and key.flags == flags_of(library.flavour)
+
+    for folder in folders:
+        for entry in EngineCache(folder).fitting(fits):
+            if entry.record is not None and not entry.problem:
+                yield BuiltEngine(entry.path, entry.record, compiled=False)
 
 
 def problem_of(entry: Entry) -> str:
@@ -146,6 +195,10 @@ def problem_of(entry: Entry) -> str:
     except MissingDependencyError:
         return ""
     return "" if installed == key.version else f"built by {flavour.name} {key.version}, installed is {installed}"
+
+
+def _is_pixel_form(graph: ModelProto) -> bool:
+    return bool(graph.graph.input[0].name == INPUT)
 
 
 def _usable(cache: EngineCache, key: EngineKey, library: Library, say: Say) -> BuiltEngine | None:

@@ -4,6 +4,7 @@ FOLDER/
   3f8a0c61d2b4e7f0.engine   named by the sha256 of the whole key
   3f8a0c61d2b4e7f0.json     the key in clear, what goes in and out, and the engine's own hash
   timing-91bc04d2.cache     TensorRT's kernel timings, one per library version and GPU
+  3f8a0c61d2b4e7f0-5d41402a.kernels  what TensorRT for RTX compiled on one GPU when it first ran this engine
 
 A file appears under its name when it is complete. The JSON file is written last: an engine without it does not count.
 """
@@ -31,7 +32,7 @@ FORMAT = 1
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, usual and largest shape of an input."""
 
-_OURS = re.compile(r"(?P<stem>[0-9a-f]{16})\.(engine|json)|timing-[0-9a-f]{8}\.cache")
+_OURS = re.compile(r"(?P<stem>[0-9a-f]{16})\.(engine|json)|timing-[0-9a-f]{8}\.cache|[0-9a-f]{16}-[0-9a-f]{8}\.kernels")
 _PART = re.compile(r"(?P<name>.+)\.part-(?P<pid>\d+)")
 
 
@@ -63,7 +64,7 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """The JSON file beside an engine. `inputs` and `outputs` read as `pixels uint8[1, ?, ?, 3]`."""
+    """The JSON file beside an engine. `inputs` and `outputs` read as `pixels uint8[1, ?, ?, 3]`; scale 0 is not known."""
 
     name: str
     scale: int
@@ -115,8 +116,8 @@ class EngineCache:
         record = dataclasses.replace(record, size=len(engine), sha256=hashlib.sha256(engine).hexdigest(), built=now)
         text = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False) + "\n"
         path = self.path(record.key)
-        self._write(path, engine)
-        self._write(path.with_suffix(".json"), text.encode())
+        write_whole(path, engine)
+        write_whole(path.with_suffix(".json"), text.encode())
         return record
 
     def timings(self, key: EngineKey) -> bytes:
@@ -128,7 +129,7 @@ class EngineCache:
 
     def store_timings(self, key: EngineKey, timings: bytes) -> None:
         """Raises: EngineError when the folder cannot be written."""
-        self._write(self._timing_path(key), timings)
+        write_whole(self._timing_path(key), timings)
 
     def entries(self) -> list[Entry]:
         """All engines of the folder, the damaged ones too.
@@ -137,6 +138,14 @@ class EngineCache:
         """
         stems = sorted({match["stem"] for path in self._files() if (match := _OURS.fullmatch(path.name)) and match["stem"]})
         return [read_entry(self.folder / f"{stem}.engine") for stem in stems]
+
+    def fitting(self, fits: Callable[[EngineRecord], bool]) -> Iterator[Entry]:
+        """The engines whose record `fits`, the newest first; only these are read, one by one."""
+        stems = {path.stem for path in self.folder.glob("*.json") if _OURS.fullmatch(path.name)}
+        records = {stem: _read_record(self.folder / f"{stem}.json") for stem in stems}
+        found = {stem: record for stem, record in records.items() if isinstance(record, EngineRecord) and fits(record)}
+        for stem in sorted(found, key=lambda stem: (found[stem].built, stem), reverse=True):
+            yield read_entry(self.folder / f"{stem}.engine")
 
     def prune(self, problem_of: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
         """Delete the engines of which `problem_of` says something, and what killed builds left; says what it deleted.
@@ -149,7 +158,8 @@ class EngineCache:
             removed = [(entry, problem) for entry, problem in found if problem]
             for entry, _ in removed:
                 entry.path.with_suffix(".json").unlink(missing_ok=True)
-                entry.path.unlink(missing_ok=True)
+                for path in (entry.path, *self.folder.glob(f"{entry.path.stem}-*.kernels")):
+                    path.unlink(missing_ok=True)
         return removed
 
     @contextlib.contextmanager
@@ -182,42 +192,67 @@ class EngineCache:
         except OSError as exc:
             raise UsageError(f"{self.folder}: no folder of engines ({exc.strerror}); `sr-deploy build` makes one") from exc
 
-    def _write(self, path: Path, contents: bytes) -> None:
-        part = path.with_name(f"{path.name}.part-{os.getpid()}")
-        try:
-            with part.open("wb") as file:
-                file.write(contents)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError as exc:
-            raise EngineError(f"{path}: cannot be written ({exc.strerror}); choose another folder") from exc
-        finally:
-            part.unlink(missing_ok=True)
-
     def _timing_path(self, key: EngineKey) -> Path:
         digest = hashlib.sha256(f"{key.library} {key.version} {key.gpu}".encode()).hexdigest()[:8]
         return self.folder / f"timing-{digest}.cache"
 
 
+def write_whole(path: Path, contents: bytes) -> None:
+    """Write a file that appears under its name when it is complete.
+
+    Raises: EngineError when it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as exc:
+        raise EngineError(f"{path}: cannot be written ({exc.strerror}); choose another folder") from exc
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def kernels_path(engine: Path, gpu: str) -> Path:
+    """Where the kernels lie that one GPU compiled for an engine."""
+    return engine.with_name(f"{engine.stem}-{hashlib.sha256(gpu.encode()).hexdigest()[:8]}.kernels")
+
+
+def default_folder() -> Path:
+    """Where engines lie that were built because they were needed; one per user."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "sr-deploy" / "engines"
+
+
 def read_entry(path: Path) -> Entry:
     """An engine with its record; `problem` says what is damaged."""
-    sidecar = path.with_suffix(".json")
-    try:
-        table: Any = json.loads(sidecar.read_text(encoding="utf-8"))
-        if not isinstance(table, dict) or table.get("format") != FORMAT:
-            return Entry(path, None, f"{sidecar.name} is of another format")
-        record = from_table(table, EngineRecord, where=sidecar.name)
-    except FileNotFoundError:
-        return Entry(path, None, f"{sidecar.name} is missing")
-    except (OSError, ValueError, UsageError) as exc:
-        return Entry(path, None, f"{sidecar.name} is not readable ({exc})")
+    record = _read_record(path.with_suffix(".json"))
+    if isinstance(record, str):
+        return Entry(path, None, record)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
         return Entry(path, record, f"not readable ({exc.strerror})")
     return Entry(path, record, "" if digest == record.sha256 else "changed since it was built")
+
+
+def _read_record(sidecar: Path) -> EngineRecord | str:
+    """The record, or why there is none."""
+    try:
+        table: Any = json.loads(sidecar.read_text(encoding="utf-8"))
+        if not isinstance(table, dict) or table.get("format") != FORMAT:
+            return f"{sidecar.name} is of another format"
+        return from_table(table, EngineRecord, where=sidecar.name)
+    except FileNotFoundError:
+        return f"{sidecar.name} is missing"
+    except (OSError, ValueError, UsageError) as exc:
+        return f"{sidecar.name} is not readable ({exc})"
 
 
 @contextlib.contextmanager

@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import math
+import operator
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.engines.gpu import find_gpus
-from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError
+from sr_deploy.errors import (
+    BackendUnavailableError,
+    EngineError,
+    FeedError,
+    MissingDependencyError,
+    OutOfMemoryError,
+    SrDeployError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from sr_deploy.engines.engine import DeviceEngine
 
 DeviceArray = Any
 """A `warp.array`."""
@@ -27,7 +41,11 @@ DeviceArray = Any
 Stream = Any
 """A `warp.Stream`; None is the device's own stream, and the only one on the CPU."""
 
+Event = Any
+"""A `warp.Event`; None on the CPU, where everything is done when its call returns."""
+
 _INSTALL = 'pip install "sr-deploy[gpu]"'
+_DTYPES = ("uint8", "float16", "float32")
 _ON_GPU = (2, 13)
 """DLPack's codes for CUDA memory and managed CUDA memory."""
 
@@ -67,34 +85,68 @@ class Device:
         """
         return self._empty(shape, dtype, device="cpu", pinned=self.is_gpu)
 
-    def stream(self, handle: int | None = None) -> Stream:
-        """A new stream, or the caller's own by its CUDA handle; None on the CPU. The caller's stream must outlive it."""
+    def stream(self, source: Any = None) -> Stream:
+        """A new stream, or the caller's own, as `stream_handle` reads it; None on the CPU. The caller's stream must outlive it.
+
+        Raises: UsageError for what is no stream; EngineError.
+        """
         if not self.is_gpu:
             return None
-        return self._warp.Stream(self._device) if handle is None else self._warp.Stream(self._device, cuda_stream=handle)
+        own = {} if source is None else {"cuda_stream": stream_handle(source)}
+        with _translated():
+            return self._warp.Stream(self._device, **own)
+
+    def synchronize(self, stream: Stream = None) -> None:
+        """Return when everything on the stream is done.
+
+        Raises: EngineError, also for what failed on the stream before.
+        """
+        if self.is_gpu:
+            with _translated(), _RECORDINGS.kept_out():
+                self._warp.synchronize_stream(stream or self._device.stream)
+
+    def record_event(self, stream: Stream = None) -> Event:
+        """What `wait_event` waits for: everything that is on the stream by now."""
+        return (stream or self._device.stream).record_event() if self.is_gpu else None
+
+    def wait_event(self, event: Event, stream: Stream = None) -> None:
+        """Let all that comes on the stream from now on wait for the event; the caller does not wait."""
+        if self.is_gpu:
+            (stream or self._device.stream).wait_event(event)
+
+    def graph(self, function: Callable[[], None], stream: Stream = None) -> Callable[[], None]:
+        """What puts the work of `function` on the stream in one call: a CUDA graph of it; on the CPU `function` itself.
+
+        On a GPU `function` runs once, now, for the record; nothing is computed. It may neither allocate nor wait, and has run
+        before, so that its kernels are loaded. `stream` is not the legacy default stream. The graph keeps `function` alive.
+
+        Raises: EngineError.
+        """
+        if not self.is_gpu:
+            return function
+        stream = stream or self._device.stream
+        with _RECORDINGS.alone(), _translated(), self._warp.ScopedCapture(stream=stream) as capture:
+            function()
+        return functools.partial(self._replay, capture.graph, stream, function)
 
     def array(self, source: Any, *, stream: Stream = None) -> DeviceArray:
         """`source` on this device: what lies here already is not copied, and is kept alive.
 
-        source: a Warp array, or anything with `__cuda_array_interface__`, DLPack or numpy's interface. What `source`'s producer
-        has put on its own stream is done before what comes on `stream`.
+        source: a Warp array, or anything with DLPack, `__cuda_array_interface__` or numpy's interface. DLPack comes first: it
+        lets torch and CuPy order what they have put on their current stream before what comes on `stream`. The other interface
+        does so only where it names a stream, which torch's and PyCUDA's do not.
 
         Raises: FeedError for anything else, and for GPU memory when this device is the CPU.
         """
         wp = self._warp
         if isinstance(source, wp.array) and source.device == self._device:
             return source
-        if hasattr(source, "__cuda_array_interface__"):
-            return self._of_interface(source, stream)
         try:
             if hasattr(source, "__dlpack_device__") and int(source.__dlpack_device__()[0]) in _ON_GPU:
-                self._refuse_on_cpu(source)
-                with wp.ScopedStream(stream):
-                    array = wp.from_dlpack(source)
-                if array.device != self._device:
-                    raise ValueError(f"it lies on {array.device}, not on {self.name}")
-                return array
-            return self._ready(wp.array(_host_array(source), device=self._device, copy=self.is_gpu))
+                return self._of_dlpack(source, stream)
+            if hasattr(source, "__cuda_array_interface__"):
+                return self._of_interface(source, stream)
+            return self._allocated(lambda: wp.array(_host_array(source), device=self._device, copy=self.is_gpu))
         except (RuntimeError, TypeError, ValueError, BufferError) as exc:
             raise FeedError(f"a {type(source).__name__} cannot be read as an array ({exc}); {_EXPECTED}") from exc
 
@@ -116,14 +168,30 @@ class Device:
         with _translated():
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
 
-    def _empty(self, shape: Sequence[int], dtype: DTypeLike, **where: Any) -> DeviceArray:
+    def _replay(self, graph: Any, stream: Stream, _recorded: object) -> None:
         with _translated():
-            return self._ready(self._warp.empty(tuple(shape), dtype=self._warp.dtype_from_numpy(np.dtype(dtype)), **where))
+            self._warp.capture_launch(graph, stream=stream)
 
-    def _ready(self, array: DeviceArray) -> DeviceArray:
-        """The array; memory from a stream's pool is another stream's only after the first has come to it."""
-        if self.is_gpu:
-            self._warp.synchronize_stream(self._device.stream)
+    def _empty(self, shape: Sequence[int], dtype: DTypeLike, **where: Any) -> DeviceArray:
+        kind = self._warp.dtype_from_numpy(np.dtype(dtype))
+        with _translated():
+            return self._allocated(lambda: self._warp.empty(tuple(shape), dtype=kind, **where))
+
+    def _allocated(self, make: Callable[[], DeviceArray]) -> DeviceArray:
+        """What `make` makes; memory from a stream's pool is another stream's only after the first has come to it."""
+        with _RECORDINGS.kept_out():
+            array = make()
+            self.synchronize()
+        return array
+
+    def _of_dlpack(self, source: Any, stream: Stream) -> DeviceArray:
+        self._refuse_on_cpu(source)
+        with self._warp.ScopedStream(stream):
+            array = self._warp.from_dlpack(source)
+        if array.device != self._device:
+            raise ValueError(f"it lies on {array.device}, not on {self.name}")
+        if array.dtype.__name__ not in _DTYPES:
+            raise TypeError(f"its dtype is {array.dtype.__name__}")
         return array
 
     def _of_interface(self, source: Any, stream: Stream) -> DeviceArray:
@@ -161,6 +229,90 @@ class DeviceMemory:
         )
 
 
+class _Recordings:
+    """Keeps recording a graph apart from waiting and allocating: Warp refuses both while it records anything on that GPU."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting = 0
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody waits for a stream inside the block, or allocates."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting == 0)
+            yield
+
+    @contextlib.contextmanager
+    def kept_out(self) -> Iterator[None]:
+        """Nobody records inside the block; any number of threads may be in such blocks."""
+        with self._changed:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waiting -= 1
+                self._changed.notify_all()
+
+
+_RECORDINGS = _Recordings()
+
+
+def stream_handle(stream: Any) -> int:
+    """The CUDA handle of a stream: a whole number, or a stream of torch, CuPy, PyCUDA, Numba, Warp, or any `__cuda_stream__`.
+
+    Raises: UsageError.
+    """
+    protocol = getattr(stream, "__cuda_stream__", None)
+    if protocol is not None:
+        handle = (protocol() if callable(protocol) else protocol)[1]
+    else:
+        handle = next((getattr(stream, name) for name in ("cuda_stream", "ptr", "handle") if hasattr(stream, name)), stream)
+    try:
+        return operator.index((handle.value or 0) if hasattr(handle, "value") else handle)
+    except TypeError as exc:
+        raise UsageError(
+            f"a {type(stream).__name__} is no CUDA stream; expected one of torch, CuPy or PyCUDA, or a stream's handle"
+        ) from exc
+
+
+def to_pycuda(array: DeviceArray) -> Any:
+    """The same memory as a `pycuda.gpuarray.GPUArray`, which keeps `array` alive.
+
+    The current CUDA context must be the GPU's primary one: the program imports `pycuda.autoprimaryctx`, not `pycuda.autoinit`.
+
+    Raises: FeedError for an array that lies on the CPU; MissingDependencyError without PyCUDA.
+    """
+    if not hasattr(array, "__cuda_array_interface__"):
+        raise FeedError(f"a {type(array).__name__} on the CPU is no array of PyCUDA's; use its numpy()")
+    try:
+        pycuda = importlib.import_module("pycuda.gpuarray")
+    except ImportError as exc:
+        raise MissingDependencyError(f"PyCUDA cannot be loaded ({exc}); install it with `pip install pycuda`") from exc
+    memory = read_interface(array.__cuda_array_interface__)
+    return pycuda.GPUArray(memory.shape, memory.dtype, base=array, gpudata=memory.pointer, strides=memory.strides)
+
+
+def check_arrays(engine: DeviceEngine, arrays: Mapping[str, DeviceArray], context: int) -> None:
+    """Raise FeedError unless there is one contiguous array for each input and output, as specified, and the context exists."""
+    specs = (*engine.inputs, *engine.outputs)
+    if set(arrays) != {spec.name for spec in specs}:
+        raise FeedError(f"{engine.description}: got arrays {sorted(arrays)}, expected {sorted(spec.name for spec in specs)}")
+    if not 0 <= context < engine.contexts:
+        raise FeedError(f"{engine.description}: there is no context {context}; expected 0 to {engine.contexts - 1}")
+    for spec in specs:
+        array = arrays[spec.name]
+        smallest, largest = engine.limits.get(spec.name, (spec.shape, array.shape))
+        fits = len(array.shape) == len(spec.shape) and all(
+            want in (-1, side) and low <= side <= high
+            for want, side, low, high in zip(spec.shape, array.shape, smallest, largest, strict=True)
+        )
+        if not fits or array.dtype.__name__ != spec.dtype.name or not array.is_contiguous:
+            allowed = f" from {list(smallest)} to {list(largest)}" if spec.name in engine.limits else ""
+            raise FeedError(f"{engine.description}: '{spec.name}' is {describe(array)}, expected {spec}{allowed}, without gaps")
+
+
 def _let_go(*_: object) -> None:
     """Nothing: bound to an object, it keeps that object alive."""
 
@@ -190,14 +342,15 @@ def read_interface(interface: Mapping[str, Any]) -> DeviceMemory:
     return DeviceMemory(pointer, shape, steps, dtype, None if stream is None else int(stream))
 
 
-def compile_kernels(capabilities: Iterable[str], folder: Path) -> list[Path]:
-    """Compile the kernels ahead of time for compute capabilities such as '8.9', without a GPU; one cubin each, in that order.
+def compile_kernels(capabilities: Iterable[str], folder: Path, *, module: str = "kernels") -> list[Path]:
+    """Compile the kernels of a module here ahead of time for compute capabilities such as '8.9', without a GPU.
+
+    Returns one cubin each, in that order.
 
     Raises: BackendUnavailableError, EngineError.
     """
     warp = load_warp()
-    from sr_deploy.engines import kernels
-
+    kernels = importlib.import_module(f"sr_deploy.engines.{module}")
     folder.mkdir(parents=True, exist_ok=True)
     with _translated():
         architectures = [int(capability.replace(".", "")) for capability in capabilities]
@@ -229,6 +382,8 @@ def _translated() -> Iterator[None]:
     """Turn what Warp raises inside the block into our errors."""
     try:
         yield
+    except SrDeployError:
+        raise
     except Exception as exc:  # compilers' failures have no class of their own
         reason = (str(exc).splitlines() or [type(exc).__name__])[0]
         if "allocate" in reason:

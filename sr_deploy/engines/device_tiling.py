@@ -64,7 +64,9 @@ class DeviceTiling:
         return self._count
 
     def gather(self, frames: DeviceArray, tiles: DeviceArray, *, stream: Stream = None) -> None:
-        """Fill `tiles` from `frames` (N,H,W,C) uint8.
+        """Fill `tiles` from `frames` (N,H,W,C), uint8 for all tiles, or fp16 or fp32 in [0,1] for tiles of floats.
+
+        A transposed view of an (N,C,H,W) array is as good as any.
 
         Raises: FeedError, EngineError.
         """
@@ -76,9 +78,10 @@ class DeviceTiling:
         self._device.launch(kernels.gather, (batch, height, width), arguments, stream=stream)
 
     def scatter(self, tiles: DeviceArray, frames: DeviceArray, *, stream: Stream = None) -> None:
-        """Fill `frames` (N,sH,sW,C) uint8 from `tiles` that are `scale` times as large, faded in the seams.
+        """Fill `frames` (N,sH,sW,C), as `gather` takes them, from `tiles` that are `scale` times as large, faded in the seams.
 
-        Values are rounded half to even and clamped, NaN is 0: bit for bit what `Upscaler` makes of the same tiles.
+        In uint8 values are rounded half to even and clamped, NaN is 0; floats stay what they are. Both are bit for bit what
+        `Upscaler` makes of the same tiles.
 
         Raises: FeedError, EngineError.
         """
@@ -89,17 +92,18 @@ class DeviceTiling:
         self._device.launch(kernels.scatter, frames.shape[:3], arguments, stream=stream)
 
     def _checked(self, frames: DeviceArray, tiles: DeviceArray, *, scale: int) -> tuple[DeviceArray, float]:
-        """The tiles as (N*T,C,h,w), and by what factor 0 to 255 is larger than their range."""
+        """The tiles as (N*T,C,h,w), and by what factor the range of the frames is larger than theirs."""
         tall, wide = (side * scale for side in self.window)
-        _expect(frames, (-1, -1, -1, -1), "uint8")
+        _expect(frames, (-1, -1, -1, -1), "uint8", "float16", "float32")
         count, height, width, channels = frames.shape
         if height > self.size[0] * scale or width > self.size[1] * scale:
             raise FeedError(f"{describe(frames)} is larger than what these tiles cover; plan tiles for frames of that size")
-        if tiles.dtype.__name__ == "uint8":
+        of_bytes = frames.dtype.__name__ == "uint8"
+        if of_bytes and tiles.dtype.__name__ == "uint8":
             _expect(tiles, (count * len(self), tall, wide, channels), "uint8")
             return tiles.transpose((0, 3, 1, 2)), 1.0
         _expect(tiles, (count * len(self), channels, tall, wide), "float16", "float32")
-        return tiles, 255.0
+        return tiles, 255.0 if of_bytes else 1.0
 
 
 class HealthMeter:
@@ -118,14 +122,14 @@ class HealthMeter:
         return self._sums[-1].reshape((self._sums[-1].shape[0],))
 
     def measure(self, tiles: DeviceArray, *, stream: Stream = None) -> None:
-        """Fill `means` from `tiles` (batch,C,H,W) fp16 or fp32, contiguous.
+        """Fill `means` from `tiles` (batch,C,H,W) fp16 or fp32, or (batch,H,W,C) uint8, contiguous.
 
         Raises: FeedError, EngineError.
         """
         from sr_deploy.engines import kernels
 
         batch = self._sums[0].shape[0]
-        _expect(tiles, (batch, -1, -1, -1), "float16", "float32")
+        _expect(tiles, (batch, -1, -1, -1), "uint8", "float16", "float32")
         if not tiles.is_contiguous:
             raise FeedError(f"{describe(tiles)} has gaps; health takes contiguous tiles")
         count = tiles.size // batch

@@ -7,11 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from sr_deploy.errors import EngineError, FeedError
+
+if TYPE_CHECKING:
+    from sr_deploy.engines.device import Device, DeviceArray, Stream
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -61,6 +64,9 @@ class Engine(ABC):
                 raise EngineError(f"{self.description}: run after close; open a new engine")
             return self._run(feeds)
 
+    def settle(self, shape: tuple[int, ...]) -> None:  # noqa: B027  (few runtimes gain by it)
+        """Be told that many runs with a first input of this shape will come: preparing for it now pays."""
+
     def close(self) -> None:
         """Release the runtime's memory; closing twice is fine."""
         with self._lock:
@@ -88,3 +94,26 @@ class Engine(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+class DeviceEngine(Engine):
+    """An engine that also runs on arrays where they lie, in the order of a stream.
+
+    device: where its arrays lie. contexts: how many runs may be under way at once, each in a context of its own. capturable:
+    a CUDA graph can record `enqueue`, after one run of the same shapes in the same context. limits: smallest and largest shape
+    by input name; an input that is not there takes any shape that its spec takes.
+    """
+
+    device: Device
+    contexts: int = 1
+    capturable: bool = False
+    limits: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    @abstractmethod
+    def enqueue(self, arrays: Mapping[str, DeviceArray], *, stream: Stream = None, context: int = 0) -> None:
+        """Put one run on the stream: `arrays` has every input, which is read, and every output, which is filled, by name.
+
+        They are contiguous, on `device`, and must live until the stream is done. One thread uses a context at a time.
+
+        Raises: FeedError for wrong arrays; OutOfMemoryError; EngineError.
+        """

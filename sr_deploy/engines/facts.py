@@ -44,6 +44,14 @@ class GraphFacts:
     parameters: int
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one sample of some size costs: multiply-accumulates, and the peak of what is alive at once, in fp32."""
+
+    macs: int
+    activation_bytes: int
+
+
 def graph_facts(model: ModelProto) -> GraphFacts:
     """Facts of an image graph (N,C,H,W) -> (N,C,sH,sW), without running it.
 
@@ -55,16 +63,34 @@ def graph_facts(model: ModelProto) -> GraphFacts:
     scale = shapes[target][2] // height
     reach = _reach(model, shapes)
     area = _PROBE_SIZE * _PROBE_SIZE
+    cost = _cost(model, shapes)
     return GraphFacts(
         scale=scale,
         channels=channels,
         exact=reach is not None,
         halo=32 if reach is None else math.ceil(reach),
         min_size=_min_size(model),
-        macs=_macs(model, shapes) // area,
-        activation_bytes=math.ceil(_peak_elements(model, shapes) * 4 / area),
-        parameters=sum(math.prod(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) > 0),
+        macs=cost.macs // area,
+        activation_bytes=math.ceil(cost.activation_bytes / area),
+        parameters=parameters(model),
     )
+
+
+def cost_of(model: ModelProto, height: int, width: int) -> Cost:
+    """The cost of one sample (1,C,height,width) through a graph whose first output may be of any size.
+
+    Raises: EngineError.
+    """
+    return _cost(model, infer_shapes(model, height, width))
+
+
+def parameters(model: ModelProto) -> int:
+    """How many weights a graph has."""
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) > 0)
+
+
+def _cost(model: ModelProto, shapes: Shapes) -> Cost:
+    return Cost(_macs(model, shapes), _peak_elements(model, shapes) * 4)
 
 
 def infer_shapes(model: ModelProto, height: int, width: int) -> Shapes:
@@ -182,7 +208,7 @@ def _peak_elements(model: ModelProto, shapes: Shapes) -> int:
     """Largest number of elements alive at once when nodes run in order; element-wise nodes reuse their input's memory."""
     weights = {tensor.name for tensor in model.graph.initializer}
     last_use = {name: index for index, node in enumerate(model.graph.node) for name in node.input if name not in weights}
-    last_use[model.graph.output[0].name] = len(model.graph.node)
+    last_use |= {value.name: len(model.graph.node) for value in model.graph.output}
     source = model.graph.input[0].name
     alive = {source: math.prod(shapes[source])}
     peak = 0

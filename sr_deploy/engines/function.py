@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sr_deploy.engines.engine import Array, Engine, TensorSpec
-from sr_deploy.errors import EngineError
+from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays
+from sr_deploy.engines.engine import Array, DeviceEngine, Engine, TensorSpec
+from sr_deploy.errors import EngineError, FeedError
+
+Function = Callable[..., Array | Sequence[Array]]
 
 
 class FunctionEngine(Engine):
@@ -16,7 +19,7 @@ class FunctionEngine(Engine):
 
     def __init__(
         self,
-        function: Callable[..., Array | Sequence[Array]],
+        function: Function,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         *,
@@ -37,3 +40,39 @@ class FunctionEngine(Engine):
             if not spec.accepts(array):
                 raise EngineError(f"{self.description}: gave {array.dtype.name}{list(array.shape)}, expected {spec}")
         return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
+
+
+class DeviceFunctionEngine(FunctionEngine, DeviceEngine):
+    """Runs `function` on what lies on a device, the CPU by default: it gets numpy arrays, and its results are copied out.
+
+    On the CPU the arrays are views, and `enqueue` may be recorded. On a GPU they are copies, and `enqueue` waits.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        *,
+        device: Device | None = None,
+        contexts: int = 1,
+        limits: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] | None = None,
+        description: str = "function",
+    ) -> None:
+        super().__init__(function, inputs, outputs, description=description)
+        self.device = device or Device("cpu")
+        self.contexts = contexts
+        self.capturable = not self.device.is_gpu
+        self.limits = limits or {}
+
+    def enqueue(self, arrays: Mapping[str, DeviceArray], *, stream: Stream = None, context: int = 0) -> None:
+        if self._closed:
+            raise EngineError(f"{self.description}: run after close; open a new engine")
+        check_arrays(self, arrays, context)
+        self.device.synchronize(stream)
+        results = self._run({spec.name: arrays[spec.name].numpy() for spec in self.inputs})
+        for name, result in results.items():
+            if result.shape != arrays[name].shape:
+                raise FeedError(f"{self.description}: gave {list(result.shape)} for '{name}' of {list(arrays[name].shape)}")
+            self.device.copy(arrays[name], self.device.array(result, stream=stream), stream=stream)
+        self.device.synchronize(stream)

@@ -5,6 +5,7 @@ sums are not fused, so that the CPU, every GPU and numpy round alike.
 """
 
 # Without `from __future__ import annotations`: Warp reads the annotations themselves.
+import itertools
 from typing import Any
 
 import warp as wp
@@ -17,7 +18,7 @@ START, FADE_FROM, SOLID_FROM = wp.constant(0), wp.constant(1), wp.constant(2)
 
 @wp.kernel
 def gather(
-    frames: wp.array4d[wp.uint8],
+    frames: wp.array4d[Any],
     rows: wp.array2d[wp.int32],
     columns: wp.array2d[wp.int32],
     factor: wp.float32,
@@ -36,7 +37,7 @@ def gather(
 
 
 @wp.func
-def to_level(value: wp.float32) -> wp.float32:
+def settle(value: wp.float32, like: wp.uint8) -> wp.float32:  # noqa: ARG001  (Warp chooses by its type)
     """Whole number 0 to 255, rounded half to even and clamped; 0 for NaN."""
     level = wp.rint(value)
     if level > wp.float32(255.0):
@@ -47,10 +48,20 @@ def to_level(value: wp.float32) -> wp.float32:
 
 
 @wp.func
+def settle(value: wp.float32, like: wp.float16) -> wp.float32:  # noqa: ARG001, F811
+    return value
+
+
+@wp.func
+def settle(value: wp.float32, like: wp.float32) -> wp.float32:  # noqa: ARG001, F811
+    return value
+
+
+@wp.func
 def fade(first: wp.float32, second: wp.float32, step: wp.int32, length: wp.int32) -> wp.float32:
-    """Whole number at `step` of `length` on the way from `first` to `second`."""
+    """Value at `step` of `length` on the way from `first` to `second`."""
     weight = (wp.float32(step) + wp.float32(0.5)) / wp.float32(length)
-    return wp.rint(first + weight * (second - first))
+    return first + weight * (second - first)
 
 
 @wp.kernel
@@ -62,11 +73,12 @@ def scatter(
     column_owners: wp.array1d[wp.int32],
     scale: wp.int32,
     factor: wp.float32,
-    frames: wp.array4d[wp.uint8],
+    frames: wp.array4d[Any],
 ):
     """Fill frames (N,sH,sW,C) from `factor` times tiles (N*T,C,sh,sw); launched over (N,sH,sW).
 
-    A pixel has one tile, or in seams two or four. It fades from left to right first, in whole numbers, then from top to bottom.
+    A pixel has one tile, or in seams two or four. It fades from left to right first, then from top to bottom; where frames hold
+    bytes, in whole numbers.
     """
     frame, y, x = wp.tid()
     across = columns.shape[0]
@@ -85,17 +97,19 @@ def scatter(
         above_y = y - rows[row - 1, START] * scale
     if step_x < wide:
         left_x = x - columns[column - 1, START] * scale
+    like = frames.dtype(0)
     for channel in range(frames.shape[3]):
-        value = to_level(wp.float32(tiles[tile, channel, inside_y, inside_x]) * factor)
+        value = settle(wp.float32(tiles[tile, channel, inside_y, inside_x]) * factor, like)
         if step_x < wide:
-            value = fade(to_level(wp.float32(tiles[tile - 1, channel, inside_y, left_x]) * factor), value, step_x, wide)
+            left = settle(wp.float32(tiles[tile - 1, channel, inside_y, left_x]) * factor, like)
+            value = settle(fade(left, value, step_x, wide), like)
         if step_y < tall:
-            above = to_level(wp.float32(tiles[tile - across, channel, above_y, inside_x]) * factor)
+            above = settle(wp.float32(tiles[tile - across, channel, above_y, inside_x]) * factor, like)
             if step_x < wide:
-                corner = to_level(wp.float32(tiles[tile - across - 1, channel, above_y, left_x]) * factor)
-                above = fade(corner, above, step_x, wide)
-            value = fade(above, value, step_y, tall)
-        frames[frame, y, x, channel] = wp.uint8(value)
+                corner = settle(wp.float32(tiles[tile - across - 1, channel, above_y, left_x]) * factor, like)
+                above = settle(fade(corner, above, step_x, wide), like)
+            value = settle(fade(above, value, step_y, tall), like)
+        frames[frame, y, x, channel] = frames.dtype(value)
 
 
 @wp.kernel
@@ -108,8 +122,12 @@ def sum_magnitudes(values: wp.array2d[Any], factor: wp.float32, sums: wp.array2d
     sums[batch, part] = total * factor
 
 
-for _dtype in (wp.uint8, wp.float16, wp.float32):
-    wp.overload(gather, {"tiles": wp.array4d[_dtype]})
-    wp.overload(scatter, {"tiles": wp.array4d[_dtype]})
-for _float in (wp.float16, wp.float32):
-    wp.overload(sum_magnitudes, {"values": wp.array2d[_float]})
+_FLOATS = (wp.float16, wp.float32)
+_FORMS = [(wp.uint8, wp.uint8), *itertools.product((wp.uint8, *_FLOATS), _FLOATS)]
+"""What frames and tiles hold: bytes in tiles come from bytes."""
+
+for _frames, _tiles in _FORMS:
+    for _kernel in (gather, scatter):
+        wp.overload(_kernel, {"frames": wp.array4d[_frames], "tiles": wp.array4d[_tiles]})
+for _values in (wp.uint8, *_FLOATS):
+    wp.overload(sum_magnitudes, {"values": wp.array2d[_values]})

@@ -12,10 +12,22 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from sr_deploy.engines import Arithmetic, gpu
-from sr_deploy.engines.engine import Array, Engine, TensorSpec
+from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays
+from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
 
+Provider = tuple[str, dict[str, str]]
+"""Its name and its options."""
+
 _PROVIDER_OF = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CUDA_OPTIONS = {
+    # The default times every algorithm of every convolution again for each new shape, half a second and more; images differ.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # The default doubles what it takes and keeps it; frames, decoders and other sessions share the GPU.
+    "arena_extend_strategy": "kSameAsRequested",
+    # TF32 has 10 bits of mantissa: no place for it where fp32 is the reference that others are recomputed in.
+    "use_tf32": "0",
+}
 _WARNING, _FATAL = 2, 4
 _DTYPE_OF = {
     "tensor(float)": np.float32,
@@ -36,23 +48,44 @@ def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
 
     Raises: BackendUnavailableError when the installed build has no provider for the device, or the GPU does not initialize.
     """
+    check_provider(_PROVIDER_OF[device])
+    return ("fp32", "fp16")
+
+
+def check_provider(provider: str) -> None:
+    """Raise BackendUnavailableError unless the installed build has that provider, and it initializes."""
     import onnxruntime
 
-    provider = _PROVIDER_OF[device]
     if provider not in onnxruntime.get_available_providers():
         raise BackendUnavailableError(
             f"the installed ONNX Runtime has no {provider}; install the CUDA build with "
             '`pip uninstall onnxruntime && pip install "sr-deploy[cuda]"`'
         )
-    if device == "cuda" and (problem := gpu.survey().problem or _why_not_initialized(provider)):
+    if provider != _PROVIDER_OF["cpu"] and (problem := gpu.survey().problem or _why_not_initialized(provider)):
         raise BackendUnavailableError(f"ONNX Runtime cannot initialize {provider}: {problem}; or use --backend onnxruntime")
-    return ("fp32", "fp16")
 
 
-def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | None) -> Engine:
+def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | None, gpu: int = 0) -> DeviceEngine:
     """Load `graph` into a session.
 
     Raises: BackendUnavailableError when the GPU fails to initialize, EngineError.
+    """
+    if device == "cpu":
+        session = open_session(graph, [(_PROVIDER_OF[device], {})], precision=precision, threads=threads)
+        return ONNXRuntimeEngine(session, f"onnxruntime {precision}", device_name="cpu")
+    session = open_session(graph, [cuda_provider(gpu)], precision=precision, threads=threads)
+    return ONNXRuntimeEngine(session, f"onnxruntime cuda {precision}", device_name=f"cuda:{gpu}")
+
+
+def cuda_provider(number: int) -> Provider:
+    """The CUDA provider for one GPU."""
+    return _PROVIDER_OF["cuda"], {"device_id": str(number), **_CUDA_OPTIONS}
+
+
+def open_session(graph: bytes, providers: list[Provider], *, precision: Arithmetic, threads: int | None) -> Any:
+    """A session on the first of the providers; the others take what it cannot run.
+
+    Raises: BackendUnavailableError when that provider fails to initialize, EngineError.
     """
     import onnxruntime
 
@@ -62,16 +95,16 @@ def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | Non
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    provider = _PROVIDER_OF[device]
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+        # Without the fallback: after a failure on the GPU it would go on on the CPU.
+        session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as exc:
         raise _translated(exc, "refuses the graph") from exc
-    if provider not in session.get_providers():
+    if providers[0][0] not in session.get_providers():
         raise BackendUnavailableError(
-            f"ONNX Runtime could not initialize {provider}; see `sr-deploy doctor`, or choose --backend onnxruntime"
+            f"ONNX Runtime could not initialize {providers[0][0]}; see `sr-deploy doctor`, or choose --backend onnxruntime"
         )
-    return ONNXRuntimeEngine(session, f"onnxruntime {'cuda ' if device == 'cuda' else ''}{precision}")
+    return session
 
 
 @functools.cache
@@ -99,15 +132,45 @@ def _why_not_initialized(provider: str) -> str:
     return f'{reason}; install CUDA and cuDNN with `pip install "onnxruntime-gpu[cuda,cudnn]"`'
 
 
-class ONNXRuntimeEngine(Engine):
-    """An ONNX Runtime session."""
+class ONNXRuntimeEngine(DeviceEngine):
+    """An ONNX Runtime session, whose arrays lie on `device_name`.
 
-    def __init__(self, session: Any, description: str) -> None:
+    `enqueue` waits for the stream, runs on a stream of the session's own, and waits for that: a session can be given one stream
+    for ever, but not one per run. Its runs may overlap, and a context is nothing but a number.
+    """
+
+    contexts = 8
+
+    def __init__(self, session: Any, description: str, *, device_name: str) -> None:
         super().__init__()
         self.description = description
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         self._session = session
+        self._device_name = device_name
+
+    @functools.cached_property
+    def device(self) -> Device:  # type: ignore[override]  # opened when asked for: `run` needs no Warp
+        return Device(self._device_name)
+
+    def enqueue(self, arrays: Mapping[str, DeviceArray], *, stream: Stream = None, context: int = 0) -> None:
+        check_arrays(self, arrays, context)
+        if self._closed:
+            raise EngineError(f"{self.description}: run after close; open a new engine")
+        self.device.synchronize(stream)
+        try:
+            self._session.run_with_iobinding(self._bound(arrays))
+        except Exception as exc:
+            raise _translated(exc, "failed while running") from exc
+
+    def _bound(self, arrays: Mapping[str, DeviceArray]) -> Any:
+        binding = self._session.io_binding()
+        kind, _, number = self._device_name.partition(":")
+        for bind, specs in ((binding.bind_input, self.inputs), (binding.bind_output, self.outputs)):
+            for spec in specs:
+                array = arrays[spec.name]
+                bind(spec.name, kind, int(number or 0), spec.dtype.type, array.shape, array.ptr)
+        return binding
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
@@ -129,6 +192,6 @@ def _spec(value: Any) -> TensorSpec:
 
 def _translated(error: Exception, what: str) -> EngineError:
     reason = str(error).strip().splitlines()[0]
-    if any(sign in str(error).lower() for sign in ("bad_alloc", "out of memory", "failed to allocate")):
+    if any(sign in str(error).lower() for sign in ("bad_alloc", "out of memory", "failed to allocate", "alloc_failed")):
         return OutOfMemoryError(f"onnxruntime: out of memory ({reason}); use smaller tiles or a smaller --memory")
     return EngineError(f"onnxruntime {what}: {reason}")

@@ -11,17 +11,20 @@ from onnx import ModelProto, TensorProto
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, GraphCard, ModelCard, Precision, Source, sha256_of
 from sr_deploy.engines.facts import graph_facts
 from sr_deploy.errors import BundleError
+from sr_deploy.models import resolve
 
 
 def open_bundle(path: str | Path) -> Bundle:
     """The bundle at `path`: a folder made by `sr-deploy export`, a lone graph out of one, or any other image graph.
+
+    `path` may also name a network in the box, such as `fast` or `fast-x2`; what is on disk comes first.
 
     A foreign graph must map (N,C,H,W) in [0,1] to (N,C,sH,sW) in [0,1] with C 3 (RGB) or 1 (luma); its scale, channels and
     reach are read from its nodes.
 
     Raises: BundleError with the reason and the way out.
     """
-    path = Path(path)
+    path = resolve(path)
     if path.suffix.lower() == ".onnx":
         return _open_graph(path)
     if path.is_file():
@@ -40,9 +43,12 @@ def _open_graph(path: Path) -> Bundle:
         raise BundleError(f"{path}: not readable as ONNX ({exc}); expected a graph, for example one from a bundle") from exc
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise BundleError(f"{path}: keeps its weights in other files; save it as a single file first")
-    precision = _precision(path, model)
     card = next((entry.value for entry in model.metadata_props if entry.key == GRAPH_METADATA_KEY), None)
-    facts = ModelCard.from_json(card, where=str(path)) if card is not None else _foreign_card(path, model)
+    own = None if card is None else ModelCard.from_json(card, where=str(path))
+    if own is not None and own.masked is not None:
+        raise BundleError(f"{path}: one of the two graphs of {own.name}, a mask-guided network; open the folder of its bundle")
+    precision = _precision(path, model)
+    facts = own or _foreign_card(path, model)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     graph = GraphCard(path.name, precision, sha256_of(path), opset)
     return Bundle(path.parent, facts, {precision: graph})

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
-from sr_deploy.bundle import PROBE_FILE, Bundle, Link
+from sr_deploy.bundle import PROBE_FILE, Bundle, Link, Masked
 from sr_deploy.engines import Arithmetic, available_backends, open_engine, select_backend
-from sr_deploy.engines.engine import Array
-from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_pixel_form
+from sr_deploy.engines.engine import Array, Engine
+from sr_deploy.engines.patches import best, crops, paste
+from sr_deploy.engines.pixels import COARSE, FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, REFINED, SCORES, load_pixel_form
 from sr_deploy.errors import BundleError
 
 MAX_LSB: dict[str, float] = {"fp32": 0.5, "pixels": 1.0}
@@ -65,7 +68,8 @@ def verify(bundle: Bundle, *, backend: str | None = None) -> tuple[Link, ...]:
     Raises: BackendUnavailableError, BundleError when the bundle carries no probe.
     """
     names = [select_backend(backend).name] if backend else list(available_backends())
-    return tuple(link for name in names for link in _verify_backend(bundle, name))
+    check = _verify_parts if bundle.card.masked else _verify_backend
+    return tuple(link for name in names for link in check(bundle, name))
 
 
 def _verify_backend(bundle: Bundle, backend: str) -> Iterator[Link]:
@@ -80,7 +84,8 @@ def _verify_backend(bundle: Bundle, backend: str) -> Iterator[Link]:
             for probe, (image, expected) in probes.items():
                 found = engine.run({spec.name: image.astype(spec.dtype)})[engine.outputs[0].name]
                 yield compare(expected, found, scale=scale, source="original", target=target, probe=probe, precision=precision)
-        with open_engine(load_pixel_form(bundle, precision), backend=backend, precision=precision) as engine:
+        graph = load_pixel_form(bundle, precision, cast_last=select_backend(backend).cast_last)
+        with open_engine(graph, backend=backend, precision=precision) as engine:
             for probe, (image, expected) in probes.items():
                 yield _compare_pixels(engine.run({INPUT: _to_bytes(image)}), expected, target, probe, precision, scale)
 
@@ -94,6 +99,10 @@ def _compare_pixels(
         pixels = np.full_like(pixels, np.nan)
     rounded = np.round(np.clip(expected, 0, 1) * 255.0) / 255.0
     link = compare(rounded, pixels, scale=scale, source="original", target=f"{target} pixels", probe=probe, precision=precision)
+    return _judge_pixels(link, precision)
+
+
+def _judge_pixels(link: Link, precision: Arithmetic) -> Link:
     if precision != "fp32":
         return link
     return dataclasses.replace(link, floor=f"max <= {MAX_LSB['pixels']} LSB", passed=link.max_lsb <= MAX_LSB["pixels"] + 1e-3)
@@ -104,11 +113,15 @@ def read_probes(bundle: Bundle) -> dict[str, tuple[Array, Array]]:
 
     Raises: BundleError.
     """
+    return {name: (arrays["input"], arrays["output"]) for name, arrays in _stored(bundle, ("input", "output")).items()}
+
+
+def _stored(bundle: Bundle, kinds: tuple[str, ...]) -> dict[str, dict[str, Array]]:
     path = bundle.folder / PROBE_FILE
     try:
         with np.load(path) as arrays:
             names = sorted({key.rsplit(".", 1)[0] for key in arrays.files})
-            return {name: (arrays[f"{name}.input"], arrays[f"{name}.output"]) for name in names}
+            return {name: {kind: arrays[f"{name}.{kind}"] for kind in kinds} for name in names}
     except (OSError, KeyError, ValueError) as exc:
         raise BundleError(
             f"{path}: cannot be read ({exc}); only a bundle made by `sr-deploy export` can verify itself"
@@ -117,3 +130,150 @@ def read_probes(bundle: Bundle) -> dict[str, tuple[Array, Array]]:
 
 def _to_bytes(image: Array) -> Array:
     return np.ascontiguousarray(np.round(image * 255.0).astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+# Mask-guided networks.
+
+Look = Callable[[Array], tuple[Array, Array, Array]]
+"""(1,C,H,W) in [0,1] -> coarse, features, scores, as a bundle's base gives them, in float32."""
+
+Refine = Callable[[Array], Array]
+"""(K,F,side,side) -> (K,C,sP,sP), about in [0,1], in float32."""
+
+
+@dataclass(frozen=True)
+class MaskedProbe:
+    """What the original of a mask-guided network gave for `input`, images in [0,1], all in float32.
+
+    `chosen` are the patches with the highest of its `scores`, `pixels` (K,C,sP,sP) what its refine network made of them, and
+    `patches` (S,F,side,side) what that saw of some: those at the places `sample` among the chosen.
+    """
+
+    input: Array
+    coarse: Array
+    scores: Array
+    chosen: Array
+    pixels: Array
+    sample: Array
+    patches: Array
+
+    @property
+    def output(self) -> Array:
+        """The image with the chosen patches refined."""
+        return paste(self.coarse, self.pixels, self.chosen)
+
+
+def read_masked_probes(bundle: Bundle) -> dict[str, MaskedProbe]:
+    """What the original gave, by probe name.
+
+    Raises: BundleError.
+    """
+    kinds = tuple(field.name for field in dataclasses.fields(MaskedProbe))
+    return {name: MaskedProbe(**arrays) for name, arrays in _stored(bundle, kinds).items()}
+
+
+def compare_parts(
+    probe: MaskedProbe,
+    look: Look,
+    refine: Refine,
+    *,
+    masked: Masked,
+    scale: int,
+    target: str,
+    name: str,
+    precision: Arithmetic,
+    in_pixels: bool = False,
+) -> list[Link]:
+    """Measure the parts of a mask-guided network, and the image that they make, against the original; `name` is the probe's.
+
+    The image has the original's choice of patches; the link says how many others the scores given here would have chosen.
+    `in_pixels` is for images that were rounded to 8 bits.
+    """
+    coarse, features, scores = look(probe.input)
+    patches = crops(features, probe.chosen, patch=masked.patch, padding=masked.padding)
+    whole = paste(coarse, refine(patches), probe.chosen)
+
+    def image(kind: str, reference: Array, array: Array) -> Link:
+        reference = np.round(reference * 255) / np.float32(255) if in_pixels else reference
+        link = compare(
+            reference, array, scale=scale, source="original", target=f"{target}: {kind}", probe=name, precision=precision
+        )
+        return _judge_pixels(link, precision) if in_pixels else link
+
+    def values(kind: str, reference: Array, array: Array, floor: Arithmetic) -> Link:
+        span = 2 * float(np.abs(reference).max()) or 1.0
+        pair = (reference / span + 0.5, array / span + 0.5)
+        return compare(*pair, scale=1, source="original", target=f"{target}: {kind}", probe=name, precision=floor)
+
+    moved = len(np.setdiff1d(best(scores, len(probe.chosen)), probe.chosen))
+    return [
+        image("coarse", probe.coarse, coarse),
+        values("features", probe.patches, patches[probe.sample], precision),
+        # Scores only order patches: rounding changes no pixel but which of two near ones is refined.
+        values("scores", probe.scores, scores, "fp32" if precision == "fp32" else "bf16"),
+        image("patches", probe.pixels[probe.sample], refine(probe.patches)),
+        dataclasses.replace(image("image", probe.output, whole), selected=len(probe.chosen), moved=moved),
+    ]
+
+
+def parts_of(base: Engine, refine: Engine) -> tuple[Look, Refine]:
+    """The portable graphs of a mask-guided network as functions."""
+    dtype = base.inputs[0].dtype
+
+    def look(image: Array) -> tuple[Array, Array, Array]:
+        results = base.run({base.inputs[0].name: image.astype(dtype)})
+        coarse, features, scores = (results[name].astype(np.float32) for name in (COARSE, FEATURES, SCORES))
+        return coarse, features, scores
+
+    return look, lambda patches: refine.run({PATCHES: patches.astype(dtype)})[REFINED].astype(np.float32)
+
+
+def _pixel_parts_of(base: Engine, refine: Engine) -> tuple[Look, Refine]:
+    """The pixel forms of both graphs as functions; an image whose health is not finite is NaN."""
+
+    def planar(results: dict[str, Array]) -> Array:
+        image = results[OUTPUT].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        image[~np.isfinite(results[HEALTH])] = np.nan
+        return image
+
+    def look(image: Array) -> tuple[Array, Array, Array]:
+        results = base.run({INPUT: _to_bytes(image)})
+        return planar(results), results[FEATURES].astype(np.float32), results[SCORES]
+
+    return look, lambda patches: planar(refine.run({PATCHES: patches.astype(refine.inputs[0].dtype)}))
+
+
+def _verify_parts(bundle: Bundle, backend: str) -> Iterator[Link]:
+    masked, probes = bundle.card.masked, read_masked_probes(bundle)
+    assert masked is not None
+    for precision in available_backends()[backend]:
+        if not bundle.runs(precision):
+            continue
+        for in_pixels in (False, True):
+            with _open_parts(bundle, backend, precision, in_pixels=in_pixels) as (look, refine):
+                for name, probe in probes.items():
+                    yield from compare_parts(
+                        probe,
+                        look,
+                        refine,
+                        masked=masked,
+                        scale=bundle.card.scale,
+                        target=f"{backend} {precision}" + " pixels" * in_pixels,
+                        name=name,
+                        precision=precision,
+                        in_pixels=in_pixels,
+                    )
+
+
+@contextmanager
+def _open_parts(bundle: Bundle, backend: str, precision: Arithmetic, *, in_pixels: bool) -> Iterator[tuple[Look, Refine]]:
+    cast_last = select_backend(backend).cast_last
+    base, refine = (
+        load_pixel_form(bundle, precision, part, cast_last=cast_last) if in_pixels else bundle.graph(precision, part)
+        for part in bundle.card.parts
+    )
+    with (
+        open_engine(base, backend=backend, precision=precision) as looking,
+        open_engine(refine, backend=backend, precision=precision) as refining,
+    ):
+        yield (_pixel_parts_of if in_pixels else parts_of)(looking, refining)

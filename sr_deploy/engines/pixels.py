@@ -5,6 +5,15 @@
 
 The pixel form moves a quarter of the bytes and does clamping and rounding where the pixels are. `health` is the mean of
 |output before the clamp|: one NaN or Inf anywhere makes it non-finite, in every runtime.
+
+The two graphs of a mask-guided network have the same forms:
+
+    base     portable    input        ->  coarse, features, scores
+             pixel form  pixels       ->  upscaled, features, scores, health
+    refine   portable    patches (K,F,side,side) float  ->  pixels (K,C,sP,sP) float in [0,1], P the side of a patch
+             pixel form  patches      ->  upscaled (K,sP,sP,C) uint8, health (K,)
+
+In the forms made here, features and patches have the graph's precision, and scores are float32 always.
 """
 
 from __future__ import annotations
@@ -16,12 +25,15 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
-from sr_deploy.bundle import Arithmetic, Bundle
+from sr_deploy.bundle import Arithmetic, Bundle, Part
 from sr_deploy.engines.engine import Array
 from sr_deploy.engines.facts import attribute
 from sr_deploy.errors import EngineError
 
 INPUT, OUTPUT, HEALTH = "pixels", "upscaled", "health"
+COARSE, FEATURES, SCORES, PATCHES, REFINED = "coarse", "features", "scores", "patches", "pixels"
+"""What the graphs of a mask-guided network take and give."""
+
 _OPSET = 19
 
 
@@ -34,49 +46,50 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False, split_head: boo
     `split_head` is for arithmetic in bf16, whose 8 bits of mantissa hold the whole numbers 0..255 exactly, but not their
     multiples of 1/255: the first convolutions then read whole numbers, with weights that are the sum of two bf16 parts.
 
+    Outputs beside the image, those of a mask-guided network's base, go through.
+
     Raises: EngineError when the graph has not one float input and one output of four dimensions.
     """
     model = _modern(model)
-    source, target = _image_ports(model)
-    tail = _Tail.of(model)
+    source, _ = _image_ports(model)
+    form = _quantized(model, cast_last=cast_last)
+    graph = form.graph
     float_type = source.type.tensor_type.elem_type
     batch, channels, height, width = (_dim(dim) for dim in source.type.tensor_type.shape.dim)
-    _, _, out_height, out_width = (_dim(dim) for dim in target.type.tensor_type.shape.dim)
-    form = ModelProto()
-    form.CopyFrom(model)
-    graph = form.graph
-    del graph.node[:], graph.input[:], graph.output[:]
-    graph.node.extend(_to_float(source.name, float_type))
-    graph.node.extend(tail.body)
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, height, width, channels]))
+    for node in reversed(_to_float(source.name, float_type)):
+        graph.node.insert(0, node)
     if split_head:
         _split_head(graph, source.name)
-    graph.node.extend(_to_pixels(tail.result, tail.upscale > 1, cast_last=cast_last))
-    graph.node.extend(_health(_own("rounded")))
-    graph.initializer.extend(_constants(float_type, int(channels or 1), tail.upscale))
-    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, height, width, channels]))
-    graph.output.extend(
-        [
-            helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, [batch, out_height, out_width, channels]),
-            helper.make_tensor_value_info(HEALTH, TensorProto.FLOAT, [batch]),
-        ]
-    )
     return form
 
 
-def load_pixel_form(bundle: Bundle, arithmetic: Arithmetic) -> ModelProto:
-    """The pixel form of a bundle that `arithmetic` runs.
+def to_refine_form(model: ModelProto, *, cast_last: bool = False) -> ModelProto:
+    """The pixel form of a refine network: float patches in, pixels and their health out; `cast_last` as in `to_pixel_form`.
+
+    Raises: EngineError, as `to_pixel_form`.
+    """
+    return _quantized(_modern(model), cast_last=cast_last)
+
+
+def load_pixel_form(bundle: Bundle, arithmetic: Arithmetic, part: Part = "", *, cast_last: bool = False) -> ModelProto:
+    """The pixel form of a bundle's graph that `arithmetic` runs; `cast_last` as in `to_pixel_form`.
 
     Raises: BundleError, EngineError.
     """
-    return to_pixel_form(onnx.load(bundle.graph(arithmetic)), split_head=arithmetic == "bf16")
+    model = onnx.load(bundle.graph(arithmetic, part))
+    if part == "refine":
+        return to_refine_form(model, cast_last=cast_last)
+    return to_pixel_form(model, cast_last=cast_last, split_head=arithmetic == "bf16")
 
 
-def load_float_form(bundle: Bundle, arithmetic: Arithmetic) -> ModelProto:
+def load_float_form(bundle: Bundle, arithmetic: Arithmetic, part: Part = "") -> ModelProto:
     """The portable graph of a bundle that `arithmetic` runs, with its health.
 
     Raises: BundleError, EngineError.
     """
-    return with_health(onnx.load(bundle.graph(arithmetic)))
+    return with_health(onnx.load(bundle.graph(arithmetic, part)))
 
 
 def with_health(model: ModelProto) -> ModelProto:
@@ -92,7 +105,39 @@ def with_health(model: ModelProto) -> ModelProto:
     form.graph.node.extend(_health(tail.result))
     form.graph.initializer.extend(_health_constants(int(target.type.tensor_type.shape.dim[1].dim_value) * tail.upscale**2))
     form.graph.output.append(helper.make_tensor_value_info(HEALTH, TensorProto.FLOAT, [None]))
+    _widen_scores(form.graph)
     return form
+
+
+def _quantized(model: ModelProto, *, cast_last: bool) -> ModelProto:
+    """The graph with its image in bytes and the health of it; its input, and outputs beside the image, stay."""
+    source, target = _image_ports(model)
+    tail = _Tail.of(model)
+    batch, channels, height, width = (_dim(dim) for dim in target.type.tensor_type.shape.dim)
+    form = ModelProto()
+    form.CopyFrom(model)
+    graph = form.graph
+    beside = list(model.graph.output)[1:]
+    del graph.node[:], graph.output[:]
+    graph.node.extend(tail.body)
+    graph.node.extend(_to_pixels(tail.result, tail.upscale > 1, cast_last=cast_last))
+    graph.node.extend(_health(_own("rounded")))
+    graph.initializer.extend(_constants(source.type.tensor_type.elem_type, int(channels or 1), tail.upscale))
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, [batch, height, width, channels]))
+    graph.output.extend(beside)
+    graph.output.append(helper.make_tensor_value_info(HEALTH, TensorProto.FLOAT, [batch]))
+    _widen_scores(graph)
+    return form
+
+
+def _widen_scores(graph: onnx.GraphProto) -> None:
+    """Give the scores of an fp16 graph as float32: who selects by them need not know what they were computed in."""
+    for value in graph.output:
+        if value.name == SCORES and value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            maker = next(node for node in graph.node if SCORES in node.output)
+            maker.output[list(maker.output).index(SCORES)] = _own(SCORES)
+            graph.node.append(_node("Cast", [_own(SCORES)], SCORES, to=TensorProto.FLOAT))
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 @dataclass(frozen=True)
@@ -237,10 +282,9 @@ def _modern(model: ModelProto) -> ModelProto:
 def _image_ports(model: ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
     weights = {tensor.name for tensor in model.graph.initializer}
     sources = [value for value in model.graph.input if value.name not in weights]
-    if len(sources) != 1 or len(model.graph.output) != 1:
-        raise EngineError(
-            f"the graph has {len(sources)} inputs and {len(model.graph.output)} outputs; the pixel form needs one of each"
-        )
+    outputs = [value.name for value in model.graph.output]
+    if len(sources) != 1 or (len(outputs) != 1 and outputs != [COARSE, FEATURES, SCORES]):
+        raise EngineError(f"the graph has {len(sources)} inputs and {len(outputs)} outputs; the pixel form needs one of each")
     source, target = sources[0], model.graph.output[0]
     for value in (source, target):
         tensor = value.type.tensor_type

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto
 
 from sr_deploy.engines.engine import TensorSpec
-from sr_deploy.engines.tensorrt_library import Library
+from sr_deploy.engines.tensorrt_library import Flavour, Library
 from sr_deploy.errors import EngineError, UsageError
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -24,8 +24,11 @@ Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 Progress = Callable[[str, float], None]
 """Called with the phase that runs, and the fraction of the whole that is done."""
 
-FLAGS = ("strongly typed", "no TF32", "no auxiliary streams")
-"""What every build sets: precision is the graph's alone, and one stream is one stream."""
+FLAGS = ("strongly typed", "no TF32", "no auxiliary streams", "scratch memory by shape")
+"""What every build sets: precision is the graph's alone, one stream is one stream, and small images need little memory."""
+
+USER_ALLOCATION = "user allocation"
+"""What TensorRT for RTX needs, so that a CUDA graph can record a run."""
 
 _STALE = ("VERSION_MISMATCH", "MALFORMED_ENGINE")
 
@@ -68,6 +71,9 @@ def compile_engine(
         config = builder.create_builder_config()
         config.max_aux_streams = 0
         config.clear_flag(module.BuilderFlag.TF32)
+        config.set_preview_feature(module.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+        if library.flavour.compiles_at_run:
+            config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if workspace is not None:
             config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace << 20)
         if optimization_level is not None:
@@ -91,6 +97,11 @@ def compile_engine(
         timings = b"" if cache is None else bytes(config.get_timing_cache().serialize())
         del parser
         return Compiled(bytes(engine), inputs, outputs, timings)
+
+
+def flags_of(flavour: Flavour) -> tuple[str, ...]:
+    """What a build sets, in words."""
+    return (*FLAGS, USER_ALLOCATION) if flavour.compiles_at_run else FLAGS
 
 
 def why_stale(engine: bytes, library: Library) -> str:
@@ -120,8 +131,7 @@ def _targets(library: Library, capabilities: Sequence[str]) -> dict[str, Any]:
                 "or build for them with TensorRT for RTX (engines/rtx.toml)"
             )
         return {}
-    members = library.module.ComputeCapability.__members__
-    known = {f"{name[2:-1]}.{name[-1]}": member for name, member in members.items() if name.startswith("SM")}
+    known = library.capabilities()
     unknown = [text for text in capabilities if text not in known]
     if unknown or not capabilities:
         what = f"compute capability {', '.join(unknown)} is unknown" if unknown else "no compute capability is given"

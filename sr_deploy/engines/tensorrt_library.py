@@ -24,7 +24,8 @@ class Flavour:
     """One of the two libraries, with the facts in which their interfaces differ.
 
     `builds_ahead`: needs no GPU to build, and compiles for a list of compute capabilities. `has_timing_cache`: measures
-    kernels while it builds. `tells_validity`: says of a serialized engine whether it will load.
+    kernels while it builds. `tells_validity`: says of a serialized engine whether it will load. `compiles_at_run`: leaves
+    kernels to be compiled when an engine first runs a shape.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Flavour:
     builds_ahead: bool
     has_timing_cache: bool
     tells_validity: bool
+    compiles_at_run: bool
 
 
 TENSORRT = Flavour(
@@ -44,6 +46,7 @@ TENSORRT = Flavour(
     builds_ahead=False,
     has_timing_cache=True,
     tells_validity=False,
+    compiles_at_run=False,
 )
 TENSORRT_RTX = Flavour(
     name="tensorrt-rtx",
@@ -53,6 +56,7 @@ TENSORRT_RTX = Flavour(
     builds_ahead=True,
     has_timing_cache=False,
     tells_validity=True,
+    compiles_at_run=True,
 )
 FLAVOURS = (TENSORRT, TENSORRT_RTX)
 
@@ -69,11 +73,16 @@ class Library:
     def __str__(self) -> str:
         return f"{self.flavour.name} {self.version}"
 
+    def capabilities(self) -> dict[str, Any]:
+        """The compute capabilities, such as '8.9', that TensorRT for RTX compiles for, each with its member."""
+        members = self.module.ComputeCapability.__members__
+        return {f"{name[2:-1]}.{name[-1]}": member for name, member in members.items() if name.startswith("SM")}
+
     def error(self, what: str, reason: str = "") -> EngineError:
         """The error to raise when the library failed: `what`, and its own words."""
         words = "; ".join(self._last_words() or [reason or "it says nothing more"])
         if any(sign in f"{reason} {words}".lower() for sign in ("out of memory", "outofmemory", "bad_alloc")):
-            return OutOfMemoryError(f"{self} {what}: out of memory ({words}); use smaller shapes or a smaller workspace")
+            return OutOfMemoryError(f"{self} {what}: out of memory ({words}); use smaller tiles, shapes or workspace")
         return EngineError(f"{self} {what}: {words}")
 
     @contextlib.contextmanager
@@ -122,16 +131,25 @@ def load_library(flavour: Flavour) -> Library:
 
 
 def why_not_run(flavour: Flavour) -> str:
-    """Why engines of that flavour do not run on this machine, and what to do, in one line."""
-    no_gpu = gpu.survey().problem
-    missing = [no_gpu] if no_gpu else []
+    """Why engines of that flavour do not run on this machine, and what to do, in one line; '' when they do."""
+    machine = gpu.survey()
+    problems = [f"{machine.problem}; {machine.remedy}"] if machine.problem else []
     try:
-        load_library(flavour)
+        library = load_library(flavour)
+        problems += [why_not_for(library, found) for found in machine.gpus[:1]]
     except BackendUnavailableError as exc:
-        missing.append(str(exc))
-    limit = "this version builds engines with `sr-deploy build` and does not run them yet"
-    cure = "use --backend openvino" if no_gpu else "use --backend onnxruntime-cuda or openvino"
-    return f"backend '{flavour.name}': {'; '.join([*missing, limit, cure])}"
+        problems.append(str(exc))
+    cure = "--backend openvino" if machine.problem else "--backend onnxruntime-cuda or openvino"
+    missing = [problem for problem in problems if problem]
+    return f"backend '{flavour.name}': {'; '.join(missing)}; or use {cure}" if missing else ""
+
+
+def why_not_for(library: Library, found: gpu.GPU) -> str:
+    """Why the library has nothing for that GPU, '' when it has."""
+    if not library.flavour.builds_ahead or found.capability in library.capabilities():
+        return ""
+    known = ", ".join(library.capabilities())
+    return f"{library.flavour.title} {library.version} does not run on {found}, it runs on {known}; use TensorRT there"
 
 
 @functools.cache

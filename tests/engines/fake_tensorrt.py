@@ -1,4 +1,4 @@
-"""A library with the interface of both TensorRT bindings, as far as sr-deploy uses it, that compiles nothing.
+"""A library with the interface of both TensorRT bindings, as far as sr-deploy uses it, that runs graphs on the CPU.
 
 It has what our code may call and nothing else, so a call that is not here fails; test_tensorrt_bindings.py compares every
 class, argument and member with the real bindings.
@@ -6,8 +6,12 @@ class, argument and member with the real bindings.
 
 from __future__ import annotations
 
+import base64
+import ctypes
 import enum
-import hashlib
+import json
+import math
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -16,8 +20,13 @@ import numpy as np
 from onnx import ModelProto, helper
 
 RTX_ONLY = {
+    "BuilderFlag": {"REQUIRE_USER_ALLOCATION"},
     "IBuilderConfig": {"num_compute_capabilities", "set_compute_capability"},
     "Runtime": {"get_engine_validity"},
+    "IExecutionContext": {"is_stream_capturable"},
+    "IRuntimeConfig": {"create_runtime_cache", "set_runtime_cache", "dynamic_shapes_kernel_specialization_strategy"},
+    "IRuntimeCache": {"*"},
+    "DynamicShapesKernelSpecializationStrategy": {"*"},
     "ComputeCapability": {"*"},
     "EngineValidity": {"*"},
     "EngineInvalidityDiagnostics": {"*"},
@@ -62,6 +71,29 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
 
 class BuilderFlag(enum.IntEnum):
     TF32 = 7
+    REQUIRE_USER_ALLOCATION = 24
+
+
+class PreviewFeature(enum.IntEnum):
+    RUNTIME_ACTIVATION_RESIZE_10_10 = 2
+
+
+class TensorIOMode(enum.IntEnum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class ExecutionContextAllocationStrategy(enum.IntEnum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.IntEnum):
+    LAZY = 0
+    EAGER = 1
+    NONE = 2
 
 
 class MemoryPoolType(enum.IntEnum):
@@ -174,9 +206,10 @@ class OnnxParser:
 class IOptimizationProfile:
     def __init__(self) -> None:
         self._good = False
+        self._shapes: dict[str, Any] = {}
 
     def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
-        del input
+        self._shapes[input] = [list(min), list(opt), list(max)]
         self._good = all(a <= b <= c for a, b, c in zip(min, opt, max, strict=True))
 
     def __bool__(self) -> bool:
@@ -199,6 +232,13 @@ class IBuilderConfig:
         self._values: dict[str, Any] = {}
         self._timing_cache: ITimingCache | None = None
         self._capabilities: list[ComputeCapability] = []
+        self._profile: IOptimizationProfile | None = None
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self._values["set"] = flag
+
+    def set_preview_feature(self, feature: PreviewFeature, enable: bool) -> None:
+        self._values[feature.name] = enable
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         self._values["cleared"] = flag
@@ -207,6 +247,7 @@ class IBuilderConfig:
         self._values[pool.name] = pool_size
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        self._profile = profile
         return 0 if profile else -1
 
     def set_compute_capability(self, compute_capability: ComputeCapability, index: int) -> bool:
@@ -269,20 +310,185 @@ class Builder:
             config._timing_cache._contents += b"timed "
         if type(self).on_build is not None:
             return type(self).on_build(config, self._logger)
-        return b"engine " + hashlib.sha256(network._graph).digest()
+        return serialized(network._graph, config._profile._shapes, "set" in config._values)
+
+
+def serialized(graph: bytes, shapes: dict[str, Any], user_allocation: bool) -> bytes:
+    """An engine: the graph itself, and its profile."""
+    contents = {"graph": base64.b64encode(graph).decode(), "shapes": shapes, "user_allocation": user_allocation}
+    return b"engine " + json.dumps(contents).encode()
+
+
+class IRuntimeCache:
+    environment = b"this GPU "
+    """What a test wants cached kernels to be of."""
+
+    def __init__(self) -> None:
+        self._kernels: set[str] = set()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not bytes(blob).startswith(self.environment):
+            return False
+        self._kernels = set(json.loads(bytes(blob).removeprefix(self.environment)))
+        return True
+
+    def serialize(self) -> bytes:
+        return self.environment + json.dumps(sorted(self._kernels)).encode()
+
+
+class IRuntimeConfig:
+    cache_type: type[IRuntimeCache] = IRuntimeCache
+
+    def __init__(self) -> None:
+        self._strategy = ExecutionContextAllocationStrategy.STATIC
+        self._specialization = DynamicShapesKernelSpecializationStrategy.LAZY
+        self._cache: IRuntimeCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self._strategy = strategy
+
+    @property
+    def dynamic_shapes_kernel_specialization_strategy(self) -> DynamicShapesKernelSpecializationStrategy:
+        return self._specialization
+
+    @dynamic_shapes_kernel_specialization_strategy.setter
+    def dynamic_shapes_kernel_specialization_strategy(self, strategy: DynamicShapesKernelSpecializationStrategy) -> None:
+        self._specialization = strategy
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return self.cache_type()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self._cache = cache
+        return True
 
 
 class ICudaEngine:
-    pass
+    def __init__(self, contents: bytes, module: Any, logger: ILogger) -> None:
+        import onnxruntime
+
+        self._module, self._logger = module, logger
+        self._contents = json.loads(contents)
+        graph = base64.b64decode(self._contents["graph"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        described = ModelProto.FromString(graph).graph
+        self._io = {value.name: value.type.tensor_type for value in (*described.input, *described.output)}
+        self._inputs = [value.name for value in described.input]
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._io)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._io)[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self._io[name].elem_type
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        shape = tuple(dim.dim_value or -1 for dim in self._io[name].shape.dim)
+        if name not in self._inputs:
+            return shape
+        smallest, _, largest = self.get_tensor_profile_shape(name, 0)
+        return tuple(low if low == high else -1 for low, high in zip(smallest, largest, strict=True))
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        assert profile_index == 0
+        return [tuple(shape) for shape in self._contents["shapes"][name]]
+
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return self._module.IRuntimeConfig()  # type: ignore[no-any-return]
+
+    def create_execution_context(self, runtime_config: IRuntimeConfig) -> IExecutionContext | None:
+        context: IExecutionContext = self._module.IExecutionContext(self, runtime_config)
+        self._module.contexts.append(context)
+        return context
+
+
+class IExecutionContext:
+    on_execute: Callable[[IExecutionContext], bool] | None = None
+    """What a test wants to happen inside execute_async_v3."""
+
+    def __init__(self, engine: ICudaEngine, config: IRuntimeConfig) -> None:
+        self._engine, self._config = engine, config
+        self._addresses: dict[str, int] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._memory = (0, 0)
+        self._streams: list[int] = []
+        self._shapes_set = 0
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
+        if not all(low <= side <= high for low, side, high in zip(smallest, shape, largest, strict=True)):
+            self._engine._logger.log(Severity.ERROR, f"Static dimension mismatch while setting input shape for {name}.")
+            return False
+        self._shapes[name] = shape
+        self._shapes_set += 1
+        return True
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return sum(math.prod(shape) for shape in self._shapes.values())
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._memory = (memory, size)
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if name in self._shapes:
+            return self._shapes[name]
+        return tuple(np.shape(self._compute({name: np.zeros(shape) for name, shape in self._shapes.items()})[name]))
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = memory
+        return bool(memory)
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        del stream
+        return bool(self._engine._contents["user_allocation"])
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        own = type(self)
+        if own.on_execute is not None and not own.on_execute(self):
+            return False
+        self._streams.append(stream_handle)
+        memory, size = self._memory
+        assert self._config._strategy == ExecutionContextAllocationStrategy.USER_MANAGED
+        assert size >= self.update_device_memory_size_for_shapes()
+        ctypes.memset(memory, 0xAB, size)
+        feeds = {name: self._at(name, self._shapes[name]).copy() for name in self._engine._inputs}
+        time.sleep(0.001)
+        for name, result in self._compute(feeds).items():
+            self._at(name, result.shape)[...] = result
+        if self._config._cache is not None:
+            self._config._cache._kernels.add(str(sorted(self._shapes.items())))
+        return True
+
+    def _compute(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        engine = self._engine
+        typed = {name: value.astype(nptype(engine.get_tensor_dtype(name))) for name, value in feeds.items()}
+        names = [name for name in engine._io if name not in engine._inputs]
+        return dict(zip(names, engine._session.run(names, typed), strict=True))
+
+    def _at(self, name: str, shape: tuple[int, ...]) -> Any:
+        dtype = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
+        size = math.prod(shape) * dtype.itemsize
+        contents = (ctypes.c_uint8 * size).from_address(self._addresses[name])
+        return np.frombuffer(contents, dtype).reshape(shape)
 
 
 class Runtime:
+    module: Any = None
+
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
-        if serialized_engine.startswith(b"engine "):
-            return ICudaEngine()
+        if serialized_engine.startswith(b"engine {"):
+            return self.module.ICudaEngine(serialized_engine.removeprefix(b"engine "), self.module, self._logger)  # type: ignore[no-any-return]
         self._logger.log(Severity.ERROR, "magic tag does not match")
         return None
 
@@ -301,6 +507,10 @@ CLASSES = (
     IProgressMonitor,
     NetworkDefinitionCreationFlag,
     BuilderFlag,
+    PreviewFeature,
+    TensorIOMode,
+    ExecutionContextAllocationStrategy,
+    DynamicShapesKernelSpecializationStrategy,
     MemoryPoolType,
     ComputeCapability,
     EngineValidity,
@@ -313,6 +523,10 @@ CLASSES = (
     ITimingCache,
     IBuilderConfig,
     Builder,
+    IRuntimeCache,
+    IRuntimeConfig,
+    ICudaEngine,
+    IExecutionContext,
     Runtime,
 )
 
@@ -322,15 +536,23 @@ def fake_module(*, rtx: bool, version: str = "1.2.3") -> Any:
     module: Any = ModuleType("fake_tensorrt")
     module.__version__ = version
     module.nptype = nptype
+    module.contexts = []
     for kind in CLASSES:
-        if not rtx and RTX_ONLY.get(kind.__name__) == {"*"}:
-            continue
-        own = kind if issubclass(kind, enum.Enum) else type(kind.__name__, (kind,), {})
-        for name in () if rtx else RTX_ONLY.get(kind.__name__, ()):
-            setattr(own, name, property(_absent))
-        setattr(module, kind.__name__, own)
+        absent = set() if rtx else RTX_ONLY.get(kind.__name__, set())
+        if absent != {"*"}:
+            setattr(module, kind.__name__, _without(kind, absent))
     module.Builder.config_type = module.IBuilderConfig
+    module.Runtime.module = module
+    if rtx:
+        module.IRuntimeConfig.cache_type = module.IRuntimeCache
     return module
+
+
+def _without(kind: Any, absent: set[str]) -> Any:
+    if issubclass(kind, enum.Enum):
+        members = {name: member.value for name, member in kind.__members__.items() if name not in absent}
+        return enum.IntEnum(kind.__name__, members) if absent else kind
+    return type(kind.__name__, (kind,), {name: property(_absent) for name in absent})
 
 
 def _absent(config: object) -> Any:

@@ -18,7 +18,7 @@ import pytest
 from sr_deploy.bundle import Bundle
 from sr_deploy.engines import build as build_module
 from sr_deploy.engines.build import BuiltEngine, build_engine, problem_of
-from sr_deploy.engines.cache import EngineCache, read_entry
+from sr_deploy.engines.cache import EngineCache, kernels_path, read_entry
 from sr_deploy.engines.gpu import GPU
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.target import BuildSettings, load_target
@@ -242,6 +242,9 @@ def test_prune_takes_what_is_of_no_use_and_nothing_else(
     (folder / "notes.txt").write_text("mine")
     (folder / "mine.engine").write_text("mine")
     (folder / f"{'0' * 16}.engine.part-1").write_text("left by a killed build")
+    for built in (good, damaged, old):
+        kernels_path(built.path, "NVIDIA L4 (8.9)").write_text("compiled by a run")
+    (folder / f"{'0' * 16}-01234567.kernels.part-1").write_text("left by a killed run")
 
     def load(flavour: Any) -> Library:
         if flavour is TENSORRT:
@@ -259,6 +262,7 @@ def test_prune_takes_what_is_of_no_use_and_nothing_else(
     left = {path.name for path in folder.iterdir()} - {path.name for path in folder.glob("timing-*")}
     assert left == {
         *(f"{built.path.stem}{suffix}" for built in (good, elsewhere) for suffix in (".engine", ".json")),
+        kernels_path(good.path, "NVIDIA L4 (8.9)").name,
         "notes.txt",
         "mine.engine",
     }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import itertools
 import subprocess
 import sys
 import time
@@ -63,9 +64,11 @@ def gathered(device: Device, tiling: Tiling, frames: Array, dtype: str = "float3
     return np.array(tiles.numpy())
 
 
-def scattered(device: Device, tiling: Tiling, tiles: Array, scale: int, size: tuple[int, int] | None = None) -> Array:
+def scattered(
+    device: Device, tiling: Tiling, tiles: Array, scale: int, size: tuple[int, int] | None = None, dtype: str = "uint8"
+) -> Array:
     height, width = size or (tiling.rows.size * scale, tiling.columns.size * scale)
-    frames = device.empty((len(tiles) // len(tiling), height, width, tiles.shape[1]), "uint8")
+    frames = device.empty((len(tiles) // len(tiling), height, width, tiles.shape[1]), dtype)
     on(device, tiling, scale).scatter(device.array(tiles), frames)
     return np.array(frames.numpy())
 
@@ -79,7 +82,7 @@ def reference_tiles(tiling: Tiling, frames: Array, dtype: str) -> Array:
         for frame in padded
         for row, column in tiling
     ]
-    return (np.stack(windows) * np.float32(1 / 255)).astype(dtype)
+    return (np.stack(windows) * np.float32(1 / 255 if frames.dtype == np.uint8 else 1)).astype(dtype)
 
 
 def sources(axis: Axis, scale: int) -> tuple[Array, Array, Array, Array, Array]:
@@ -99,10 +102,15 @@ def sources(axis: Axis, scale: int) -> tuple[Array, Array, Array, Array, Array]:
     return tile, inside, old, inside_old, weight.astype(np.float32)
 
 
-def reference_frames(tiling: Tiling, tiles: Array, scale: int) -> Array:
+def levels_of(tiles: Array) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.round(tiles.astype(np.float32) * np.float32(255))
-    levels = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255)
+    return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255)
+
+
+def reference_frames(tiling: Tiling, tiles: Array, scale: int, dtype: str = "uint8") -> Array:
+    levels = levels_of(tiles) if dtype == "uint8" else tiles.astype(np.float32)
+    settle = np.round if dtype == "uint8" else np.asarray
     across = len(tiling.columns.starts)
     row, y, row_above, y_above, down = sources(tiling.rows, scale)
     column, x, column_left, x_left, right = sources(tiling.columns, scale)
@@ -113,10 +121,10 @@ def reference_frames(tiling: Tiling, tiles: Array, scale: int) -> Array:
         def line(rows: Array, ys: Array, picked: Array = picked) -> Array:
             left = picked[rows[:, None] * across + column_left, ys[:, None], x_left]
             here = picked[rows[:, None] * across + column, ys[:, None], x]
-            return np.round(left + right[None, :, None] * (here - left))
+            return settle(left + right[None, :, None] * (here - left))
 
         above, here = line(row_above, y_above), line(row, y)
-        frames.append(np.round(above + down[:, None, None] * (here - above)).astype(np.uint8))
+        frames.append(settle(above + down[:, None, None] * (here - above)).astype(dtype))
     return np.stack(frames)
 
 
@@ -166,6 +174,56 @@ def test_scattered_frames_equal_numpy(
     shape = (count * len(tiling), channels, tall * scale, wide * scale)
     tiles = np.random.default_rng(seed).uniform(-0.2, 1.2, shape).astype(dtype)
     np.testing.assert_array_equal(scattered(device, tiling, tiles, scale), reference_frames(tiling, tiles, scale))
+
+
+FLOAT_FORMS = pytest.mark.parametrize(("frames_of", "tiles_of"), list(itertools.product(DTYPES, DTYPES)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(tiling=tilings(), count=st.integers(1, 2), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
+@FLOAT_FORMS
+def test_tiles_of_floats_equal_numpy(
+    device: Device, frames_of: str, tiles_of: str, tiling: Tiling, count: int, channels: int, seed: int
+) -> None:
+    """Frames are views of (N,C,H,W) arrays."""
+    planar = np.random.default_rng(seed).normal(0.5, 0.5, (count, channels, tiling.rows.size, tiling.columns.size))
+    frames = planar.astype(frames_of).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(gathered(device, tiling, frames, tiles_of), reference_tiles(tiling, frames, tiles_of))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    tiling=tilings(),
+    count=st.integers(1, 2),
+    channels=st.sampled_from([1, 3]),
+    scale=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+@FLOAT_FORMS
+def test_frames_of_floats_equal_numpy(
+    device: Device, frames_of: str, tiles_of: str, tiling: Tiling, count: int, channels: int, scale: int, seed: int
+) -> None:
+    shape = (count * len(tiling), channels, *(side * scale for side in tiling.window))
+    tiles = np.random.default_rng(seed).normal(0.5, 2, shape).astype(tiles_of)
+    got = scattered(device, tiling, tiles, scale, dtype=frames_of)
+    np.testing.assert_array_equal(got, reference_frames(tiling, tiles, scale, frames_of))
+
+
+@pytest.mark.parametrize("tiling", [BLENDED, CUT, WHOLE])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_floats_are_scattered_into_a_planar_array(device: Device, tiling: Tiling, dtype: str) -> None:
+    planar = np.random.default_rng(7).normal(0.5, 2, (2, 3, tiling.rows.size, tiling.columns.size)).astype(dtype)
+    tiles = gathered(device, tiling, planar.transpose(0, 2, 3, 1), dtype)
+    result = device.empty(planar.shape, dtype)
+    on(device, tiling).scatter(device.array(tiles), result.transpose((0, 2, 3, 1)))
+    np.testing.assert_array_equal(result.numpy(), planar)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_floats_that_are_no_colors_stay_what_they_are(device: Device, dtype: str) -> None:
+    values = np.array([np.nan, np.inf, -np.inf, -3.5, 2.25], dtype).reshape(1, 1, 1, 5)
+    result = scattered(device, plan_tiles(1, 5, tile=0, halo=0, blend=False), values, 1, dtype=dtype)
+    np.testing.assert_array_equal(result.ravel(), values.ravel())
 
 
 @pytest.mark.parametrize("tiling", [BLENDED, CUT, WHOLE])
@@ -226,20 +284,35 @@ def test_slices_of_a_larger_array_are_read_and_written(device: Device) -> None:
     np.testing.assert_array_equal(gathered(device, BLENDED, part), reference_tiles(BLENDED, part, "float32"))
 
 
+def upscaled_windows(tiling: Tiling, windows: Array, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Array:
+    """What `Upscaler` puts together of these results of the network, at scale 2."""
+    results = iter(windows)
+    with Upscaler(save(image_graph(scale=2), folder)) as upscale:
+        monkeypatch.setattr(upscale._windows, "run", lambda *_, **__: (next(results), "good"))
+        return upscale._run(np.zeros((tiling.rows.size, tiling.columns.size, 3), windows.dtype), tiling, None)
+
+
 @pytest.mark.parametrize("tiling", [BLENDED, CUT])
 def test_seams_are_those_of_the_upscaler(
     device: Device, tiling: Tiling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scale = 2
     tall, wide = tiling.window
-    levels = np.random.default_rng(4).integers(0, 256, (len(tiling), tall * scale, wide * scale, 3), dtype=np.uint8)
-    windows = iter(levels)
-    with Upscaler(save(image_graph(scale=scale), tmp_path)) as upscale:
-        monkeypatch.setattr(upscale._windows, "run", lambda *_, **__: (next(windows), "good"))
-        expected = upscale._run(np.zeros((tiling.rows.size, tiling.columns.size, 3), np.uint8), tiling, None)
+    levels = np.random.default_rng(4).integers(0, 256, (len(tiling), tall * 2, wide * 2, 3), dtype=np.uint8)
+    expected = upscaled_windows(tiling, levels, tmp_path, monkeypatch)
     for dtype in DTYPES:
         tiles = (levels.transpose(0, 3, 1, 2) / np.float32(255)).astype(dtype)
-        np.testing.assert_array_equal(scattered(device, tiling, tiles, scale)[0], expected)
+        np.testing.assert_array_equal(scattered(device, tiling, tiles, 2)[0], expected)
+
+
+@pytest.mark.parametrize("tiling", [BLENDED, CUT])
+def test_seams_of_floats_are_those_of_the_upscaler(
+    device: Device, tiling: Tiling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tall, wide = tiling.window
+    windows = np.random.default_rng(8).random((len(tiling), tall * 2, wide * 2, 3), dtype=np.float32)
+    expected = upscaled_windows(tiling, windows, tmp_path, monkeypatch)
+    got = scattered(device, tiling, np.ascontiguousarray(windows.transpose(0, 3, 1, 2)), 2, dtype="float32")
+    np.testing.assert_array_equal(got[0], expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -271,9 +344,10 @@ def reference_health(tiles: Array) -> Array:
     channels=st.sampled_from([1, 3]),
     seed=st.integers(0, 99),
 )
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["uint8", *DTYPES])
 def test_health_equals_numpy(device: Device, dtype: str, batch: int, height: int, width: int, channels: int, seed: int) -> None:
-    tiles = np.random.default_rng(seed).normal(0.5, 1.0, (batch, channels, height, width)).astype(dtype)
+    values = np.random.default_rng(seed).normal(0.5, 1.0, (batch, channels, height, width))
+    tiles = (100 * np.abs(values)).clip(0, 255).astype(dtype) if dtype == "uint8" else values.astype(dtype)
     meter = HealthMeter(device, batch)
     meter.measure(device.array(tiles))
     health = meter.means.numpy()
@@ -304,7 +378,7 @@ def test_wrong_arrays_and_spans_are_refused(cpu: Device) -> None:
     for wrong_frames, wrong_tiles in [
         (cpu.empty((1, 62, 75, 3), "uint8"), tiles),
         (cpu.empty((61, 75, 3), "uint8"), tiles),
-        (cpu.empty((1, 61, 75, 3), "float32"), tiles),
+        (cpu.empty((1, 61, 75, 3), "float32"), cpu.empty((len(BLENDED), *BLENDED.window, 3), "uint8")),
         (frames, cpu.empty((len(BLENDED) - 1, 3, *BLENDED.window), "float16")),
         (frames, cpu.empty((len(BLENDED), 1, *BLENDED.window), "float16")),
         (frames, cpu.empty(tiles.shape, "uint8")),

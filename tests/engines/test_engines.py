@@ -127,6 +127,7 @@ def test_every_line_that_installs_names_an_extra_as_every_pip_knows_it() -> None
 
 
 L4 = Survey((GPU("NVIDIA L4", "8.9"),))
+H200 = Survey((GPU("NVIDIA H200", "9.0"),))
 BROKEN = Survey(problem="the NVIDIA driver does not work here (CUDA error 999)", remedy="check it", broken=True)
 
 
@@ -167,16 +168,47 @@ def test_without_a_gpu_auto_takes_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert select_backend().name == "openvino"
 
 
-def test_auto_takes_the_gpu_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(monkeypatch, L4)
+def tensorrt(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Of TensorRT, the flavours of these names are installed."""
+    from sr_deploy.engines import tensorrt_library
+    from tests.engines.fake_tensorrt import fake_module
+
+    def load(flavour: tensorrt_library.Flavour) -> tensorrt_library.Library:
+        if flavour.name not in names:
+            raise BackendUnavailableError(f"{flavour.title} cannot be loaded; install it with `{flavour.install}`")
+        return tensorrt_library.Library(flavour, fake_module(rtx=flavour.builds_ahead))
+
+    monkeypatch.setattr(tensorrt_library, "load_library", load)
+
+
+@pytest.mark.parametrize(
+    ("found", "installed", "chosen"),
+    [
+        (L4, ("tensorrt", "tensorrt-rtx"), "tensorrt"),
+        (L4, ("tensorrt-rtx",), "tensorrt-rtx"),
+        (L4, (), "onnxruntime-cuda"),
+        (H200, ("tensorrt-rtx",), "onnxruntime-cuda"),
+        (H200, ("tensorrt", "tensorrt-rtx"), "tensorrt"),
+    ],
+)
+def test_auto_takes_the_first_that_works_on_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, found: Survey, installed: tuple[str, ...], chosen: str
+) -> None:
+    pytest.importorskip("warp")
+    machine(monkeypatch, found)
     fake_runtime(monkeypatch)
-    assert select_backend().name == select_backend(allow_cpu=True).name == "onnxruntime-cuda"
+    tensorrt(monkeypatch, *installed)
+    assert select_backend().name == select_backend(allow_cpu=True).name == chosen
+    usable = available_backends()
+    assert all(usable[name] == ("fp16", "fp32") for name in installed if name in usable)
+    assert ("tensorrt-rtx" in usable) == ("tensorrt-rtx" in installed and found is L4)
 
 
 def test_a_gpu_that_no_backend_can_use_is_never_left_in_silence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(monkeypatch, L4)
+    tensorrt(monkeypatch)
     missing = "libcublas.so.13: cannot open shared object file"
     fake_runtime(monkeypatch, provider="CPUExecutionProvider", says=f"Failed to load libcublas.so.13: {missing}")
     with pytest.raises(BackendUnavailableError) as caught:
@@ -205,29 +237,34 @@ def test_a_driver_that_is_broken_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-def test_engines_of_tensorrt_are_built_and_not_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sr_deploy.engines import tensorrt_library
-
-    flavour = tensorrt_library.flavour_of(name)
-    missing = BackendUnavailableError(f"{flavour.title} cannot be loaded; install it with `{flavour.install}`")
-
+def test_tensorrt_tells_in_one_line_what_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def reason() -> str:
         with pytest.raises(BackendUnavailableError) as caught:
             select_backend(name)
         assert name not in available_backends()
+        assert str(caught.value).startswith(f"backend '{name}': ") and "\n" not in str(caught.value)
         return str(caught.value)
 
-    def refuse(_: object) -> Any:
-        raise missing
-
     machine(monkeypatch, L4)
-    monkeypatch.setattr(tensorrt_library, "load_library", lambda _: object())
-    assert "does not run them yet; use --backend onnxruntime-cuda or openvino" in reason()
-    assert "`sr-deploy build`" in reason()
-    monkeypatch.setattr(tensorrt_library, "load_library", refuse)
-    assert str(missing) in reason()
-    machine(monkeypatch, Survey(problem="no NVIDIA driver on this machine"))
-    assert "no NVIDIA driver on this machine" in reason() and reason().endswith("use --backend openvino")
+    tensorrt(monkeypatch)
+    assert reason().endswith(
+        f'install it with `pip install "sr-deploy[{name}]"`; or use --backend onnxruntime-cuda or openvino'
+    )
+    machine(monkeypatch, Survey(problem="no NVIDIA driver on this machine", remedy="install the driver"))
+    assert "no NVIDIA driver on this machine; install the driver; " in reason() and reason().endswith(
+        "or use --backend openvino"
+    )
+    tensorrt(monkeypatch, name)
+    assert "pip install" not in reason()
+
+
+def test_tensorrt_for_rtx_tells_which_gpus_it_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, H200)
+    tensorrt(monkeypatch, "tensorrt-rtx")
+    with pytest.raises(
+        BackendUnavailableError, match=r"does not run on NVIDIA H200 \(9\.0\), it runs on 7\.5, 8\.0, .*use TensorRT"
+    ):
+        select_backend("tensorrt-rtx")
 
 
 def test_an_fp16_graph_runs_as_it_is() -> None:
@@ -253,3 +290,21 @@ def test_a_function_is_an_engine() -> None:
         pytest.raises(EngineError, match=r"gave float32\[2, 2\], expected x float32\[\?, 3\]"),
     ):
         engine.run({"x": np.ones((2, 3), np.float32)})
+
+
+def test_settling_on_a_shape_changes_no_result() -> None:
+    """Twice as many shapes as are kept, each before and after, and others in between."""
+    model = image_graph(scale=2, depth=2)
+    with open_engine(model, backend="openvino") as settled, open_engine(model, backend="openvino") as plain:
+        shapes = [(1, 3, side, side + 3) for side in range(8, 16)]
+        for shape in shapes * 2:
+            settled.settle(shape)
+            for feed in (np.random.default_rng(1).random(shape, dtype=np.float32), np.zeros((1, 3, 9, 9), np.float32)):
+                expected = plain.run({"input": feed})["output"]
+                np.testing.assert_allclose(settled.run({"input": feed})["output"], expected, atol=1e-6)
+
+
+def test_a_batch_of_another_size_than_the_settled_one_runs() -> None:
+    with open_engine(image_graph(scale=2), backend="openvino") as engine:
+        engine.settle((1, 3, 8, 8))
+        assert engine.run({"input": np.zeros((5, 3, 8, 8), np.float32)})["output"].shape == (5, 3, 16, 16)

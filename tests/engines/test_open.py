@@ -7,9 +7,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from sr_deploy import open_bundle
-from sr_deploy.bundle import GRAPH_METADATA_KEY, ModelCard
+from sr_deploy.bundle import GRAPH_METADATA_KEY, Masked, ModelCard
 from sr_deploy.errors import BundleError, EngineError, SrDeployError
-from tests.graphs import image_graph, save
+from tests.graphs import image_graph, masked_graphs, save
 
 
 def test_a_foreign_graph_is_described_from_its_nodes(tmp_path: Path) -> None:
@@ -27,6 +27,14 @@ def test_a_lone_graph_of_ours_still_knows_what_it_is(tmp_path: Path) -> None:
     bundle = open_bundle(str(save(model, tmp_path)))
     assert bundle.card == card
     assert list(bundle.graphs) == ["fp16"]
+
+
+def test_one_of_two_graphs_is_refused_with_its_bundle_named(tmp_path: Path) -> None:
+    card = ModelCard("net", "pan_mga", 2, 3, masked=Masked(4, 1, 3))
+    for model in masked_graphs():
+        helper.set_model_props(model, {GRAPH_METADATA_KEY: card.to_json()})
+        with pytest.raises(BundleError, match="one of the two graphs of net, a mask-guided network; open the folder"):
+            open_bundle(save(model, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from sr_deploy.bundle import Bundle, GraphCard, Link, ModelCard, sha256_of
-from sr_deploy.engines import Arithmetic, open_engine
-from sr_deploy.engines.parity import compare, verify
+from sr_deploy.engines import Arithmetic, available_backends, open_engine
+from sr_deploy.engines.parity import compare, read_masked_probes, verify
 from sr_deploy.errors import BundleError
-from tests.graphs import image_graph, save
+from tests.graphs import image_graph, masked_bundle, save
 
 REFERENCE = np.random.default_rng(4).random((1, 3, 40, 48), dtype=np.float32)
 
@@ -86,5 +87,68 @@ def test_a_bundle_that_computes_something_else_does_not(tmp_path: Path) -> None:
 def test_without_a_probe_there_is_nothing_to_verify(tmp_path: Path) -> None:
     bundle = bundle_with_probe(tmp_path, factor=1.0)
     (tmp_path / "probe.npz").unlink()
+    with pytest.raises(BundleError, match="only a bundle made by `sr-deploy export` can verify itself"):
+        verify(bundle)
+
+
+def masked_bundle_with_probe(folder: Path, chosen: np.ndarray) -> Bundle:
+    """A bundle whose probe has what ONNX's own evaluator gives, with these patches refined."""
+    bundle = masked_bundle(folder)
+    base, refine = (ReferenceEvaluator(onnx.load(bundle.graph("fp32", part))) for part in ("base", "refine"))
+    x = np.round(REFERENCE[..., :12, :20] * 255) / np.float32(255)
+    coarse, features, scores = base.run(None, {"input": x})
+    padded = np.pad(features[0], ((0, 0), (1, 1), (1, 1)))
+    corners = [(4 * (number // 5), 4 * (number % 5)) for number in chosen]
+    patches = np.stack([padded[:, top : top + 6, left : left + 6] for top, left in corners])
+    (pixels,) = refine.run(None, {"patches": patches})
+    sample = np.array([0, len(chosen) - 1])
+    arrays = {"coarse": coarse, "scores": scores, "chosen": chosen, "pixels": pixels, "patches": patches[sample]}
+    arrays |= {"input": x, "sample": sample}
+    np.savez(folder / "probe.npz", **{f"odd.{key}": array for key, array in arrays.items()})
+    return bundle
+
+
+def test_a_mask_guided_bundle_verifies_on_every_backend(tmp_path: Path) -> None:
+    bundle = masked_bundle_with_probe(tmp_path, np.array([0, 4, 7, 14]))
+    links = verify(bundle)
+    assert [entry.target for entry in links if not entry.passed and "bf16" not in entry.target] == []
+    for backend, precisions in available_backends().items():
+        for precision in precisions:
+            for form in ("", " pixels"):
+                step = f"{backend} {precision}{form}: "
+                kinds = [entry.target.removeprefix(step) for entry in links if entry.target.startswith(step)]
+                assert kinds == ["coarse", "features", "scores", "patches", "image"]
+
+
+def test_other_choices_of_patches_are_counted_and_do_no_harm(tmp_path: Path) -> None:
+    bundle = masked_bundle_with_probe(tmp_path, np.array([0, 4, 7, 14]))
+    probe = read_masked_probes(bundle)["odd"]
+    order = np.argsort(-probe.scores.ravel())
+    chosen = np.sort([*order[:2], *order[-2:]])
+    links = verify(masked_bundle_with_probe(tmp_path, chosen), backend="onnxruntime")
+    assert all(entry.passed for entry in links)
+    assert {(entry.selected, entry.moved) for entry in links} == {(0, 0), (4, 2)}
+
+
+def test_the_image_of_a_probe_has_its_patches_refined(tmp_path: Path) -> None:
+    probe = read_masked_probes(masked_bundle_with_probe(tmp_path, np.array([6, 14])))["odd"]
+    np.testing.assert_array_equal(probe.output[0, :, 8:16, 8:16], probe.pixels[0])
+    np.testing.assert_array_equal(probe.output[0, :, 16:, 32:], probe.pixels[1])
+    np.testing.assert_array_equal(probe.output[..., :8, :], probe.coarse[..., :8, :])
+
+
+@pytest.mark.parametrize("field", ["coarse", "scores", "pixels", "patches"])
+def test_a_probe_of_another_network_fails(tmp_path: Path, field: str) -> None:
+    bundle = masked_bundle_with_probe(tmp_path, np.array([0, 4, 7, 14]))
+    with np.load(tmp_path / "probe.npz") as stored:
+        arrays = dict(stored)
+    arrays[f"odd.{field}"] = arrays[f"odd.{field}"] * np.float32(0.9)
+    np.savez(tmp_path / "probe.npz", **arrays)
+    assert not all(entry.passed for entry in verify(bundle, backend="onnxruntime"))
+
+
+def test_a_probe_that_lacks_something_is_told(tmp_path: Path) -> None:
+    bundle = masked_bundle_with_probe(tmp_path, np.array([1]))
+    np.savez(tmp_path / "probe.npz", **{"odd.input": REFERENCE, "odd.output": REFERENCE})
     with pytest.raises(BundleError, match="only a bundle made by `sr-deploy export` can verify itself"):
         verify(bundle)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -7,9 +9,21 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from sr_deploy.engines import available_backends, open_engine
-from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form, with_health
+from sr_deploy.engines.pixels import (
+    FEATURES,
+    HEALTH,
+    INPUT,
+    OUTPUT,
+    PATCHES,
+    SCORES,
+    load_float_form,
+    load_pixel_form,
+    to_pixel_form,
+    to_refine_form,
+    with_health,
+)
 from sr_deploy.errors import EngineError
-from tests.graphs import image_graph
+from tests.graphs import image_graph, masked_bundle, masked_graphs
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (2, 7, 10, 3), dtype=np.uint8)
 
@@ -126,3 +140,81 @@ def test_bf16_is_near_the_graph_on_one_pixel_too(shape: tuple[int, int]) -> None
     pixels = PICTURE[:, : shape[0], : shape[1], :1].copy()
     with open_engine(to_pixel_form(model, split_head=True), backend="openvino", precision="bf16") as engine:
         assert np.abs(engine.run({INPUT: pixels})[OUTPUT].astype(int) - reference(model, pixels)[0]).max() <= 3
+
+
+LARGE = np.random.default_rng(5).integers(0, 256, (2, 8, 12, 3), dtype=np.uint8)
+CUT = np.random.default_rng(6).random((5, 3, 6, 6), dtype=np.float32)
+
+
+@pytest.mark.parametrize("cast_last", [False, True])
+@pytest.mark.parametrize("backend", sorted(available_backends()))
+def test_the_base_gives_bytes_beside_its_features_and_scores(backend: str, cast_last: bool) -> None:
+    model, _ = masked_graphs()
+    form = to_pixel_form(model, cast_last=cast_last)
+    onnx.checker.check_model(form, full_check=True)
+    assert [value.name for value in form.graph.output] == [OUTPUT, FEATURES, SCORES, HEALTH]
+    with open_engine(form, backend=backend) as engine:
+        results = engine.run({INPUT: LARGE})
+    x = LARGE.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    unclamped, coarse, features, scores = ReferenceEvaluator(model).run(
+        ["shuffled", "coarse", "features", "scores"], {"input": x}
+    )
+    assert results[OUTPUT].dtype == np.uint8
+    assert np.abs(results[OUTPUT] - np.round(coarse.transpose(0, 2, 3, 1) * 255)).max() <= 1
+    np.testing.assert_allclose(results[FEATURES], features, atol=1e-5)
+    np.testing.assert_allclose(results[SCORES], scores, atol=1e-5)
+    np.testing.assert_allclose(results[HEALTH], np.abs(unclamped).mean(axis=(1, 2, 3)), atol=1 / 255)
+
+
+@pytest.mark.parametrize("cast_last", [False, True])
+@pytest.mark.parametrize("backend", sorted(available_backends()))
+def test_the_refine_network_takes_patches_and_gives_bytes(backend: str, cast_last: bool) -> None:
+    _, model = masked_graphs(scale=4)
+    form = to_refine_form(model, cast_last=cast_last)
+    onnx.checker.check_model(form, full_check=True)
+    with open_engine(form, backend=backend) as engine:
+        results = engine.run({PATCHES: CUT})
+    unclamped, pixels = ReferenceEvaluator(model).run(["shuffled", "pixels"], {"patches": CUT})
+    assert (results[OUTPUT].shape, results[OUTPUT].dtype) == ((5, 16, 16, 3), np.uint8)
+    assert np.abs(results[OUTPUT] - np.round(pixels.transpose(0, 2, 3, 1) * 255)).max() <= 1
+    np.testing.assert_allclose(results[HEALTH], np.abs(unclamped).mean(axis=(1, 2, 3)), atol=1 / 255)
+
+
+@pytest.mark.parametrize("backend", sorted(available_backends()))
+@pytest.mark.parametrize("arithmetic", ["fp32", "fp16"])
+def test_scores_are_float32_and_features_go_on_as_they_are(backend: str, arithmetic: str, tmp_path: Path) -> None:
+    bundle = masked_bundle(tmp_path)
+    for load in (load_pixel_form, load_float_form):
+        with (
+            open_engine(load(bundle, arithmetic, "base"), backend=backend, precision=arithmetic) as base,
+            open_engine(load(bundle, arithmetic, "refine"), backend=backend, precision=arithmetic) as refine,
+        ):
+            dtype = np.float32 if arithmetic == "fp32" else np.float16
+            (source,) = base.inputs
+            image = LARGE if source.name == INPUT else LARGE.transpose(0, 3, 1, 2).astype(dtype) / dtype(255)
+            results = base.run({source.name: np.ascontiguousarray(image)})
+            assert (results[SCORES].dtype, results[FEATURES].dtype) == (np.float32, dtype)
+            patches = np.ascontiguousarray(results[FEATURES][:, :, 1:7, 2:8])
+            assert np.isfinite(refine.run({PATCHES: patches})[HEALTH]).all()
+
+
+@pytest.mark.skipif("bf16" not in available_backends().get("openvino", ()), reason="this CPU has no bf16")
+def test_both_graphs_run_in_bf16(tmp_path: Path) -> None:
+    bundle = masked_bundle(tmp_path)
+    with open_engine(load_pixel_form(bundle, "bf16", "base"), backend="openvino", precision="bf16") as engine:
+        found = engine.run({INPUT: LARGE})
+    with open_engine(load_pixel_form(bundle, "fp32", "base"), backend="openvino") as engine:
+        expected = engine.run({INPUT: LARGE})
+    assert np.abs(found[OUTPUT].astype(int) - expected[OUTPUT]).max() <= 3
+    with open_engine(load_pixel_form(bundle, "bf16", "refine"), backend="openvino", precision="bf16") as engine:
+        assert engine.run({PATCHES: CUT})[OUTPUT].shape == (5, 8, 8, 3)
+
+
+@pytest.mark.parametrize("backend", sorted(available_backends()))
+def test_a_bad_patch_makes_its_own_health_non_finite(backend: str) -> None:
+    _, model = masked_graphs()
+    patches = CUT.copy()
+    patches[3, 1, 2, 2] = np.nan
+    with open_engine(to_refine_form(model), backend=backend) as engine:
+        health = engine.run({PATCHES: patches})[HEALTH]
+    assert np.isfinite(health).tolist() == [True, True, True, False, True]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +17,33 @@ import torch
 from onnx import ModelProto, TensorProto, helper
 
 from sr_deploy.architectures import REGISTRY, reparameterize
-from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form
+from sr_deploy.architectures.mga import MaskGuided
+from sr_deploy.engines.device import Device
+from sr_deploy.engines.gpu import GPU, survey
+from sr_deploy.engines.pixels import (
+    FEATURES,
+    HEALTH,
+    INPUT,
+    OUTPUT,
+    PATCHES,
+    SCORES,
+    to_pixel_form,
+    to_refine_form,
+    with_health,
+)
 from sr_deploy.engines.tensorrt_build import Compiled, compile_engine, why_stale
 from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, Library, load_library
+from sr_deploy.engines.tensorrt_open import open_graph
 from sr_deploy.errors import EngineError, UsageError
 from sr_deploy.export.activations import measure_activations
 from sr_deploy.export.precision import to_fp16
-from sr_deploy.export.trace import trace
+from sr_deploy.export.trace import trace, trace_parts
 from tests.graphs import image_graph
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
-NETWORKS = tuple(entry.name for entry in REGISTRY)
+NETWORKS = tuple(entry.name for entry in REGISTRY if not entry.mask_guided)
 SECONDS_FOR_ALL = 60.0
 spent: dict[str, float] = {}
 
@@ -91,6 +107,41 @@ def test_every_network_compiles_for_five_generations(
     assert all(spec.name.encode() in result.engine for spec in (*result.inputs, *result.outputs))
 
 
+@functools.cache
+def halved_parts(name: str) -> tuple[ModelProto, ModelProto]:
+    """The fp16 graphs of base and refine network, small and with random weights."""
+    entry = next(entry for entry in REGISTRY if entry.name == name)
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = dataclasses.replace(entry.default, channels=16, blocks=2, refine_blocks=1)
+    network = reparameterize(entry.build(config).eval(), 1.0).module
+    assert isinstance(network, MaskGuided)
+    base, refine = trace_parts(network, channels=3, size_multiple=4)
+    torch.set_num_threads(threads)
+    return to_fp16(base, {}).model, to_fp16(refine, {}).model
+
+
+@pytest.mark.parametrize("form", ["plain", "pixels"])
+@pytest.mark.parametrize("name", ["rfdn_mga", "pan_mga"])
+def test_both_graphs_of_a_mask_guided_network_compile_for_five_generations(name: str, form: str, library: Library) -> None:
+    base, refine = halved_parts(name)
+    _, features, *_ = (dim.dim_value for dim in refine.graph.input[0].type.tensor_type.shape.dim)
+    if form == "plain":
+        base, refine = with_health(base), with_health(refine)
+    else:
+        base, refine = to_pixel_form(base, cast_last=True), to_refine_form(refine, cast_last=True)
+    looks = compiled(base, library, (64, 64), (540, 960), (1920, 1920), capabilities=CAPABILITIES)
+    counts = ((1, features, 6, 6), (1024, features, 6, 6), (8192, features, 6, 6))
+    refines = compile_engine(refine, library, shapes={PATCHES: counts}, capabilities=CAPABILITIES)
+    for result, graph in ((looks, base), (refines, refine)):
+        assert [spec.name for spec in result.outputs] == [value.name for value in graph.graph.output]
+        assert why_stale(result.engine, library) == ""
+    assert {spec.name: spec.dtype for spec in looks.outputs}[SCORES] == np.float32
+    assert {spec.name: spec.dtype for spec in looks.outputs}[FEATURES] == refines.inputs[0].dtype == np.float16
+    assert refines.inputs[0].shape == (-1, features, 6, 6)
+
+
 def test_all_together_are_quick() -> None:
     assert sum(spent.values()) < SECONDS_FOR_ALL, spent
 
@@ -122,6 +173,34 @@ def test_an_fp32_graph_and_all_options(library: Library) -> None:
 
 def test_a_damaged_engine_is_found_without_a_gpu(library: Library) -> None:
     assert why_stale(b"x" * 2000, library) == "malformed engine"
+
+
+@pytest.mark.parametrize("float_type", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_the_form_for_deeper_images(float_type: int, library: Library) -> None:
+    graph = with_health(image_graph(pooled=True, float_type=float_type))
+    result = compiled(graph, library, (16, 16), (540, 960), (1920, 1920), capabilities=("8.9",))
+    assert [spec.name for spec in result.outputs] == ["output", HEALTH]
+
+
+@pytest.mark.skipif(bool(survey().gpus), reason="there is a GPU")
+def test_without_a_gpu_the_real_runtime_tells_why_in_one_line(library: Library, tmp_path: Path) -> None:
+    pytest.importorskip("warp")
+    graph = to_pixel_form(image_graph(), cast_last=True)
+    said: list[str] = []
+    for turn in range(2):
+        with pytest.raises(EngineError, match=r"^tensorrt-rtx .* does not load the engine: .*CUDA driver") as info:
+            open_graph(
+                graph,
+                library,
+                Device("cpu"),
+                GPU("NVIDIA L4", "8.9"),
+                precision="fp32",
+                search=[tmp_path],
+                folder=tmp_path,
+                say=said.append,
+            )
+        assert "\n" not in str(info.value)
+        assert len(list(tmp_path.glob("*.engine"))) == 1 and len(said) == 1 + turn
 
 
 def test_the_library_says_why_it_takes_no_graph(library: Library) -> None:

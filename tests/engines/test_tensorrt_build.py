@@ -50,6 +50,8 @@ def test_one_code_path_serves_both(library: Library, tmp_path: Path) -> None:
     assert str(result.inputs[0]) == "input float32[1, 3, 8, 8]"
     values = configs[0]._values
     assert (values["max_aux_streams"], values["cleared"], values["builder_optimization_level"]) == (0, 7, 4)
+    assert values["RUNTIME_ACTIVATION_RESIZE_10_10"] is True
+    assert values.get("set") == (library.module.BuilderFlag.REQUIRE_USER_ALLOCATION if library.flavour.builds_ahead else None)
     assert values[MemoryPoolType.WORKSPACE.name] == 3 << 20
     assert configs[0]._capabilities == (
         [ComputeCapability.SM86, ComputeCapability.SM89] if library.flavour.builds_ahead else []
@@ -149,7 +151,8 @@ def test_a_build_on_another_thread_leaves_signals_alone(library: Library) -> Non
 
 
 def test_a_stale_engine_is_told(library: Library) -> None:
-    assert why_stale(b"engine x", library) == ""
+    good = compile_engine(image_graph(), library, **options_for(library.flavour)).engine
+    assert why_stale(good, library) == ""
     reason = why_stale(b"garbage", library)
     assert reason == "malformed engine" if library.flavour.builds_ahead else "magic tag does not match" in reason
 

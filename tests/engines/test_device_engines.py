@@ -1,0 +1,313 @@
+"""Engines that run on arrays where they lie, besides TensorRT's; NVIDIA Warp's CPU device stands for the GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto
+
+from sr_deploy.engines import Arithmetic, open_engine
+from sr_deploy.engines import onnxruntime as onnxruntime_module
+from sr_deploy.engines import onnxruntime_tensorrt as tensorrt_provider
+from sr_deploy.engines.device import Device, DeviceArray
+from sr_deploy.engines.engine import DeviceEngine, TensorSpec
+from sr_deploy.engines.function import DeviceFunctionEngine
+from sr_deploy.engines.gpu import GPU
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form, with_health
+from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError
+from tests.graphs import image_graph
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+PLANES = np.dtype(np.float32), (-1, 3, -1, -1)
+
+
+@pytest.fixture(scope="module")
+def cpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    if importlib.util.find_spec("warp") is None:
+        pytest.skip("NVIDIA Warp is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WARP_CACHE_PATH", str(tmp_path_factory.mktemp("warp")))
+        yield Device("cpu")
+
+
+def random(*shape: int) -> Array:
+    return np.random.default_rng(1).random(shape, dtype=np.float32)
+
+
+def doubling(cpu: Device, **options: Any) -> DeviceFunctionEngine:
+    return DeviceFunctionEngine(
+        lambda x: np.repeat(np.repeat(x, 2, axis=2), 2, axis=3),
+        [TensorSpec("x", *PLANES)],
+        [TensorSpec("y", *PLANES)],
+        device=cpu,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7)])
+def test_a_function_runs_on_arrays_where_they_lie(cpu: Device, size: tuple[int, int]) -> None:
+    source = random(2, 3, *size)
+    with doubling(cpu) as engine:
+        arrays = {"x": cpu.array(source), "y": cpu.empty((2, 3, 2 * size[0], 2 * size[1]), "float32")}
+        engine.enqueue(arrays)
+        np.testing.assert_array_equal(arrays["y"].numpy(), engine.run({"x": source})["y"])
+
+
+def test_a_graph_of_a_function_runs_on_what_lies_there_now(cpu: Device) -> None:
+    engine = doubling(cpu)
+    assert engine.capturable and engine.contexts == 1 and not engine.limits
+    source, result = cpu.array(random(1, 3, 2, 2)), cpu.empty((1, 3, 4, 4), "float32")
+    replay = cpu.graph(lambda: engine.enqueue({"x": source, "y": result}), cpu.stream())
+    for value in (0.25, 0.5):
+        source.numpy()[...] = value
+        replay()
+        assert (result.numpy() == value).all()
+
+
+def wrong_arrays(cpu: Device) -> Iterator[tuple[dict[str, Any], str]]:
+    good = {"x": cpu.empty((1, 3, 4, 4), "float32"), "y": cpu.empty((1, 3, 8, 8), "float32")}
+    yield {"x": good["x"]}, r"got arrays \['x'\], expected \['x', 'y'\]"
+    yield {**good, "z": good["x"]}, "got arrays"
+    yield {**good, "x": cpu.empty((1, 3, 4, 4), "float16")}, r"'x' is float16\[1, 3, 4, 4\], expected x float32"
+    yield {**good, "x": cpu.empty((1, 4, 4), "float32")}, "expected x float32"
+    yield {**good, "y": cpu.empty((1, 4, 8, 8), "float32")}, "expected y float32"
+    yield {**good, "x": cpu.empty((1, 3, 4, 8), "float32")[:, :, :, :4]}, "without gaps"
+
+
+def check_refusals(engine: DeviceEngine, cpu: Device) -> None:
+    for arrays, message in wrong_arrays(cpu):
+        with pytest.raises(FeedError, match=message):
+            engine.enqueue(arrays)
+    good = {"x": cpu.empty((1, 3, 4, 4), "float32"), "y": cpu.empty((1, 3, 8, 8), "float32")}
+    engine.enqueue(good, context=engine.contexts - 1)
+    with pytest.raises(FeedError, match=f"there is no context {engine.contexts}"):
+        engine.enqueue(good, context=engine.contexts)
+    engine.close()
+    with pytest.raises(EngineError, match="after close"):
+        engine.enqueue(good)
+
+
+def test_a_function_refuses_wrong_arrays(cpu: Device) -> None:
+    check_refusals(doubling(cpu, contexts=2), cpu)
+    with pytest.raises(FeedError, match=r"gave \[1, 3, 8, 8\] for 'y' of \[1, 3, 8, 7\]"):
+        doubling(cpu).enqueue({"x": cpu.empty((1, 3, 4, 4), "float32"), "y": cpu.empty((1, 3, 8, 7), "float32")})
+
+
+def test_limits_hold(cpu: Device) -> None:
+    engine = doubling(cpu, limits={"x": ((1, 3, 2, 2), (2, 3, 8, 8))})
+    for size in ((1, 2), (9, 8)):
+        arrays = {"x": cpu.empty((1, 3, *size), "float32"), "y": cpu.empty((1, 3, 2 * size[0], 2 * size[1]), "float32")}
+        with pytest.raises(FeedError, match=r"from \[1, 3, 2, 2\] to \[2, 3, 8, 8\]"):
+            engine.enqueue(arrays)
+
+
+def on_cpu(model: ModelProto, precision: Arithmetic = "fp32") -> DeviceEngine:
+    pytest.importorskip("onnxruntime")
+    engine = onnxruntime_module.open(model.SerializeToString(), device="cpu", precision=precision, threads=1)
+    assert engine.contexts > 1 and not engine.capturable and not engine.limits
+    return engine
+
+
+def outputs_for(cpu: Device, engine: DeviceEngine, feeds: dict[str, Array]) -> tuple[dict[str, DeviceArray], dict[str, Array]]:
+    """Arrays for a run, outputs filled with 7, and what `run` gives."""
+    expected = engine.run(feeds)
+    arrays = {name: cpu.array(feed) for name, feed in feeds.items()}
+    arrays |= {name: cpu.array(np.full_like(result, 7)) for name, result in expected.items()}
+    return arrays, expected
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 11)])
+@pytest.mark.parametrize("float_type", [TensorProto.FLOAT, TensorProto.FLOAT16])
+@pytest.mark.parametrize("form", ["pixels", "float"])
+def test_onnxruntime_runs_on_arrays_where_they_lie(cpu: Device, form: str, float_type: int, size: tuple[int, int]) -> None:
+    graph = image_graph(float_type=float_type)
+    noise = random(2, *size, 3)
+    with on_cpu(to_pixel_form(graph) if form == "pixels" else with_health(graph)) as engine:
+        (spec,) = engine.inputs
+        pixels = np.round(noise * 255).astype(np.uint8)
+        feed = pixels if form == "pixels" else np.ascontiguousarray(noise.transpose(0, 3, 1, 2)).astype(spec.dtype)
+        assert spec.name == (INPUT if form == "pixels" else "input")
+        arrays, expected = outputs_for(cpu, engine, {spec.name: feed})
+        assert HEALTH in expected
+        for context in range(engine.contexts):
+            for name in expected:
+                arrays[name].fill_(7)
+            engine.enqueue(arrays, stream=cpu.stream(), context=context)
+            for name, wanted in expected.items():
+                np.testing.assert_array_equal(arrays[name].numpy(), wanted)
+
+
+def test_runs_of_onnxruntime_overlap(cpu: Device) -> None:
+    images = [(255 * random(1, 8 + index, 9, 3)).astype(np.uint8) for index in range(2)]
+    with on_cpu(to_pixel_form(image_graph())) as engine:
+        runs = [outputs_for(cpu, engine, {INPUT: image}) for image in images]
+
+        def work(context: int) -> None:
+            for _ in range(20):
+                engine.enqueue(runs[context][0], context=context)
+
+        threads = [threading.Thread(target=work, args=(context,)) for context in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for arrays, expected in runs:
+        np.testing.assert_array_equal(arrays[OUTPUT].numpy(), expected[OUTPUT])
+
+
+def test_onnxruntime_refuses_wrong_arrays(cpu: Device) -> None:
+    graph = image_graph()
+    for value, name in zip((*graph.graph.input, *graph.graph.output), ("x", "y"), strict=True):
+        for node in graph.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [name if one == value.name else one for one in names]
+        value.name = name
+    engine = on_cpu(graph)
+    too_small = {"x": cpu.empty((1, 3, 4, 4), "float32"), "y": cpu.array(np.full((1, 3, 8, 7), 7, np.float32))}
+    with pytest.raises(EngineError, match="onnxruntime failed while running"):
+        engine.enqueue(too_small)
+    assert (too_small["y"].numpy() == 7).all()
+    check_refusals(engine, cpu)
+
+
+class FakeSession:
+    """What an ONNX Runtime with a GPU is asked for; the signatures are checked against the installed one."""
+
+    def __init__(self, provider: str, made: list[dict[str, Any]], says: str = "") -> None:
+        self.provider, self.made, self.says = provider, made, says
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, graph: bytes, options: Any, *, providers: list[Any], enable_fallback: int) -> FakeSession:
+        assert graph
+        self.made.append({"providers": providers, "enable_fallback": enable_fallback, "threads": options.intra_op_num_threads})
+        return self
+
+    def get_providers(self) -> list[str]:
+        return [self.provider, "CPUExecutionProvider"]
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="x", type="tensor(uint8)", shape=["n", "h", "w", 3])]
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name="y", type="tensor(float16)", shape=["n", 3, "h2", "w2"])]
+
+    def io_binding(self) -> Any:
+        bound = self.calls
+        return SimpleNamespace(
+            bind_input=lambda *arguments: bound.append(("in", *arguments)),
+            bind_output=lambda *arguments: bound.append(("out", *arguments)),
+        )
+
+    def run_with_iobinding(self, binding: object) -> None:
+        assert binding
+        self.calls.append(("run",))
+        if self.says:
+            raise RuntimeError(self.says)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
+    session = FakeSession("CUDAExecutionProvider", [])
+    options = SimpleNamespace(intra_op_num_threads=0)
+    runtime = SimpleNamespace(InferenceSession=session, SessionOptions=lambda: options)
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    return session
+
+
+def opened(**options: Any) -> DeviceEngine:
+    return onnxruntime_module.open(b"graph", device="cuda", precision="fp16", threads=None, **options)
+
+
+def test_the_gpu_is_bound_by_its_number(cpu: Device, on_gpu: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(onnxruntime_module, "Device", lambda name: SimpleNamespace(name=name, synchronize=waited.append))
+    engine = opened(gpu=1)
+    ((provider, options),) = on_gpu.made[0]["providers"]
+    assert provider == "CUDAExecutionProvider" and on_gpu.made[0]["enable_fallback"] == 0
+    assert (options["device_id"], options["use_tf32"]) == ("1", "0")
+    assert all(isinstance(value, str) for value in options.values())
+    arrays = {"x": cpu.empty((1, 2, 2, 3), "uint8"), "y": cpu.empty((1, 3, 4, 4), "float16")}
+    engine.enqueue(arrays, stream="caller's")
+    assert engine.device.name == "cuda:1" and waited == ["caller's"]
+    assert on_gpu.calls == [
+        ("in", "x", "cuda", 1, np.uint8, (1, 2, 2, 3), arrays["x"].ptr),
+        ("out", "y", "cuda", 1, np.float16, (1, 3, 4, 4), arrays["y"].ptr),
+        ("run",),
+    ]
+
+
+@pytest.mark.parametrize(
+    "says", ["CUDA failure 2: out of memory ; GPU=0", "CUDNN_STATUS_ALLOC_FAILED", "Failed to allocate memory"]
+)
+def test_a_full_gpu_is_out_of_memory(cpu: Device, on_gpu: FakeSession, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_module, "Device", lambda _: cpu)
+    on_gpu.says = says
+    with pytest.raises(OutOfMemoryError, match="onnxruntime: out of memory"):
+        opened().enqueue({"x": cpu.empty((1, 2, 2, 3), "uint8"), "y": cpu.empty((1, 3, 4, 4), "float16")})
+
+
+def test_a_provider_that_does_not_come_up_is_no_engine(on_gpu: FakeSession) -> None:
+    on_gpu.provider = "AzureExecutionProvider"
+    with pytest.raises(BackendUnavailableError, match="could not initialize CUDAExecutionProvider"):
+        opened()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tensorrt_provider, "default_folder", lambda: tmp_path / "engines")
+    monkeypatch.setattr(tensorrt_provider, "find_gpus", lambda: (GPU("NVIDIA L4", "8.9"), GPU("NVIDIA H200", "9.0")))
+    return tmp_path / "onnxruntime-tensorrt"
+
+
+def test_the_tensorrt_provider_keeps_engines_of_each_graph_and_gpu_apart(on_gpu: FakeSession, cache: Path) -> None:
+    """Its own names for engines do not tell graphs apart that differ in their weights alone."""
+    on_gpu.provider = "TensorrtExecutionProvider"
+    folders = []
+    for graph, gpu in [(b"graph", 0), (b"graph", 0), (b"other weights", 0), (b"graph", 1)]:
+        engine = tensorrt_provider.open(graph, device="cuda", precision="fp16", threads=None, gpu=gpu)
+        assert engine.description == "onnxruntime tensorrt fp16"
+        (name, options), (fallback, cuda) = on_gpu.made[-1]["providers"]
+        assert (name, fallback) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+        assert options["device_id"] == cuda["device_id"] == str(gpu)
+        assert options["trt_engine_cache_enable"] == "1"
+        folders.append(Path(options["trt_engine_cache_path"]))
+    assert all(folder.is_dir() and folder.parent == cache for folder in folders)
+    assert folders[0] == folders[1] and len(set(folders)) == 3
+
+
+def test_a_folder_for_engines_that_cannot_be_made_is_one_error(on_gpu: FakeSession, cache: Path) -> None:
+    assert on_gpu
+    cache.write_bytes(b"")
+    with pytest.raises(EngineError, match=r"onnxruntime-tensorrt/[0-9a-f]{16}: cannot be made for engines"):
+        tensorrt_provider.open(b"graph", device="cuda", precision="fp16", threads=None)
+
+
+def test_without_the_tensorrt_provider_the_reason_is_told() -> None:
+    pytest.importorskip("onnxruntime")
+    tensorrt_provider.require()
+    with pytest.raises(BackendUnavailableError, match=r"has no (CUDA|Tensorrt)ExecutionProvider|cannot initialize"):
+        tensorrt_provider.usable_precisions("cuda")
+
+
+def test_the_installed_onnxruntime_takes_these_arguments() -> None:
+    """The fake stands for it: a session without fallback, providers with options, buffers bound by position."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    with open_engine(image_graph(), backend="onnxruntime") as engine:
+        assert isinstance(engine, DeviceEngine)
+    session = onnxruntime.InferenceSession(
+        image_graph().SerializeToString(), providers=[("CPUExecutionProvider", {})], enable_fallback=0
+    )
+    assert session._enable_fallback is False
+    binding = session.io_binding()
+    source = random(1, 3, 2, 2)
+    binding.bind_input("input", "cpu", 0, np.float32, source.shape, source.ctypes.data)
+    binding.bind_output("output", "cpu", 0, np.float32, (1, 3, 4, 4), source.ctypes.data)
