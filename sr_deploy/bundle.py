@@ -6,6 +6,14 @@ NAME/
   fp16.onnx     the same in half precision
   probe.npz     small inputs with the original module's outputs
   report.html   the certificate, drawn
+
+A mask-guided network comes in two parts, each in both precisions, in place of fp32.onnx and fp16.onnx:
+
+  base-fp32.onnx, base-fp16.onnx
+                input (N,C,H,W) in [0,1], H and W multiples of the patch
+                -> coarse (N,C,sH,sW) in [0,1], features (N,F,H,W), scores (N,1,H/patch,W/patch)
+  refine-fp32.onnx, refine-fp16.onnx
+                patches (K,F,side,side), side = patch + 2 * padding -> pixels (K,C,s*patch,s*patch) in [0,1]
 """
 
 from __future__ import annotations
@@ -33,6 +41,9 @@ Precision = Literal["fp32", "fp16"]
 
 Arithmetic = Literal["fp32", "bf16", "fp16"]
 """What a graph is computed in; fp32 and bf16 run the fp32 graph."""
+
+Part = Literal["", "base", "refine"]
+"""Which network of a bundle: the only one, or one of the two that a mask-guided network is made of."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,28 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class Masked:
+    """What a mask-guided network adds: a refine network for the patches with the highest scores.
+
+    `patch`: side of a patch in LR pixels; `padding`: LR pixels around it that the refine network sees too, zero beyond the
+    image; `features`: their channels. `macs`: the refine network's multiply-accumulates per LR pixel of a patch;
+    `activation_bytes`: its peak of live fp32 activations per patch; `parameters`: its own, which the card's include.
+    """
+
+    patch: int
+    padding: int
+    features: int
+    macs: int = 0
+    activation_bytes: int = 0
+    parameters: int = 0
+
+    @property
+    def side(self) -> int:
+        """Height and width of what the refine network sees of a patch."""
+        return self.patch + 2 * self.padding
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What a network is, whoever runs it.
 
@@ -83,6 +116,8 @@ class ModelCard:
     'approximate'. `activation_bytes`: peak of the live fp32 activations per LR pixel. `macs`: multiply-accumulates per LR
     pixel. `largest_activation`: the largest absolute value inside the network on the natural and extreme probes;
     `largest_activation_on_noise`: the same on white noise.
+
+    `masked` is set for a mask-guided network; tiling, sizes, activation_bytes and macs are then those of its base and mask.
     """
 
     name: str
@@ -103,6 +138,12 @@ class ModelCard:
     parameters: int = 0
     largest_activation: float | None = None
     largest_activation_on_noise: float | None = None
+    masked: Masked | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The networks that make up this one."""
+        return ("base", "refine") if self.masked else ("",)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
@@ -129,6 +170,9 @@ class Link:
 
     Differences are in 8-bit steps (LSB) of the clamped output; `border_max_lsb` covers the outer ring of `scale` * 4 pixels.
     `psnr` is in dB, infinite for equal outputs. `floor` says what the link had to reach, empty when it is only reported.
+    Features and scores of a mask-guided network are measured in units of twice the largest absolute value of the source's.
+    Whole images of it have the same `selected` patches refined in both; by its own scores, the target would have taken
+    `moved` others.
     """
 
     source: str
@@ -140,6 +184,8 @@ class Link:
     psnr: float
     floor: str = ""
     passed: bool = True
+    selected: int = 0
+    moved: int = 0
 
 
 @dataclass(frozen=True)
@@ -202,18 +248,25 @@ class Bundle:
         (self.folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
     def runs(self, arithmetic: Arithmetic) -> bool:
-        """Whether the bundle has the graph that `arithmetic` runs."""
-        return _precision_of(arithmetic) in self.graphs
+        """Whether the bundle has the graphs that `arithmetic` runs."""
+        return all(graph_key(_precision_of(arithmetic), part) in self.graphs for part in self.card.parts)
 
-    def graph(self, arithmetic: Arithmetic) -> Path:
-        """Path of the graph that `arithmetic` runs.
+    def graph(self, arithmetic: Arithmetic, part: Part = "") -> Path:
+        """Path of the graph that `arithmetic` runs, of a mask-guided network that of one `part`.
 
         Raises: BundleError when the bundle has none.
         """
-        precision = _precision_of(arithmetic)
-        if precision not in self.graphs:
-            raise BundleError(f"{self.folder}: has no {precision} graph, only {', '.join(self.graphs)}")
-        return self.folder / self.graphs[precision].file
+        key = graph_key(_precision_of(arithmetic), part)
+        if part not in self.card.parts:
+            raise BundleError(f"{self.folder}: {_PARTS_EXPECTED[self.card.masked is not None]}")
+        if key not in self.graphs:
+            raise BundleError(f"{self.folder}: has no {key} graph, only {', '.join(self.graphs)}")
+        return self.folder / self.graphs[key].file
+
+
+def graph_key(precision: Precision, part: Part = "") -> str:
+    """The name of a graph in its bundle, and the stem of its file."""
+    return f"{part}-{precision}" if part else precision
 
 
 @dataclass(frozen=True)
@@ -222,6 +275,12 @@ class _CardFile:
     graphs: dict[str, GraphCard]
     certificate: tuple[Link, ...] = ()
     made_with: dict[str, str] = field(default_factory=dict)
+
+
+_PARTS_EXPECTED = {
+    True: "a mask-guided network, in two graphs, base and refine; open it with MaskedUpscaler or `sr-deploy upscale`",
+    False: "a network in one graph, without base and refine; open it with Upscaler or `sr-deploy upscale`",
+}
 
 
 def _precision_of(arithmetic: Arithmetic) -> Precision:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.bundle import Bundle, Detection, GraphCard, Hypothesis, Link, ModelCard, Source, sha256_of
+from sr_deploy.bundle import Bundle, Detection, GraphCard, Hypothesis, Link, Masked, ModelCard, Source, sha256_of
 from sr_deploy.errors import BundleError
 
 
@@ -81,3 +81,46 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
         Bundle.open(tmp_path)
     with pytest.raises(BundleError, match="no such folder"):
         Bundle.open(tmp_path / "nothing")
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> Bundle:
+    graphs = {}
+    for part in ("base", "refine"):
+        path = tmp_path / f"{part}-fp32.onnx"
+        path.write_bytes(part.encode())
+        graphs[f"{part}-fp32"] = GraphCard(path.name, "fp32", sha256_of(path), 20)
+    graphs["base-fp16"] = graphs["base-fp32"]
+    card = ModelCard("net", "pan_mga", 4, 3, size_multiple=4, masked=Masked(patch=4, padding=1, features=88))
+    link = Link("original", "fp32", "photo", 0.1, 0.0, 0.1, 90.0, selected=24, moved=1)
+    bundle = Bundle(tmp_path, card, graphs, (link,))
+    bundle.write_card()
+    return bundle
+
+
+def test_a_mask_guided_bundle_has_two_graphs(masked: Bundle) -> None:
+    read = Bundle.open(masked.folder)
+    assert read.card == masked.card
+    assert read.card.masked is not None
+    assert read.card.masked.side == 6
+    assert read.card.parts == ("base", "refine")
+    assert read.certificate == masked.certificate
+    assert read.graph("bf16", "refine") == masked.folder / "refine-fp32.onnx"
+    assert (read.runs("fp32"), read.runs("bf16"), read.runs("fp16")) == (True, True, False)
+    with pytest.raises(BundleError, match="has no refine-fp16 graph, only base-fp32, refine-fp32, base-fp16"):
+        read.graph("fp16", "refine")
+
+
+def test_bundles_are_opened_in_the_parts_that_they_have(written: Bundle, masked: Bundle) -> None:
+    with pytest.raises(BundleError, match="in two graphs, base and refine; open it with MaskedUpscaler"):
+        masked.graph("fp32")
+    with pytest.raises(BundleError, match="in one graph, without base and refine; open it with Upscaler"):
+        written.graph("fp32", "base")
+
+
+def test_a_card_from_before_mask_guided_networks_is_read(written: Bundle) -> None:
+    path = written.folder / "card.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    del table["model"]["masked"], table["certificate"][0]["selected"], table["certificate"][0]["moved"]
+    path.write_text(json.dumps(table), encoding="utf-8")
+    assert Bundle.open(written.folder).card == written.card

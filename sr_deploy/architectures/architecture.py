@@ -59,7 +59,8 @@ class Architecture(Generic[C]):
     `read_config` raises KeyError or ValueError for a state dict that is not the family's. `variants` gives the configs that a
     state dict cannot tell apart, the published one first. `value_range` is the published one; `value_ranges` narrows it to
     what a state dict leaves open. `halo` is how many LR pixels an output pixel sees to each side, None for a network with a
-    part that sees everything, which no halo makes exact under tiling. `min_size` is the smallest LR height and width.
+    part that sees everything, which no halo makes exact under tiling. `min_size` is the smallest LR height and width, and both
+    are multiples of `size_multiple`. What a `mask_guided` one builds is a `MaskGuided`, of two networks.
     """
 
     name: str
@@ -74,6 +75,8 @@ class Architecture(Generic[C]):
     value_ranges: Callable[[State], tuple[float, ...]] | None = None
     halo: Callable[[C], int] | None = None
     min_size: int = 1
+    size_multiple: int = 1
+    mask_guided: bool = False
 
     def readable_ranges(self, state: State) -> tuple[float, ...]:
         """Value ranges that the state dict leaves open, the published one first."""

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Kernel = tuple[Tensor, Tensor | None]
+"""Weight and bias of a conv."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -46,6 +49,24 @@ class Foldable(nn.Module):
         raise NotImplementedError
 
 
+class ParallelConvs(Foldable):
+    """A block that trains as the activation of a sum of convs, and ships as one conv."""
+
+    act: nn.Module
+
+    def branches(self, x: Tensor) -> Tensor:
+        """The sum, before the activation."""
+        raise NotImplementedError
+
+    def kernel(self) -> Kernel:
+        """Weight and bias of the 3x3 conv that equals the sum; gradients flow through it to the branches."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.branches(x))
+        return y
+
+
 def conv3(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
@@ -64,16 +85,19 @@ def conv_of(weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: in
     return conv
 
 
-def sum_of(convs: Sequence[nn.Conv2d], *, identity: bool) -> nn.Conv2d:
-    """One 3x3 conv equal to the sum of parallel convs up to 3x3, each padded to keep the size, plus x if `identity`."""
-    kernels = [F.pad(conv.weight, _margins(conv)) for conv in convs]
-    biases = [conv.bias for conv in convs if conv.bias is not None]
-    weight = torch.stack(kernels).sum(0)
-    return conv_of(weight + identity_kernel(weight) if identity else weight, torch.stack(biases).sum(0), padding=1)
+def kernel_of(conv: nn.Conv2d) -> Kernel:
+    return conv.weight, conv.bias
 
 
-def _margins(conv: nn.Conv2d) -> tuple[int, int, int, int]:
-    rows, columns = (3 - conv.weight.shape[2]) // 2, (3 - conv.weight.shape[3]) // 2
+def sum_of(kernels: Sequence[Kernel], *, identity: bool) -> Kernel:
+    """The 3x3 kernel equal to the sum of parallel convs up to 3x3, each padded to keep the size, plus x if `identity`."""
+    weight = torch.stack([F.pad(weight, _margins(weight)) for weight, _ in kernels]).sum(0)
+    bias = torch.stack([bias for _, bias in kernels if bias is not None]).sum(0)
+    return weight + identity_kernel(weight) if identity else weight, bias
+
+
+def _margins(weight: Tensor) -> tuple[int, int, int, int]:
+    rows, columns = (3 - weight.shape[2]) // 2, (3 - weight.shape[3]) // 2
     return columns, columns, rows, rows
 
 
@@ -191,9 +215,9 @@ class EdgeConv(nn.Module):
         y = F.conv2d(F.pad(x, (1, 1, 1, 1)), self.k0, self.b0)
         return F.conv2d(y, self.scale * self.mask, self.bias, groups=self.bias.shape[0])
 
-    def merged(self) -> nn.Conv2d:
+    def kernel(self) -> Kernel:
         kernel = self.scale * self.mask
-        return conv_of(kernel * self.k0, self.bias + kernel.sum((1, 2, 3)) * self.b0, padding=1)
+        return kernel * self.k0, self.bias + kernel.sum((1, 2, 3)) * self.b0
 
 
 SOBEL_X = [[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]
@@ -204,7 +228,8 @@ LAPLACIAN = [[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]
 class ESA(nn.Module):
     """Enhanced spatial attention: a mask from a view of the image at a sixth of its size. Needs H, W >= 15.
 
-    `pointwise` makes the 1x1s, `strided` is the 3x3 of stride 2 without padding.
+    `pointwise` makes the 1x1s, `strided` is the 3x3 of stride 2 without padding. Without `pooled` the view is of half the size,
+    and H, W >= 3 are enough.
     Source: Liu et al., Residual Feature Aggregation Network, CVPR 2020.
     """
 
@@ -215,8 +240,10 @@ class ESA(nn.Module):
         *,
         pointwise: Callable[[int, int], nn.Module] = conv1,
         strided: nn.Module | None = None,
+        pooled: bool = True,
     ) -> None:
         super().__init__()
+        self.pooled = pooled
         self.conv1 = pointwise(channels, width)
         self.conv_f = pointwise(width, width)
         self.conv2 = strided or nn.Conv2d(width, width, 3, stride=2)
@@ -228,7 +255,9 @@ class ESA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.conv1(x)
-        b = F.max_pool2d(self.conv2(a), kernel_size=7, stride=3)
+        b = self.conv2(a)
+        if self.pooled:
+            b = F.max_pool2d(b, kernel_size=7, stride=3)
         b = F.interpolate(self.middle(b), size=x.shape[-2:], mode="bilinear", align_corners=False)
         return x * torch.sigmoid(self.conv4(b + self.conv_f(a)))
 
@@ -257,8 +286,9 @@ class DeepESA(ESA):
         *,
         pointwise: Callable[[int, int], nn.Module] = conv1,
         strided: nn.Module | None = None,
+        pooled: bool = True,
     ) -> None:
-        super().__init__(channels, width, pointwise=pointwise, strided=strided)
+        super().__init__(channels, width, pointwise=pointwise, strided=strided, pooled=pooled)
         self.conv_max = conv(width, width)
         self.conv3 = conv(width, width)
         self.conv3_ = conv(width, width)

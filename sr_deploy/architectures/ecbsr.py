@@ -15,13 +15,15 @@ from sr_deploy.architectures.blocks import (
     SOBEL_X,
     SOBEL_Y,
     EdgeConv,
-    Foldable,
+    Kernel,
     Network,
     Options,
+    ParallelConvs,
     Replacement,
     conv1,
     conv3,
     conv_of,
+    kernel_of,
     scale_input,
     scale_output,
     sum_of,
@@ -57,13 +59,13 @@ class ExpandConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(F.pad(x, (1, 1, 1, 1)), self.k0, self.b0), self.k1, self.b1)
 
-    def merged(self) -> nn.Conv2d:
+    def kernel(self) -> Kernel:
         # k0: [2O, I, 1, 1], k1: [O, 2O, 3, 3]
         weight = torch.einsum("omhw,mi->oihw", self.k1, self.k0[:, :, 0, 0])
-        return conv_of(weight, self.b1 + self.k1.sum((2, 3)) @ self.b0, padding=1)
+        return weight, self.b1 + self.k1.sum((2, 3)) @ self.b0
 
 
-class ECB(Foldable):
+class ECB(ParallelConvs):
     """Edge-oriented convolution block: the activation of the sum of parallel branches."""
 
     def __init__(self, inputs: int, outputs: int, act: nn.Module) -> None:
@@ -79,28 +81,31 @@ class ECB(Foldable):
         y: Tensor = self.conv3x3(x) + self.conv1x1_3x3(x) + self.conv1x1_sbx(x) + self.conv1x1_sby(x) + self.conv1x1_lpl(x)
         return y
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.branches(x))
-        return y
+    def kernel(self) -> Kernel:
+        return self.sum_of_kernels(identity=False)
 
-    def merged(self, *, identity: bool) -> nn.Module:
+    def sum_of_kernels(self, *, identity: bool) -> Kernel:
         branches = (self.conv1x1_3x3, self.conv1x1_sbx, self.conv1x1_sby, self.conv1x1_lpl)
-        conv = sum_of([self.conv3x3, *(branch.merged() for branch in branches)], identity=identity)
-        return nn.Sequential(conv, self.act)
+        return sum_of([kernel_of(self.conv3x3), *(branch.kernel() for branch in branches)], identity=identity)
+
+    def merged(self) -> nn.Module:
+        return nn.Sequential(conv_of(*self.kernel(), padding=1), self.act)
 
     def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
-        return Replacement(self.merged(identity=False), "ECB of five branches merged into one conv")
+        return Replacement(self.merged(), "ECB of five branches merged into one conv")
 
 
 class IdentityECB(ECB):
     """An ECB that adds its input, too."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.branches(x) + x)
-        return y
+    def branches(self, x: Tensor) -> Tensor:
+        return super().branches(x) + x
+
+    def kernel(self) -> Kernel:
+        return self.sum_of_kernels(identity=True)
 
     def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
-        return Replacement(self.merged(identity=True), "ECB of five branches and identity merged into one conv")
+        return Replacement(self.merged(), "ECB of five branches and identity merged into one conv")
 
 
 class ECBSR(Network):

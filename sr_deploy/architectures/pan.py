@@ -71,17 +71,13 @@ class SCPA(nn.Module):
         return y
 
 
-class PAN(Network):
-    """Source: Zhao et al., Efficient Image Super-Resolution Using Pixel Attention, ECCV Workshops 2020."""
+class PANTail(Network):
+    """A network that ends as PAN does."""
 
     def __init__(self, config: PANConfig) -> None:
         super().__init__()
-        self.scale = config.scale
         self.factors = config.factors
         channels, width = config.channels, config.width
-        self.conv_first = conv3(config.colors, channels)
-        self.SCPA_trunk = nn.Sequential(*(SCPA(channels, config.split) for _ in range(config.blocks)))
-        self.trunk_conv = conv3(channels, channels)
         for stage in range(1, len(config.factors) + 1):
             self.add_module(f"upconv{stage}", conv3(channels if stage == 1 else width, width))
             self.add_module(f"att{stage}", PixelAttention(width))
@@ -89,20 +85,43 @@ class PAN(Network):
         self.conv_last = conv3(width, config.colors)
         self.act = nn.LeakyReLU(0.2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv_first(x)
-        y = y + self.trunk_conv(self.SCPA_trunk(y))
+    def upsample(self, y: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, C, sH, sW), to be added to the upscaled image."""
         for stage, factor in enumerate(self.factors, start=1):
             upconv, attention, conv = (self.get_submodule(f"{name}{stage}") for name in ("upconv", "att", "HRconv"))
             y = upconv(F.interpolate(y, scale_factor=factor, mode="nearest"))
             y = self.act(conv(self.act(attention(y))))
-        base = F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        out: Tensor = self.conv_last(y) + base
+        out: Tensor = self.conv_last(y)
         return out
+
+
+class PAN(PANTail):
+    """Source: Zhao et al., Efficient Image Super-Resolution Using Pixel Attention, ECCV Workshops 2020."""
+
+    def __init__(self, config: PANConfig) -> None:
+        super().__init__(config)
+        self.scale = config.scale
+        self.conv_first = conv3(config.colors, config.channels)
+        self.SCPA_trunk = nn.Sequential(*(SCPA(config.channels, config.split) for _ in range(config.blocks)))
+        self.trunk_conv = conv3(config.channels, config.channels)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the upsampler takes: (N, C, H, W) -> (N, channels, H, W)."""
+        y = self.conv_first(x)
+        out: Tensor = y + self.trunk_conv(self.SCPA_trunk(y))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.upsample(self.features(x)) + enlarged(x, self.scale)
 
     def fold_value_range(self, value_range: float) -> None:
         scale_input(self.conv_first, value_range)
         scale_output(self.conv_last, 1 / value_range)
+
+
+def enlarged(x: Tensor, scale: int) -> Tensor:
+    """The image upscaled by bilinear interpolation."""
+    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 def _read_config(state: State) -> PANConfig:

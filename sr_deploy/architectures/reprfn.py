@@ -13,13 +13,15 @@ from sr_deploy.architectures.blocks import (
     SOBEL_X,
     SOBEL_Y,
     EdgeConv,
-    Foldable,
+    Kernel,
     Network,
     Options,
+    ParallelConvs,
     PlainESA,
     Replacement,
     conv3,
     conv_of,
+    kernel_of,
     scale_input,
     scale_output,
     sum_of,
@@ -49,7 +51,7 @@ class MergedRepBlock(nn.Module):
         return y
 
 
-class RepBlock(Foldable):
+class RepBlock(ParallelConvs):
     """Nine parallel branches and the activation of their sum."""
 
     def __init__(self, channels: int) -> None:
@@ -65,8 +67,8 @@ class RepBlock(Foldable):
         self.rbr_conv1x1_lpl_branch = EdgeConv(channels, channels, LAPLACIAN)
         self.act = nn.LeakyReLU(0.05)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(
+    def branches(self, x: Tensor) -> Tensor:
+        y: Tensor = (
             self.rbr_3x3_branch(x)
             + self.rbr_3x1_branch(x)
             + self.rbr_1x3_branch(x)
@@ -79,14 +81,17 @@ class RepBlock(Foldable):
         )
         return y
 
-    def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
+    def kernel(self) -> Kernel:
         # expand: [2C, C, 1, 1], then [C, 2C, 3, 3]
         expand, filters = self.rbr_1x1_3x3_branch_1x1.weight, self.rbr_1x1_3x3_branch_3x3.weight
-        expanded = conv_of(torch.einsum("omhw,mi->oihw", filters, expand[:, :, 0, 0]), None, padding=1)
+        expanded = (torch.einsum("omhw,mi->oihw", filters, expand[:, :, 0, 0]), None)
         edges = (self.rbr_conv1x1_sbx_branch, self.rbr_conv1x1_sby_branch, self.rbr_conv1x1_lpl_branch)
-        convs = (self.rbr_3x3_branch, self.rbr_3x1_branch, self.rbr_1x3_branch, self.rbr_1x1_branch, expanded)
-        merged = sum_of([*convs, *(edge.merged() for edge in edges)], identity=True)
-        return Replacement(MergedRepBlock(merged), "RepBlock of nine branches merged into one conv")
+        convs = (self.rbr_3x3_branch, self.rbr_3x1_branch, self.rbr_1x3_branch, self.rbr_1x1_branch)
+        return sum_of([*map(kernel_of, convs), expanded, *(edge.kernel() for edge in edges)], identity=True)
+
+    def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
+        conv = conv_of(*self.kernel(), padding=1)
+        return Replacement(MergedRepBlock(conv), "RepBlock of nine branches merged into one conv")
 
 
 class RepRFB(nn.Module):

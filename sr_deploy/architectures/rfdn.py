@@ -33,25 +33,33 @@ class RFDNConfig(Config):
 
 
 class RFDN(Network):
-    """Source: Liu et al., Residual Feature Distillation Network for Lightweight Image Super-Resolution, ECCVW 2020."""
+    """Without `pooled` its attention has no max pooling, as in RFDN-MGA.
 
-    def __init__(self, config: RFDNConfig) -> None:
+    Source: Liu et al., Residual Feature Distillation Network for Lightweight Image Super-Resolution, ECCVW 2020.
+    """
+
+    def __init__(self, config: RFDNConfig, *, pooled: bool = True) -> None:
         super().__init__()
         channels = config.channels
         self.block_names = [f"B{number}" for number in range(1, config.blocks + 1)]
         self.fea_conv = conv3(config.colors, channels)
         for name in self.block_names:
-            self.add_module(name, _block(config))
+            self.add_module(name, rfdb(config, pooled=pooled))
         self.c = nn.Sequential(conv1(config.blocks * channels, channels), nn.LeakyReLU(0.05))
         self.LR_conv = conv3(channels, channels)
         self.upsampler = nn.Sequential(conv3(channels, config.colors * config.scale**2), nn.PixelShuffle(config.scale))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """What the upsampler takes: (N, C, H, W) -> (N, channels, H, W)."""
         features = self.fea_conv(x)
         outputs = [features]
         for name in self.block_names:
             outputs.append(self.get_submodule(name)(outputs[-1]))
-        y: Tensor = self.upsampler(self.LR_conv(self.c(torch.cat(outputs[1:], 1))) + features)
+        y: Tensor = self.LR_conv(self.c(torch.cat(outputs[1:], 1))) + features
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.upsampler(self.features(x))
         return y
 
     def fold_value_range(self, value_range: float) -> None:
@@ -59,12 +67,13 @@ class RFDN(Network):
         scale_output(self.upsampler[0], 1 / value_range)
 
 
-def _block(config: RFDNConfig) -> DistillationBlock:
+def rfdb(config: RFDNConfig, *, pooled: bool) -> DistillationBlock:
+    """A block of RFDN."""
     return DistillationBlock(
         config.channels,
         config.distilled,
         act=nn.LeakyReLU(0.05),
-        esa=DeepESA(config.channels, config.esa, nn.ReLU(), conv3),
+        esa=DeepESA(config.channels, config.esa, nn.ReLU(), conv3, pooled=pooled),
         conv=conv3,
         refine=SkipConv if config.inner_skips else lambda channels: conv3(channels, channels),
     )

@@ -21,25 +21,36 @@ from sr_deploy.bundle import (
     GraphCard,
     Link,
     ModelCard,
+    Part,
     Precision,
     Source,
+    graph_key,
     sha256_of,
 )
 from sr_deploy.engines.facts import graph_facts
 from sr_deploy.errors import CheckpointError, UnknownArchitectureError
 from sr_deploy.export import foreign
 from sr_deploy.export.activations import Activations, measure_ranges
-from sr_deploy.export.certify import certify, run_original, write_probes
+from sr_deploy.export.certify import Function, certify, run_graph, run_original, write_probes
+from sr_deploy.export.masked import (
+    all_patches,
+    certify_masked,
+    masked_facts,
+    run_all_refined,
+    run_masked_original,
+    write_masked_probes,
+)
 from sr_deploy.export.precision import HalfPrecision, to_fp16
 from sr_deploy.export.probes import noise_probes, parity_probes, range_probes
 from sr_deploy.export.recipe import Recipe, check_recipe, read_recipe
 from sr_deploy.export.report import write_report
 from sr_deploy.export.staging import check_target, staged
 from sr_deploy.export.subject import Request, Subject, as_function, subject_of
-from sr_deploy.export.trace import OPSET, trace
+from sr_deploy.export.trace import OPSET, trace, trace_parts
 
 __all__ = ["Recipe", "export", "read_recipe"]
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[str], None]
 
 
@@ -85,21 +96,14 @@ def export(
     source = _source(checkpoint, recipe, chosen)
     graphs = _graphs(subject, name, source, say)
     say("certifying")
-    probes = parity_probes(subject.channels, min_size=graphs.card.min_size, size_multiple=subject.size_multiple)
-    outputs = run_original(subject.original, probes)
-    links = certify(
-        probes,
-        outputs,
-        scale=subject.scale,
-        reparameterized=None if subject.module is None else as_function(subject.module),
-        fp32=graphs.fp32,
-        fp16=graphs.half.model,
-    )
+    certified = (_certified_masked if subject.masked else _certified)(subject, graphs)
     with staged(target, overwrite=overwrite) as folder:
-        bundle = _write(folder, graphs, links)
-        write_probes(folder, probes, outputs)
+        bundle = _write(folder, graphs, certified.links)
+        certified.write_probes(folder)
         say("drawing the report")
-        write_report(folder, bundle, subject.original, graphs.half, graphs.activations)
+        halves = {part: network.half for part, network in graphs.networks.items()}
+        activations = {part: network.activations for part, network in graphs.networks.items()}
+        write_report(folder, bundle, subject.original, certified.halved, halves, activations)
     return Bundle.open(target)
 
 
@@ -126,24 +130,32 @@ def _source(checkpoint: Path, path: Path | None, recipe: Recipe | None) -> Sourc
 
 
 @dataclass(frozen=True)
-class _Graphs:
-    card: ModelCard
+class _Network:
     fp32: ModelProto
     half: HalfPrecision
     activations: Activations
 
 
+@dataclass(frozen=True)
+class _Graphs:
+    card: ModelCard
+    networks: dict[Part, _Network]
+
+
 def _graphs(subject: Subject, name: str, source: Source, say: Progress) -> _Graphs:
     say("tracing")
-    fp32 = subject.graph
-    if fp32 is None:
-        assert subject.module is not None
-        fp32 = trace(subject.module, channels=subject.channels, size_multiple=subject.size_multiple)
-    facts = graph_facts(fp32)
-    sizes = {"min_size": max(facts.min_size, subject.smallest), "size_multiple": subject.size_multiple}
+    traced = _traced(subject)
+    masked, facts = (None, graph_facts(traced[""])) if "" in traced else masked_facts(traced["base"], traced["refine"])
+    smallest = -(-max(facts.min_size, subject.smallest) // subject.size_multiple) * subject.size_multiple
+    sizes: dict[str, Any] = {"min_size": smallest, "size_multiple": subject.size_multiple}
     say("measuring activations")
-    activations = measure_ranges(fp32, range_probes(subject.channels, **sizes), noise_probes(subject.channels, **sizes))
-    half = to_fp16(fp32, activations.calm)
+    probes, noise = range_probes(subject.channels, **sizes), noise_probes(subject.channels, **sizes)
+    networks: dict[Part, _Network] = {}
+    for part, fp32 in traced.items():
+        if part == "refine":
+            probes, noise = all_patches(traced["base"], probes), all_patches(traced["base"], noise)
+        activations = measure_ranges(fp32, probes, noise)
+        networks[part] = _Network(fp32, to_fp16(fp32, activations.calm), activations)
     card = ModelCard(
         name=name,
         architecture=subject.architecture,
@@ -159,16 +171,84 @@ def _graphs(subject: Subject, name: str, source: Source, say: Progress) -> _Grap
         activation_bytes=facts.activation_bytes,
         macs=facts.macs,
         parameters=facts.parameters,
-        largest_activation=_largest(activations.calm),
-        largest_activation_on_noise=_largest(activations.noise),
+        largest_activation=max(_largest(network.activations.calm) for network in networks.values()),
+        largest_activation_on_noise=max(_largest(network.activations.noise) for network in networks.values()),
+        masked=masked,
         **sizes,
     )
-    return _Graphs(card, _labeled(fp32, card), HalfPrecision(_labeled(half.model, card), half.kept), activations)
+    return _Graphs(card, {part: _labeled_network(network, card) for part, network in networks.items()})
+
+
+def _traced(subject: Subject) -> dict[Part, ModelProto]:
+    if subject.graph is not None:
+        return {"": subject.graph}
+    if subject.masked is not None:
+        base, refine = trace_parts(subject.masked.network, channels=subject.channels, size_multiple=subject.size_multiple)
+        return {"base": base, "refine": refine}
+    assert subject.module is not None
+    return {"": trace(subject.module, channels=subject.channels, size_multiple=subject.size_multiple)}
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """The chain, how its probes are written, and the network in fp16 as a function."""
+
+    links: tuple[Link, ...]
+    write_probes: Callable[[Path], None]
+    halved: Function
+
+
+def _certified(subject: Subject, graphs: _Graphs) -> _Certified:
+    network = graphs.networks[""]
+    half = network.half.model
+    probes = _parity_probes(graphs.card)
+    outputs = run_original(subject.original, probes)
+    links = certify(
+        probes,
+        outputs,
+        scale=subject.scale,
+        reparameterized=None if subject.module is None else as_function(subject.module),
+        fp32=network.fp32,
+        fp16=half,
+    )
+    return _Certified(
+        links,
+        lambda folder: write_probes(folder, probes, outputs),
+        lambda image: run_graph(half, {"picture": image}, arithmetic="fp16")["picture"],
+    )
+
+
+def _certified_masked(subject: Subject, graphs: _Graphs) -> _Certified:
+    assert subject.masked is not None
+    assert graphs.card.masked is not None
+    base, refine = graphs.networks["base"], graphs.networks["refine"]
+    probes = run_masked_original(subject.masked.original, _parity_probes(graphs.card))
+    links = certify_masked(
+        probes,
+        masked=graphs.card.masked,
+        scale=subject.scale,
+        reparameterized=subject.masked.reparameterized,
+        graphs={"fp32": (base.fp32, refine.fp32), "fp16": (base.half.model, refine.half.model)},
+    )
+    return _Certified(
+        links,
+        lambda folder: write_masked_probes(folder, probes),
+        lambda image: run_all_refined(base.half.model, refine.half.model, image),
+    )
+
+
+def _parity_probes(card: ModelCard) -> dict[str, Array]:
+    return parity_probes(card.channels, min_size=card.min_size, size_multiple=card.size_multiple)
 
 
 def _largest(activations: Mapping[str, float]) -> float:
     """JSON has no infinity: what overflowed fp32 is given as fp32's largest value."""
     return min(max(activations.values()), float(np.finfo(np.float32).max))
+
+
+def _labeled_network(network: _Network, card: ModelCard) -> _Network:
+    half = HalfPrecision(_labeled(network.half.model, card), network.half.kept)
+    return _Network(_labeled(network.fp32, card), half, network.activations)
 
 
 def _labeled(model: ModelProto, card: ModelCard) -> ModelProto:
@@ -181,12 +261,17 @@ def _labeled(model: ModelProto, card: ModelCard) -> ModelProto:
 
 def _write(folder: Path, graphs: _Graphs, links: tuple[Link, ...]) -> Bundle:
     cards: dict[str, GraphCard] = {}
-    kept = {"fp32": (), "fp16": tuple(graphs.half.kept)}
-    for precision, model in (("fp32", graphs.fp32), ("fp16", graphs.half.model)):
-        path = folder / f"{precision}.onnx"
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
-        cards[precision] = GraphCard(path.name, cast("Precision", precision), sha256_of(path), opset, kept[precision])
+    for part, network in graphs.networks.items():
+        forms: tuple[tuple[Precision, ModelProto, tuple[str, ...]], ...] = (
+            ("fp32", network.fp32, ()),
+            ("fp16", network.half.model, tuple(network.half.kept)),
+        )
+        for precision, model, kept in forms:
+            key = graph_key(precision, part)
+            path = folder / f"{key}.onnx"
+            path.write_bytes(model.SerializeToString(deterministic=True))
+            opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
+            cards[key] = GraphCard(path.name, precision, sha256_of(path), opset, kept)
     bundle = Bundle(folder, graphs.card, cards, links, _made_with())
     bundle.write_card()
     return bundle

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from sr_deploy.bundle import PROBE_FILE, Link
+from sr_deploy.bundle import PROBE_FILE, Link, Precision
 from sr_deploy.engines import Arithmetic, available_backends, open_engine
 from sr_deploy.engines.parity import compare
 from sr_deploy.errors import CertificationError
@@ -54,24 +54,24 @@ def certify(
     if reparameterized is not None:
         found = {name: reparameterized(probe) for name, probe in probes.items()}
         links += _judged(outputs, found, scale=scale, target=REPARAMETERIZED, arithmetic="fp32")
-    for graph, name, backend, arithmetic in _runs(fp32, fp16):
-        target = f"{name} on {backend}" + (" in bf16" if arithmetic == "bf16" else "")
+    for precision, backend, arithmetic in runs():
+        graph = fp32 if precision == "fp32" else fp16
+        if graph is None:
+            continue
+        target = f"{precision}.onnx on {backend}" + (" in bf16" if arithmetic == "bf16" else "")
         found = run_graph(graph, probes, backend=backend, arithmetic=arithmetic)
         links += _judged(outputs, found, scale=scale, target=target, arithmetic=arithmetic)
     return tuple(links)
 
 
-def _runs(fp32: ModelProto, fp16: ModelProto | None) -> Iterator[tuple[ModelProto, str, str, Arithmetic]]:
-    """fp32 graph first, and each graph on ONNX Runtime first: it computes exactly what the graph says. An fp16 graph runs on
-    every backend, also where the machine computes it in fp32."""
+def runs() -> Iterator[tuple[Precision, str, Arithmetic]]:
+    """Which graph runs on which backend in which arithmetic: fp32 first, and ONNX Runtime first, which computes exactly what a
+    graph says. An fp16 graph runs on every backend, also where the machine computes it in fp32."""
     backends = available_backends()
     order = sorted(backends, key=lambda name: not name.startswith("onnxruntime"))
-    for graph, name in ((fp32, "fp32.onnx"), (fp16, "fp16.onnx")):
-        for backend in order:
-            for arithmetic in ("fp32", "bf16", "fp16"):
-                halved = graph is fp16
-                if graph is not None and halved == (arithmetic == "fp16") and (halved or arithmetic in backends[backend]):
-                    yield graph, name, backend, arithmetic
+    for backend in order:
+        yield from (("fp32", backend, arithmetic) for arithmetic in ("fp32", "bf16") if arithmetic in backends[backend])
+    yield from (("fp16", backend, "fp16") for backend in order)
 
 
 def run_graph(
@@ -91,11 +91,19 @@ def _judged(
         compare(outputs[name], array, scale=scale, source=ORIGINAL, target=target, probe=name, precision=arithmetic)
         for name, array in found.items()
     ]
+    return checked(links, arithmetic)
+
+
+def checked(links: list[Link], arithmetic: Arithmetic) -> list[Link]:
+    """The links of one step.
+
+    Raises: CertificationError, with the worst of them, when one missed its floor, unless the step is in bf16.
+    """
     broken = [link for link in links if not link.passed]
     if broken and arithmetic != "bf16":
         worst = min(broken, key=lambda link: link.psnr)
         raise CertificationError(
-            f"the chain breaks at '{target}': on the probe '{worst.probe}' it differs from the original by up to "
+            f"the chain breaks at '{worst.target}': on the probe '{worst.probe}' it differs from the original by up to "
             f"{worst.max_lsb:.2f} 8-bit steps (PSNR {worst.psnr:.1f} dB), expected is {worst.floor}. Nothing was written; "
             "export without optional folds (--dense-bsconv, --merge-parallel), and report this network if it still breaks"
         )

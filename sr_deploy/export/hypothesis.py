@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import Detection, Hypothesis
 from sr_deploy.errors import AmbiguousCheckpointError, UsageError
-from sr_deploy.export.bicubic import imresize
-from sr_deploy.export.probes import as_input, degrade, luma, probe_picture
+from sr_deploy.export.probes import as_input, degrade, probe_picture
+from sr_deploy.metrics import psnr_y
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -105,14 +105,6 @@ def upscale(module: nn.Module, lr: Array, *, channels: int) -> Array | None:
         return None
     pixels = np.clip(np.round(output[0] * 255), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))
-
-
-def psnr_y(hr: Array, image: Array, *, border: int) -> float:
-    """PSNR of Y (BT.601, limited range) in dB without a border; `hr` RGB, `image` RGB or already Y."""
-    found = image.astype(np.float64) if image.ndim == 2 else luma(image)
-    difference = (luma(hr) - found)[border:-border, border:-border]
-    error = float(np.mean(difference**2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def _fits(candidate: Candidate, requested: dict[str, Any]) -> bool:

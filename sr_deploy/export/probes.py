@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from sr_deploy.bicubic import imresize
 from sr_deploy.errors import ExportError
-from sr_deploy.export.bicubic import imresize
+from sr_deploy.metrics import luma
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,11 +32,6 @@ def degrade(picture: Array, scale: int, *, size_multiple: int = 1) -> tuple[Arra
     height, width = (size // step * step for size in picture.shape[:2])
     hr = picture[:height, :width]
     return hr, imresize(hr, height // scale, width // scale)
-
-
-def luma(rgb: Array) -> Array:
-    """Y of BT.601 in limited range, 16 to 235, unrounded: (H, W, 3) in 0..255 -> (H, W) float64."""
-    return np.asarray(16 + rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255)
 
 
 def as_input(rgb: Array, channels: int) -> Array:

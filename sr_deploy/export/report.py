@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -11,27 +11,39 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from sr_deploy.bundle import REPORT_FILE, Bundle, Hypothesis, Link, ModelCard
+from sr_deploy.bicubic import imresize
+from sr_deploy.bundle import REPORT_FILE, Bundle, Hypothesis, Link, ModelCard, Part
 from sr_deploy.export.activations import Activations
-from sr_deploy.export.bicubic import imresize
-from sr_deploy.export.certify import Array, Function, run_graph
+from sr_deploy.export.certify import Array, Function
 from sr_deploy.export.charts import Layer, activation_chart, linear_bar, log_bar
-from sr_deploy.export.hypothesis import describe, gain, psnr_y
+from sr_deploy.export.hypothesis import describe, gain
 from sr_deploy.export.precision import LARGEST_ALLOWED, HalfPrecision
-from sr_deploy.export.probes import as_input, degrade, luma, probe_picture
+from sr_deploy.export.probes import as_input, degrade, probe_picture
+from sr_deploy.metrics import luma, psnr_y
 
 _AMPLIFIED = 64
 
 
-def write_report(folder: Path, bundle: Bundle, original: Function, half: HalfPrecision, activations: Activations) -> None:
-    """Write report.html into `folder`, whose graphs lie there already."""
+def write_report(
+    folder: Path,
+    bundle: Bundle,
+    original: Function,
+    halved: Function,
+    halves: Mapping[Part, HalfPrecision],
+    activations: Mapping[Part, Activations],
+) -> None:
+    """Write report.html into `folder`, whose graphs lie there already.
+
+    `halved` is the network in fp16; of a mask-guided one, it and `original` refine every patch.
+    """
     card = bundle.card
     sections = [
         _header(bundle),
         _chain(bundle.certificate),
-        _pictures(card, original, half.model),
+        *([_selection(bundle.certificate)] if card.masked else []),
+        _pictures(card, original, halved),
         _readings(card),
-        _activations(folder, half, activations),
+        *(_activations(bundle, part, halves[part], activations[part]) for part in card.parts),
         _footer(bundle),
     ]
     style = resources.files("sr_deploy.export").joinpath("report.css").read_text(encoding="utf-8")
@@ -63,6 +75,11 @@ def _header(bundle: Bundle) -> str:
         "smallest input": f"{card.min_size}×{card.min_size}"
         + (f", multiples of {card.size_multiple}" * (card.size_multiple > 1)),
     }
+    if card.masked:
+        facts |= {
+            "patches": f"{card.masked.patch}×{card.masked.patch}, with a border of {card.masked.padding}",
+            "MACs to refine, per LR pixel": f"{card.masked.macs / 1e3:,.1f} K",
+        }
     if card.source:
         facts |= {"checkpoint": card.source.file, "sha256": card.source.sha256[:16] + "…", "license": card.source.license}
         for test_set, psnr in card.source.expected.items():
@@ -107,14 +124,30 @@ def _chain_row(target: str, links: Sequence[Link]) -> str:
     )
 
 
-def _pictures(card: ModelCard, original: Function, half: onnx.ModelProto) -> str:
+def _selection(links: Sequence[Link]) -> str:
+    images = [link for link in links if link.selected]
+    rows = "".join(
+        f"<tr><td>{escape(link.target)}</td><td>{escape(link.probe)}</td><td>{link.moved} of {link.selected}</td></tr>"
+        for link in images
+    )
+    total, moved = sum(link.selected for link in images), sum(link.moved for link in images)
+    return (
+        "<h2>The choice of patches</h2><p>Above, every image has the patches refined that the original network chose. "
+        f"By the scores of the step itself, {moved} of {total} would have been others. Features and scores are measured in "
+        "steps of 1/255 of twice the original's largest absolute value.</p>"
+        "<details><summary>Every step</summary><table><thead><tr><th>step</th><th>probe</th><th>other patches</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _pictures(card: ModelCard, original: Function, halved: Function) -> str:
     hr, lr = degrade(probe_picture(), card.scale, size_multiple=card.size_multiple)
     feed = as_input(lr, card.channels)
     full = np.clip(original(feed)[0], 0, 1)
-    halved = run_graph(half, {"picture": feed}, arithmetic="fp16")["picture"][0]
+    small = halved(feed)[0]
     bicubic = imresize(lr, *hr.shape[:2])
     output = _to_pixels(full)
-    difference = np.clip(np.abs(full - np.clip(halved, 0, 1)) * 255 * _AMPLIFIED, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    difference = np.clip(np.abs(full - np.clip(small, 0, 1)) * 255 * _AMPLIFIED, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     truth = hr if card.channels == 3 else np.round(luma(hr)).astype(np.uint8)
     pictures = [
         (lr if card.channels == 3 else np.round(luma(lr)).astype(np.uint8), f"LR {lr.shape[1]}×{lr.shape[0]}"),
@@ -166,8 +199,8 @@ def _reading_row(item: Hypothesis, high: float, best: bool) -> str:
     )
 
 
-def _activations(folder: Path, half: HalfPrecision, activations: Activations) -> str:
-    graph = onnx.load(folder / "fp32.onnx").graph
+def _activations(bundle: Bundle, part: Part, half: HalfPrecision, activations: Activations) -> str:
+    graph = onnx.load(bundle.graph("fp32", part)).graph
     maker = {output: node.name for node in graph.node for output in node.output}
     layers = [
         Layer(name, calm, activations.noise[name], maker.get(name, "") in half.kept) for name, calm in activations.calm.items()
@@ -182,7 +215,8 @@ def _activations(folder: Path, half: HalfPrecision, activations: Activations) ->
             "No precision helps there, so they do not count.</p>"
         )
     return (
-        "<h2>Activations and fp16</h2><p>Largest absolute value of every tensor, from input to output; the thin marks are "
+        f"<h2>Activations and fp16{f': {part}' if part else ''}</h2>"
+        "<p>Largest absolute value of every tensor, from input to output; the thin marks are "
         f"white noise. Largest: <b>{largest.calm:.4g}</b> in <code>{escape(largest.name)}</code>; on white noise "
         f"{noisiest.noise:.4g} in <code>{escape(noisiest.name)}</code>. Above {LARGEST_ALLOWED:g}, nodes stay in fp32.</p>"
         f'<div class="scroll">{activation_chart(layers)}</div>'

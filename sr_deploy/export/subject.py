@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from onnx import ModelProto
-from torch import nn
+from torch import Tensor, nn
 
-from sr_deploy.architectures import LoadedCheckpoint, Reading, reference, reparameterize
+from sr_deploy.architectures import LoadedCheckpoint, Network, Reading, reference, reparameterize
+from sr_deploy.architectures.mga import MaskGuided, Parts, reference_parts
 from sr_deploy.bundle import Detection
+from sr_deploy.engines.parity import Look, Refine
 from sr_deploy.export.certify import Function
 from sr_deploy.export.hypothesis import Candidate, choose
 
@@ -30,9 +32,19 @@ class Request:
 
 
 @dataclass(frozen=True)
+class MaskedSubject:
+    """A mask-guided network: its parts as its author ran them, and the network to be traced, whose parts must equal them."""
+
+    original: tuple[Look, Refine]
+    network: MaskGuided
+    reparameterized: tuple[Look, Refine]
+
+
+@dataclass(frozen=True)
 class Subject:
     """`original` is the network as its author ran it, between [0, 1] and about [0, 1]. `module` is to be traced and must
-    equal it; a foreign graph comes as `graph` instead. `smallest`: what the source says of its least LR size."""
+    equal it; a foreign graph comes as `graph` instead. `smallest`: what the source says of its least LR size. A mask-guided
+    network is `masked` too; its `original` and `module` then refine every patch."""
 
     architecture: str
     scale: int
@@ -46,6 +58,7 @@ class Subject:
     folds: tuple[str, ...] = ()
     smallest: int = 1
     size_multiple: int = 1
+    masked: MaskedSubject | None = None
 
 
 def as_function(module: nn.Module) -> Function:
@@ -58,6 +71,21 @@ def as_function(module: nn.Module) -> Function:
     return run
 
 
+def as_functions(parts: Parts) -> tuple[Look, Refine]:
+    """Both parts of a mask-guided torch network as functions of NumPy arrays."""
+
+    def look(image: Array) -> tuple[Array, Array, Array]:
+        with torch.inference_mode():
+            coarse, features, scores = map(Tensor.numpy, parts.look(torch.from_numpy(image)))
+        return coarse, features, scores
+
+    def refine(patches: Array) -> Array:
+        with torch.inference_mode():
+            return np.asarray(parts.refine(torch.from_numpy(patches)).numpy())
+
+    return look, refine
+
+
 def subject_of(loaded: LoadedCheckpoint, request: Request, *, where: str) -> Subject:
     """The subject of a checkpoint of one of our networks.
 
@@ -67,6 +95,7 @@ def subject_of(loaded: LoadedCheckpoint, request: Request, *, where: str) -> Sub
         [_candidate(loaded, reading) for reading in loaded.readings],
         requested=request.settings,
         decided_by="flag" if request.by_flag else "recipe",
+        size_multiple=loaded.architecture.size_multiple,
         where=where,
     )
     reading = loaded.readings[choice.index]
@@ -85,6 +114,15 @@ def subject_of(loaded: LoadedCheckpoint, request: Request, *, where: str) -> Sub
         config=dataclasses.asdict(reading.config),
         folds=equal.folds,
         smallest=loaded.architecture.min_size,
+        size_multiple=loaded.architecture.size_multiple,
+        masked=_masked(network, reading, equal.module) if loaded.architecture.mask_guided else None,
+    )
+
+
+def _masked(network: Network, reading: Reading, equal: nn.Module) -> MaskedSubject:
+    original, folded = cast("MaskGuided", network), cast("MaskGuided", equal)
+    return MaskedSubject(
+        as_functions(reference_parts(original, reading.value_range)), folded, as_functions(Parts(folded.look, folded.refine))
     )
 
 

@@ -14,12 +14,15 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import Tensor, nn
 
+from sr_deploy.architectures.mga import MaskGuided, crops
 from sr_deploy.errors import ExportError
 
 OPSET = 20
 PRODUCER = "sr-deploy"
 _EXAMPLE = (2, 64, 96)
 """Batch, height and width of the traced example: no two alike, large enough for ESA, multiples of 32 for U-shaped networks."""
+
+_IMAGE_AXES = {0: "batch", 2: "height", 3: "width"}
 
 _TALKATIVE = ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")
 
@@ -32,22 +35,42 @@ def trace(module: nn.Module, *, channels: int, size_multiple: int = 1) -> ModelP
 
     Raises: ExportError when torch cannot trace the module or ONNX's checker refuses the graph.
     """
+    return _traced(_Clamped(module), _example(channels, size_multiple), "input", ["output"], _IMAGE_AXES)
+
+
+def trace_parts(network: MaskGuided, *, channels: int, size_multiple: int) -> tuple[ModelProto, ModelProto]:
+    """The graphs of base and refine network as a bundle holds them, traced as by `trace`.
+
+    `network` maps [0, 1] to about [0, 1]. Height and width of patches are fixed, their number is dynamic.
+
+    Raises: ExportError.
+    """
+    example = _example(channels, size_multiple)
+    base = _traced(_Base(network), example, "input", ["coarse", "features", "scores"], _IMAGE_AXES)
+    with torch.no_grad():
+        patches = crops(network.look(example[:1])[1], torch.arange(3))
+    return base, _traced(_Clamped(network.refine), patches, "patches", ["pixels"], {0: "count"})
+
+
+def _example(channels: int, size_multiple: int) -> Tensor:
     batch, height, width = _EXAMPLE
     if height % size_multiple or width % size_multiple:
         height, width = 2 * size_multiple, 3 * size_multiple
-    example = torch.linspace(0, 1, batch * channels * height * width).reshape(batch, channels, height, width)
-    axes = {0: "batch", 2: "height", 3: "width"}
+    return torch.linspace(0, 1, batch * channels * height * width).reshape(batch, channels, height, width)
+
+
+def _traced(module: nn.Module, example: Tensor, source: str, targets: list[str], axes: dict[int, str]) -> ModelProto:
     with _silenced(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                _Clamped(module).eval(),
+                module.eval(),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=["input"],
-                output_names=["output"],
-                dynamic_shapes={"input": axes},
+                input_names=[source],
+                output_names=targets,
+                dynamic_shapes=(axes,),
                 verbose=False,
             )
         except Exception as exc:
@@ -64,9 +87,19 @@ class _Clamped(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = self.network(input)
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.network(x)
         return torch.clamp(output, 0.0, 1.0)
+
+
+class _Base(nn.Module):
+    def __init__(self, network: MaskGuided) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        coarse, features, scores = self.network.look(x)
+        return torch.clamp(coarse, 0.0, 1.0), features, scores
 
 
 @contextlib.contextmanager

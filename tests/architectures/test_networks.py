@@ -23,7 +23,6 @@ from sr_deploy.architectures import (
     reference,
     reparameterize,
 )
-from sr_deploy.errors import UnknownArchitectureError
 
 GOLDEN = (
     *("rfdn_aim_x4", "rlfn_x4", "rlfn_x2", "rlfn_s_x4", "rlfn_ntire_x4", "reprfn_ntire_x4", "reprfn_train_x4"),
@@ -86,17 +85,19 @@ def test_the_published_reading_is_the_first(shared: Path) -> None:
         assert loaded.readings[0] == reading, name
 
 
-def test_mga_is_not_known(shared: Path) -> None:
-    with pytest.raises(UnknownArchitectureError, match=r"none is near; the keys begin with 'base\.fea_conv\.weight'"):
-        load_checkpoint(shared / "golden" / "rfdn_mga_x4.pth")
+def test_mga_is_recognized(shared: Path) -> None:
+    loaded = load_checkpoint(shared / "golden" / "rfdn_mga_x4.pth")
+    assert loaded.architecture.name == "rfdn_mga"
+    assert [reading.assumes for reading in loaded.readings] == [{"value_range": 1.0}, {"value_range": 255.0}]
+    assert loaded.readings[0].config == loaded.architecture.default
 
 
 def test_shapes(built: tuple[Architecture[Any], Config]) -> None:
     architecture, config = built
-    size = max(architecture.min_size, 1)
+    size, wide = architecture.min_size, architecture.min_size + 2 * architecture.size_multiple
     with torch.inference_mode():
-        y = architecture.build(config).eval()(torch.rand(2, config.colors, size, size + 2))
-    assert y.shape == (2, config.colors, config.scale * size, config.scale * (size + 2))
+        y = architecture.build(config).eval()(torch.rand(2, config.colors, size, wide))
+    assert y.shape == (2, config.colors, config.scale * size, config.scale * wide)
 
 
 def test_a_halo_makes_a_tile_exact(

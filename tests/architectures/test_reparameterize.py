@@ -22,11 +22,14 @@ EVERY_OPTION = {"dense_bsconv": True, "merge_parallel": True}
 RANGE = "value range 255 folded into the first and last conv"
 
 
-def _assert_exact(network: Network, value_range: float, colors: int, **options: bool) -> tuple[str, ...]:
+def _assert_exact(
+    network: Network, value_range: float, colors: int, size_multiple: int = 1, **options: bool
+) -> tuple[str, ...]:
     folded = reparameterize(network, value_range, **options)
     original = reference(network, value_range)
     torch.manual_seed(3)
-    for shape in ((1, colors, 15, 15), (2, colors, 17, 23)):
+    for batch, *size in ((1, 15, 15), (2, 17, 23)):
+        shape = (batch, colors, *(side - side % size_multiple for side in size))
         x = torch.rand(shape, dtype=torch.float64)
         with torch.inference_mode():
             expected, found = original(x), folded.module(x)
@@ -40,7 +43,7 @@ def _assert_exact(network: Network, value_range: float, colors: int, **options: 
 def test_folds_are_exact(built: Built, randomize: Randomize, value_range: float, options: dict[str, bool]) -> None:
     architecture, config = built
     network = randomize(architecture.build(config))
-    folds = _assert_exact(network, value_range, config.colors, **options)
+    folds = _assert_exact(network, value_range, config.colors, architecture.size_multiple, **options)
     assert (RANGE in folds) == (value_range == 255)
 
 
@@ -132,6 +135,13 @@ def test_folding_twice_changes_nothing(built: Built, randomize: Randomize) -> No
             ),
         ),
         ("ecbsr", {}, {}, (RANGE,)),
+        (
+            "rfdn_mga",
+            {},
+            {},
+            ("18 x conv(x) + x folded into one conv", "the mask's kernels folded into one conv", RANGE),
+        ),
+        ("pan_mga", {}, {}, ("the mask's kernels folded into one conv", RANGE)),
         (
             "ecbsr",
             {"merged": False, "identity": True},

@@ -1,14 +1,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from sr_deploy.architectures import load_checkpoint
 from sr_deploy.errors import AmbiguousCheckpointError, UsageError
-from sr_deploy.export.hypothesis import MARGIN, Candidate, choose, describe, gain, psnr_y
+from sr_deploy.export.hypothesis import MARGIN, Candidate, choose, describe, gain
 from sr_deploy.export.subject import Request, subject_of
 
 DECIDED = [
@@ -102,16 +101,6 @@ def test_impossible_requests_are_refused(requested: dict[str, Any], words: str) 
     readings = [candidate(Upscaled(), value_range=value) for value in (1.0, 255.0)]
     with pytest.raises(UsageError, match=words):
         choose(readings, requested=requested, where="x.pth")
-
-
-def test_psnr_of_a_known_error() -> None:
-    gray = np.full((40, 40, 3), 100, np.uint8)
-    assert psnr_y(gray, gray, border=4) == float("inf")
-    shifted = gray.copy()
-    shifted[20, 20] = 255
-    found = psnr_y(gray, shifted, border=4)
-    error = (155 * 219 / 255) ** 2 / 32**2
-    assert found == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
 
 
 def test_describe() -> None:

@@ -2,12 +2,12 @@ import importlib.util
 import io
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from sr_deploy.export.probes import as_input, degrade, luma, noise_probes, parity_probes, probe_picture, range_probes
+from sr_deploy.export.probes import as_input, degrade, noise_probes, parity_probes, probe_picture, range_probes
+from sr_deploy.metrics import luma
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,11 +33,6 @@ def test_hr_is_the_scale_times_lr(scale: int, size_multiple: int) -> None:
     hr, lr = degrade(probe_picture(), scale, size_multiple=size_multiple)
     assert hr.shape == (lr.shape[0] * scale, lr.shape[1] * scale, 3)
     assert lr.shape[0] % size_multiple == lr.shape[1] % size_multiple == 0
-
-
-def test_luma_is_opencv_bt601(picture: np.ndarray) -> None:
-    expected = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2GRAY) * 219 + 16
-    np.testing.assert_allclose(luma(picture), expected, atol=0.05)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
