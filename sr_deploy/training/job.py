@@ -1,0 +1,72 @@
+"""What a recipe asks for, made ready: network, photos, device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from sr_deploy.architectures import Architecture, Config, Network
+from sr_deploy.errors import BackendUnavailableError, UsageError
+from sr_deploy.training.photos import Photo, fingerprint, hold_out, read_photos
+from sr_deploy.training.recipe import Recipe, architecture_of, config_of
+
+WITHOUT_EFFECT = (
+    *("name", "hr", "validation_hr", "validation_lr", "start"),
+    *("validate_every", "save_every", "device", "threads"),
+)
+"""What a run may be interrupted and gone on with differently; photos are known by their pixels."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with everything in memory that its steps need."""
+
+    recipe: Recipe
+    architecture: Architecture[Any]
+    config: Config
+    device: torch.device
+    photos: list[Photo]
+    validation: list[Photo]
+
+    @property
+    def identity(self) -> str:
+        """What the trained weights depend on, in few letters."""
+        settings = {key: value for key, value in asdict(self.recipe).items() if key not in WITHOUT_EFFECT}
+        settings |= {"config": asdict(self.config), "photos": fingerprint(self.photos)}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def build(self) -> Network:
+        """A network in its training form, with the random weights of the recipe's seed."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.recipe.seed)
+            return self.architecture.build(self.config)
+
+
+def prepare(recipe: Recipe) -> Job:
+    """Read all photos of a recipe into memory, and find its device.
+
+    Raises: UsageError for folders without photos; ImageError for damaged ones; BackendUnavailableError without the GPU asked
+    for.
+    """
+    device, config = _device(recipe), config_of(recipe)
+    if not recipe.hr:
+        raise UsageError(f"recipe '{recipe.name}': no photos; name folders of HR photos in `hr`, or with --hr")
+    photos = read_photos(recipe.hr, config.scale, colors=config.colors)
+    if recipe.validation_hr:
+        validation = read_photos(recipe.validation_hr, config.scale, colors=config.colors, lr_folder=recipe.validation_lr)
+    else:
+        photos, validation = hold_out(photos, recipe.hold_out)
+    if not validation:
+        raise UsageError(f"recipe '{recipe.name}': no photos to validate on; set hold_out, or name folders in validation_hr")
+    return Job(recipe, architecture_of(recipe), config, device, photos, validation)
+
+
+def _device(recipe: Recipe) -> torch.device:
+    there = torch.cuda.is_available()
+    if recipe.device == "cuda" and not there:
+        raise BackendUnavailableError("device 'cuda': torch sees no GPU here; install torch for CUDA, or set device = 'cpu'")
+    return torch.device("cuda" if there and recipe.device != "cpu" else "cpu")

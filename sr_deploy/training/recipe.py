@@ -1,0 +1,185 @@
+"""Recipes of training: one TOML file says everything that the weights depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sr_deploy.architectures import REGISTRY, Architecture, Config
+from sr_deploy.errors import UsageError
+from sr_deploy.settings import from_table, load_toml
+
+Schedule = Literal["constant", "halving", "cosine"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each loss counts for; those of 0 are not computed."""
+
+    l1: float = 0.0
+    mse: float = 0.0
+    fourier: float = 0.0
+    contrastive: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the optimizer, from the weights of the stage before it.
+
+    `crop`: side of the HR crops. `schedule`: 'halving' halves the learning rate every `halve_every` steps, 'cosine' ends at
+    `final_learning_rate`. `ema`: decay of the averaged weights, which are the ones that are measured and handed on; 0 for none.
+    """
+
+    steps: int
+    batch: int
+    crop: int
+    learning_rate: float
+    losses: Weights
+    schedule: Schedule = "constant"
+    halve_every: int = 0
+    final_learning_rate: float = 0.0
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    `network`: the fields of the architecture's config that differ from its default; blocks are of the training form unless
+    `merged` says otherwise. Folders are relative to the recipe's own. `hr`: folders of HR photos. `hold_out`: how many of them
+    are kept for validation, when `validation_hr` names no folder. `validation_lr`: a folder with the LR images of
+    `validation_hr`, made by bicubic when it is not given. `start`: a checkpoint of the same network, or of another scale.
+    `threads`: 0 for as many as torch takes.
+    """
+
+    name: str
+    architecture: str
+    stages: tuple[Stage, ...]
+    network: dict[str, Any] = field(default_factory=dict)
+    seed: int = 1
+    hr: tuple[str, ...] = ()
+    validation_hr: tuple[str, ...] = ()
+    validation_lr: str = ""
+    hold_out: int = 8
+    start: str = ""
+    validate_every: int = 1000
+    save_every: int = 1000
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+
+def read_recipe(path: Path, **given: Any) -> Recipe:
+    """Read a recipe, with what is `given` in place of what it says; its folders become absolute, those given stay.
+
+    Raises: UsageError for a missing file, an unknown key, a wrong type, a value that cannot be.
+    """
+    recipe = load_toml(path, Recipe)
+    folder = path.absolute().parent
+    recipe = dataclasses.replace(
+        recipe,
+        hr=tuple(str(folder / name) for name in recipe.hr),
+        validation_hr=tuple(str(folder / name) for name in recipe.validation_hr),
+        validation_lr=str(folder / recipe.validation_lr) if recipe.validation_lr else "",
+        start=str(folder / recipe.start) if recipe.start else "",
+    )
+    recipe = dataclasses.replace(recipe, **given)
+    _check(recipe, str(path))
+    return recipe
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """The recipe as it can be shared: folders by their names alone, so that they may stand beside it."""
+    return dataclasses.replace(
+        recipe,
+        hr=tuple(Path(folder).name for folder in recipe.hr),
+        validation_hr=tuple(Path(folder).name for folder in recipe.validation_hr),
+        validation_lr=Path(recipe.validation_lr).name,
+        start="/".join(Path(recipe.start).parts[-2:]),
+    )
+
+
+def as_toml(recipe: Recipe) -> str:
+    """A recipe as `read_recipe` takes it; what is of no effect is left out."""
+    table = dataclasses.asdict(recipe)
+    network, stages = table.pop("network"), table.pop("stages")
+    sections = [_lines(table), "[network]\n" + _lines(network), *("[[stages]]\n" + _lines(stage) for stage in stages)]
+    return "\n".join(sections)
+
+
+def _lines(table: dict[str, Any]) -> str:
+    return "".join(f"{key} = {_value(value)}\n" for key, value in table.items() if value not in ("", ()))
+
+
+def _value(value: Any) -> str:
+    """TOML shares strings, numbers, truth values and lists with JSON, but not tables."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def architecture_of(recipe: Recipe) -> Architecture[Any]:
+    """The architecture that a recipe names. Raises: UsageError with the nearest one."""
+    known = {entry.name: entry for entry in REGISTRY}
+    if recipe.architecture not in known:
+        near = difflib.get_close_matches(recipe.architecture, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        raise UsageError(f"recipe '{recipe.name}': unknown architecture '{recipe.architecture}'; {hint}")
+    return known[recipe.architecture]
+
+
+def config_of(recipe: Recipe) -> Config:
+    """The config of the network that is trained. Raises: UsageError for a field that the network does not have."""
+    default = architecture_of(recipe).default
+    table = dataclasses.asdict(default)
+    if "merged" in table:
+        table["merged"] = False
+    config: Config = from_table(table | recipe.network, type(default), where=f"recipe '{recipe.name}': network")
+    return config
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    config, min_size = config_of(recipe), architecture_of(recipe).min_size
+    if config.scale < 2 or config.colors not in (1, 3):
+        raise UsageError(
+            f"{where}: scale {config.scale}, colors {config.colors}; expected a scale from 2 on, and 3 colors or 1"
+        )
+    if not recipe.stages:
+        raise UsageError(f"{where}: no stages; write at least one [[stages]] table")
+    if min(recipe.validate_every, recipe.save_every) < 1 or min(recipe.threads, recipe.hold_out, recipe.seed) < 0:
+        raise UsageError(
+            f"{where}: validate_every and save_every count steps from 1 on; threads, hold_out and seed are not negative"
+        )
+    for number, stage in enumerate(recipe.stages, 1):
+        _check_stage(stage, f"{where}: stage {number}")
+        _check_crop(stage.crop, config.scale, min_size, f"{where}: stage {number}")
+
+
+def _check_stage(stage: Stage, where: str) -> None:
+    if min(stage.steps, stage.batch, stage.crop) < 1 or stage.learning_rate <= 0:
+        raise UsageError(f"{where}: steps, batch, crop and learning_rate must be above 0")
+    if stage.schedule == "halving" and stage.halve_every < 1:
+        raise UsageError(f"{where}: schedule 'halving' needs halve_every, in steps")
+    if not 0 <= stage.ema < 1:
+        raise UsageError(f"{where}: ema {stage.ema} is not in [0, 1); 0.999 averages over about 1000 steps")
+    weights = dataclasses.asdict(stage.losses)
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise UsageError(f"{where}: losses must have a weight above 0 and none below; valid: {', '.join(weights)}")
+
+
+def _check_crop(crop: int, scale: int, min_size: int, where: str) -> None:
+    if crop % scale:
+        nearest = max(1, round(crop / scale)) * scale
+        raise UsageError(f"{where}: crop {crop} is no multiple of the scale {scale}; {nearest} is")
+    if crop < min_size * scale:
+        raise UsageError(
+            f"{where}: crop {crop} is too small, the network takes LR of {min_size} and more; use {min_size * scale}"
+        )

@@ -1,0 +1,71 @@
+"""Warm starts: the same network, another scale, and what is neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sr_deploy.architectures.ecbsr import ARCHITECTURE as ECBSR
+from sr_deploy.architectures.ecbsr import ECBSRConfig
+from sr_deploy.architectures.pan import ARCHITECTURE as PAN
+from sr_deploy.architectures.pan import PANConfig
+from sr_deploy.architectures.rlfn import ARCHITECTURE as RLFN
+from sr_deploy.architectures.rlfn import RLFNConfig
+from sr_deploy.errors import CheckpointError, UsageError
+from sr_deploy.training.warm_start import warm_start
+
+X2 = ECBSRConfig(scale=2, colors=3, channels=8, blocks=1, merged=False)
+X4 = ECBSRConfig(scale=4, colors=3, channels=8, blocks=1, merged=False)
+
+
+def saved(path: Path, network: torch.nn.Module) -> Path:
+    torch.save({"params": network.state_dict()}, path)
+    return path
+
+
+def test_the_same_network_takes_everything(tmp_path: Path) -> None:
+    before = ECBSR.build(X2)
+    network = ECBSR.build(X2)
+    start = warm_start(network, X2, ECBSR, saved(tmp_path / "x2.pth", before))
+    assert start.fresh == ()
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before.state_dict()[key])
+
+
+def test_another_scale_replaces_the_upsampler_alone(tmp_path: Path) -> None:
+    before, network = ECBSR.build(X2), ECBSR.build(X4)
+    random = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    start = warm_start(network, X4, ECBSR, saved(tmp_path / "x2.pth", before))
+    assert start.fresh and all(key.startswith("backbone.2.") for key in start.fresh)
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, random[key] if key in start.fresh else before.state_dict()[key])
+
+
+def test_pan_grows_a_second_upsampling_stage(tmp_path: Path) -> None:
+    small = {"colors": 3, "channels": 8, "split": 4, "width": 4, "blocks": 1}
+    before, config = PAN.build(PANConfig(scale=2, **small)), PANConfig(scale=4, **small)
+    start = warm_start(PAN.build(config), config, PAN, saved(tmp_path / "x2.pth", before))
+    assert {key.split(".")[0] for key in start.fresh} == {"upconv2", "att2", "HRconv2"}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (ECBSRConfig(scale=4, colors=3, channels=8, blocks=2, merged=False), "blocks 1, expected 2"),
+        (ECBSRConfig(scale=4, colors=3, channels=16, blocks=1, merged=False), "channels 8, expected 16"),
+        (ECBSRConfig(scale=2, colors=3, channels=8, blocks=1, merged=True), "merged False, expected True"),
+    ],
+)
+def test_other_sizes_are_refused(tmp_path: Path, config: ECBSRConfig, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        warm_start(ECBSR.build(config), config, ECBSR, saved(tmp_path / "x2.pth", ECBSR.build(X2)))
+
+
+def test_other_networks_and_files_are_refused(tmp_path: Path) -> None:
+    config = RLFNConfig(scale=2, colors=3, channels=8, inner=8, esa=4, blocks=1)
+    with pytest.raises(UsageError, match="no ecbsr of this form"):
+        warm_start(ECBSR.build(X2), X2, ECBSR, saved(tmp_path / "rlfn.pth", RLFN.build(config)))
+    with pytest.raises(CheckpointError, match="no such file"):
+        warm_start(ECBSR.build(X2), X2, ECBSR, tmp_path / "none.pth")
