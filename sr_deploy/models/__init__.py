@@ -1,0 +1,91 @@
+"""The networks in the box: bundles that come with the package, a folder NAME-xSCALE for each, beside this file.
+
+fast-x4/
+  card.json ...   as in every bundle; the card's source has the license and the measured PSNR
+  recipe.toml     what `sr-deploy train` made the weights from, its seed too
+  log.csv         how the training went
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sr_deploy.bundle import CARD_FILE
+from sr_deploy.errors import BundleError
+
+DEFAULT = "fast"
+"""The network that runs when none is named."""
+
+FOLDER = Path(__file__).parent
+RECIPE_FILE = "recipe.toml"
+_USUAL_SCALE = 4
+
+
+@dataclass(frozen=True)
+class Model:
+    """One network in the box."""
+
+    name: str
+    scale: int
+    folder: Path
+
+    @property
+    def recipe(self) -> Path | None:
+        """What it can be trained again with, where that is known."""
+        path = self.folder / RECIPE_FILE
+        return path if path.is_file() else None
+
+
+def available() -> tuple[Model, ...]:
+    """The networks in the box, by name and scale."""
+    folders = (path.parent for path in FOLDER.glob(f"*/{CARD_FILE}"))
+    parsed = ((re.fullmatch(r"(.+)-x(\d+)", folder.name), folder) for folder in folders)
+    models = (Model(match[1], int(match[2]), folder) for match, folder in parsed if match)
+    return tuple(sorted(models, key=lambda model: (model.name, model.scale)))
+
+
+def find(name: str, scale: float | None = None) -> Path:
+    """The bundle in the box that `name` means: `fast-x2` itself, `fast` the one that makes images `scale` times as large.
+
+    Between two scales it is the larger one, whose result is resampled; beyond all, the largest. Without `scale`, it is x4.
+
+    Raises: BundleError when there is none of that name.
+    """
+    models = available()
+    for model in models:
+        if model.folder.name == name:
+            return model.folder
+    family = [model for model in models if model.name == name]
+    if not family:
+        raise BundleError(f"{name}: no network of that name in the box; {_contents(models)}")
+    wanted = _USUAL_SCALE if scale is None else scale
+    return next((model for model in family if model.scale >= wanted), family[-1]).folder
+
+
+def resolve(model: str | Path, scale: float | None = None) -> Path:
+    """The path that `model` names: a file or a bundle on disk before a network in the box, see `find`.
+
+    Other folders do not hide the box, so that results may go to a folder called `fast`. Anything with a slash or a suffix is
+    a path, whether it exists or not.
+
+    Raises: BundleError for a bare name that is neither.
+    """
+    path, name = Path(model), str(model)
+    if is_in_the_box(name) and not path.is_file() and not (path / CARD_FILE).exists():
+        return find(name, scale)
+    if path.exists() or path.name != name or path.suffix:
+        return path
+    raise BundleError(f"{name}: not a bundle, no such folder, and no network of that name in the box; {_contents(available())}")
+
+
+def is_in_the_box(name: str) -> bool:
+    """Whether `find` knows the name."""
+    return any(name in (model.name, model.folder.name) for model in available())
+
+
+def _contents(models: tuple[Model, ...]) -> str:
+    if not models:
+        return "this installation has none: name a bundle, or make one with `sr-deploy export CHECKPOINT`"
+    return f"there are {', '.join(model.folder.name for model in models)}; `sr-deploy export CHECKPOINT` makes others"
