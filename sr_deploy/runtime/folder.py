@@ -1,4 +1,4 @@
-"""Files and folders of images -> files and folders of upscaled images, one bad file never stopping the rest."""
+"""Files and folders of images and videos -> the same upscaled, one bad file never stopping the rest."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ import errno
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError
+from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
 from sr_deploy.runtime.image import Picture, is_whole, read_image, write_image
 from sr_deploy.runtime.jobs import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.runtime.pipeline import Timing, run_pipeline
 from sr_deploy.runtime.size import TargetSize
+from sr_deploy.runtime.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
+from sr_deploy.runtime.video.options import VideoOptions
 
 if TYPE_CHECKING:
-    from sr_deploy.runtime.upscaler import Upscaler
+    from sr_deploy.runtime.forms import ImageUpscaler
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job. `seconds` is the time that its three stages took together."""
+    """What became of one job. `seconds` is the time that its three stages took together; `video` tells more of a video."""
 
     job: Job
     status: Literal["done", "skipped", "failed"]
     notes: tuple[str, ...] = ()
     failure: Failure | None = None
     seconds: float = 0.0
+    video: VideoSummary | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a whole run; `tiles`, `recomputed` and `replaced` are the sentinel's counts."""
+    """What became of a whole run; `tiles`, `recomputed` and `replaced` are the sentinel's counts; `videos`: of those done."""
 
     done: tuple[Path, ...]
     skipped: tuple[Path, ...]
@@ -46,6 +49,7 @@ class Summary:
     tiles: int = 0
     recomputed: int = 0
     replaced: int = 0
+    videos: tuple[VideoSummary, ...] = ()
 
 
 class Observer:
@@ -57,8 +61,14 @@ class Observer:
     def tiles(self, job: Job, done: int, total: int) -> None:
         """`done` of `total` tiles of a picture are upscaled."""
 
+    def video(self, job: Job, start: VideoStart) -> None:
+        """A video is about to be upscaled."""
+
+    def frames(self, job: Job, progress: VideoProgress) -> None:
+        """One more frame of a video is written; called from the thread that writes."""
+
     def finished(self, outcome: Outcome) -> None:
-        """A job is over, well or not; called in the order of the jobs."""
+        """A job is over, well or not; called in the order of the jobs, videos after pictures."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +83,28 @@ class WriteOptions:
 def upscale_files(
     inputs: Sequence[Path],
     output: Path | None,
-    upscaler: Upscaler,
+    upscaler: ImageUpscaler,
     *,
     size: TargetSize | None = None,
     suffix: str | None = None,
     extension: str | None = None,
     options: WriteOptions | None = None,
+    video: VideoOptions | None = None,
     observer: Observer | None = None,
 ) -> Summary:
     """Upscale files and folders, see `jobs.py` for what is called how; returns what became of them.
 
-    Reading, upscaling and writing overlap, a handful of pictures are in memory at any time. An output that exists and is whole
-    is skipped, a torn one is made again. An error in one picture is reported and the next one is done.
+    Pictures come first, then videos. Reading, upscaling and writing overlap, a handful of pictures are in memory at any time.
+    An output that exists and is whole is skipped, a torn one is made again. An error in one picture is reported and the next
+    one is done. video: how videos are made; their size and whether they are overwritten is that of the pictures.
 
-    Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs; ImageError when the disk is full, because
-    no other picture would fit either; MissingDependencyError.
+    Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs, or `video` the only one; ImageError when
+    the disk is full, because no other picture would fit either; MissingDependencyError.
     """
     label = (size.label if size else "") or f"x{upscaler.scale}"
     naming = Naming(upscaler.bundle.card.name, label, suffix, extension)
     plan = plan_jobs(inputs, output, naming)
-    return _Folder(upscaler, size, options or WriteOptions(), observer or Observer()).run(plan)
+    return _Folder(upscaler, size, options or WriteOptions(), video, observer or Observer()).run(plan)
 
 
 @dataclass(frozen=True)
@@ -108,17 +120,33 @@ class _Item:
 
 
 class _Folder:
-    def __init__(self, upscaler: Upscaler, size: TargetSize | None, options: WriteOptions, observer: Observer) -> None:
+    def __init__(
+        self,
+        upscaler: ImageUpscaler,
+        size: TargetSize | None,
+        options: WriteOptions,
+        video: VideoOptions | None,
+        observer: Observer,
+    ) -> None:
         self._upscaler = upscaler
         self._size = size
         self._options = options
+        self._video = video
         self._observer = observer
         self._outcomes: list[Outcome] = []
+        self._alone = False
 
     def run(self, plan: Plan) -> Summary:
         before = self._counts()
+        self._alone = len(plan.jobs) == 1
         self._observer.planned(plan)
-        timing = run_pipeline(self._read_all(plan.jobs), self._upscale, self._write)
+        pictures = self._read_all(job for job in plan.jobs if not job.video)
+        timing = run_pipeline(pictures, self._upscale, self._write)
+        for job in plan.jobs:
+            if job.video:
+                self._close(self._upscale_video(job))
+        videos = tuple(outcome.video for outcome in self._outcomes if outcome.video and outcome.status == "done")
+        timing = _sum([timing, *(video.timing for video in videos)])
         tiles, recomputed, replaced = (now - then for now, then in zip(self._counts(), before, strict=True))
         notes = [(outcome.job.source, note) for outcome in self._outcomes for note in outcome.notes]
         return Summary(
@@ -131,6 +159,7 @@ class _Folder:
             tiles=tiles,
             recomputed=recomputed,
             replaced=replaced,
+            videos=videos,
         )
 
     def _counts(self) -> tuple[int, int, int]:
@@ -178,8 +207,29 @@ class _Folder:
     def _write(self, item: _Item) -> None:
         outcome = item.outcome or self._write_picture(replace(item, started=time.perf_counter())).outcome
         if outcome is not None:
-            self._outcomes.append(outcome)
-            self._observer.finished(outcome)
+            self._close(outcome)
+
+    def _close(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        self._observer.finished(outcome)
+
+    def _upscale_video(self, job: Job) -> Outcome:
+        from sr_deploy.runtime.video.run import upscale_video
+
+        options = replace(self._video or VideoOptions(), size=self._size, overwrite=self._options.overwrite)
+        started = time.perf_counter()
+        try:
+            summary = upscale_video(
+                job.source, job.target, self._upscaler, options=options, observer=_Watch(job, self._observer)
+            )
+        except Exception as exc:
+            if isinstance(exc, UsageError) and self._alone:
+                raise
+            failed = self._failed(_Item(job, started), exc).outcome
+            assert failed is not None
+            return failed
+        notes = ((job.note,) if job.note else ()) + summary.notes
+        return Outcome(job, summary.status, notes, seconds=summary.seconds, video=summary)
 
     def _write_picture(self, item: _Item) -> _Item:
         job, options = item.job, self._options
@@ -202,7 +252,7 @@ class _Folder:
                 f"{job.target}: the disk is full, so nothing more was done; finished files are kept: "
                 "free some space and run the same command again"
             ) from error
-        if isinstance(error, MissingDependencyError):
+        if isinstance(error, MissingDependencyError | BrokenPipeError):
             raise error
         if isinstance(error, SrDeployError):
             failure = Failure(job.source, str(error))
@@ -213,9 +263,31 @@ class _Folder:
         else:
             details = "".join(traceback.format_exception(error))
             failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}", details)
+        frames = [note for note in getattr(error, "__notes__", ()) if note.startswith("frame ")]
+        if frames:
+            failure = replace(failure, message=f"{failure.message} ({frames[0]})")
         item = _timed(item)
         outcome = Outcome(job, "failed", item.notes, failure, item.seconds)
         return replace(item, picture=None, outcome=outcome)
+
+
+class _Watch(VideoObserver):
+    """The observer of one video, which tells the observer of the run."""
+
+    def __init__(self, job: Job, observer: Observer) -> None:
+        self._job = job
+        self._observer = observer
+
+    def started(self, start: VideoStart) -> None:
+        self._observer.video(self._job, start)
+
+    def written(self, progress: VideoProgress) -> None:
+        self._observer.frames(self._job, progress)
+
+
+def _sum(timings: Sequence[Timing]) -> Timing:
+    """One after the other."""
+    return Timing(*(sum(values) for values in zip(*map(astuple, timings), strict=True)))
 
 
 def _timed(item: _Item) -> _Item:

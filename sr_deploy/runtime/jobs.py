@@ -1,15 +1,17 @@
-"""Which files become which: inputs and an output as users name them -> one source and one target per picture.
+"""Which files become which: inputs and an output as users name them -> one source and one target per picture or video.
 
 Where the outputs go:
   a file                      beside it, STEM_MODEL_xN.EXT
   a folder                    FOLDER_MODEL_xN/ beside it, its tree mirrored
   anything, -o FOLDER         into FOLDER, stems kept; several folders keep their own names inside
   one file, -o FILE.EXT       FILE.EXT
+  one video, -o - or -o frame_%06d.png    raw video on standard output, or one picture per frame
 Wherever a target would lie in its source's own folder, it gets MODEL_xN into its name. No input is ever overwritten.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import stat
@@ -20,15 +22,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sr_deploy.errors import UsageError
+from sr_deploy.runtime.formats.containers import inspect
+from sr_deploy.runtime.formats.header import ContainerError
 from sr_deploy.runtime.image import READABLE_SUFFIXES, WRITABLE_SUFFIXES
 
-READS = f"sr-deploy reads: {', '.join(sorted(READABLE_SUFFIXES))}"
-WRITES = f"sr-deploy writes: {', '.join(sorted(WRITABLE_SUFFIXES))}"
+WRITABLE_VIDEOS = frozenset({".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+READABLE_VIDEOS = WRITABLE_VIDEOS | {
+    *(".3gp", ".apng", ".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv", ".y4m")
+}
+PIPE = Path("-")
+"""Standard input or output."""
+
+PICTURES_THAT_MOVE = frozenset({".gif", ".png", ".webp"})
+"""Endings of files that may hold one picture or an animation."""
+
+_NUMBER = re.compile(r"%0?\d*d")
+
+READS = f"sr-deploy reads: {', '.join(sorted(READABLE_SUFFIXES))}; videos: {', '.join(sorted(READABLE_VIDEOS))}"
+WRITES = f"sr-deploy writes: {', '.join(sorted(WRITABLE_SUFFIXES))}; videos: {', '.join(sorted(WRITABLE_VIDEOS))}"
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How outputs are called. `suffix` replaces the default one, `extension` the input's own."""
+    """How outputs are called. `suffix` replaces the default one, `extension` that of the pictures or of the videos."""
 
     model: str
     label: str
@@ -40,7 +56,7 @@ class Naming:
             raise UsageError(f"suffix '{self.suffix}': goes into a file name, so it has no slashes; folders go into -o")
         if self.extension is not None:
             object.__setattr__(self, "extension", "." + self.extension.lower().lstrip("."))
-            if self.extension not in WRITABLE_SUFFIXES:
+            if self.extension not in WRITABLE_SUFFIXES | WRITABLE_VIDEOS:
                 raise UsageError(f"format '{self.extension}': cannot be written; {WRITES}")
 
     @property
@@ -51,10 +67,11 @@ class Naming:
         model = self.model.replace("/", "-")
         return f"_{model}" if model.endswith(f"_{self.label}") else f"_{model}_{self.label}"
 
-    def extension_for(self, source: Path) -> str:
-        if self.extension is not None:
+    def extension_for(self, source: Path, *, video: bool = False) -> str:
+        writable = WRITABLE_VIDEOS if video else WRITABLE_SUFFIXES
+        if self.extension in writable:
             return self.extension
-        return source.suffix if source.suffix.lower() in WRITABLE_SUFFIXES else ".png"
+        return source.suffix if source.suffix.lower() in writable else ".mkv" if video else ".png"
 
     def is_output(self, path: Path, stems: set[str]) -> bool:
         """Whether `path` is what an earlier run made of a neighbor; `stems` are those of its folder."""
@@ -68,11 +85,12 @@ class Naming:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to upscale. `note` tells why its target has an unexpected name."""
+    """One picture or video to upscale. `note` tells why its target has an unexpected name."""
 
     source: Path
     target: Path
     note: str = ""
+    video: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,8 +117,8 @@ class Plan:
 def plan_jobs(inputs: Sequence[Path], output: Path | None, naming: Naming) -> Plan:
     """The jobs for files and folders, in the order of `inputs`, within a folder by path.
 
-    In folders everything hidden, everything that is no image by its suffix, the output folder and the outputs of earlier runs
-    are left out.
+    In folders everything hidden, everything that is neither image nor video by its suffix, the output folder, the outputs of
+    earlier runs and folders of unfinished videos are left out. Animated pictures are videos.
 
     Raises: UsageError when `output` does not suit the inputs.
     """
@@ -134,7 +152,7 @@ class _Planner:
                     self._job(source, bases[path] / source.parent.relative_to(path)) for source in self._scan(path, outputs)
                 ]
             elif self._is_readable(path):
-                jobs = [Job(path, self.output) if to_file and self.output else self._job(path, self.output or path.parent)]
+                jobs = [self._named(path) if to_file else self._job(path, self.output or path.parent)]
             else:
                 jobs = []
             for job in jobs:
@@ -143,11 +161,19 @@ class _Planner:
         return Plan(tuple(self._without_overwriting(resolved)), tuple(self.failures), tuple(self.notes))
 
     def _is_file_name(self, output: Path, *, single: bool) -> bool:
+        if names_stream(output):
+            if not single or not holds_video(self.inputs[0]):
+                raise UsageError(f"-o {output}: takes the frames of one video; give one video, or another output")
+            return True
         suffix = output.suffix.lower()
-        if not suffix or output.is_dir() or (suffix not in WRITABLE_SUFFIXES and not single):
+        writable = WRITABLE_SUFFIXES | WRITABLE_VIDEOS
+        if not suffix or output.is_dir() or (suffix not in writable and not single):
             return False
-        if suffix not in WRITABLE_SUFFIXES:
-            raise UsageError(f"-o {output}: neither a folder that exists nor an image that can be written; {WRITES}")
+        if single:
+            writable = WRITABLE_VIDEOS if holds_video(self.inputs[0]) else WRITABLE_SUFFIXES
+        if suffix not in writable:
+            kind = "a video" if writable is WRITABLE_VIDEOS else "an image"
+            raise UsageError(f"-o {output}: neither a folder that exists nor {kind} that can be written; {WRITES}")
         if self.naming.extension not in (None, suffix) and {self.naming.extension, suffix} != {".jpg", ".jpeg"}:
             raise UsageError(f"-o {output} and -f {self.naming.extension}: contradict each other; give one of them")
         return True
@@ -168,8 +194,9 @@ class _Planner:
             at = Path(where)
             seen.add(os.path.realpath(at))
             left_out = seen | outputs
-            names[:] = sorted(n for n in names if not n.startswith(".") and os.path.realpath(at / n) not in left_out)
-            images = [at / name for name in sorted(files) if not name.startswith(".") and _suffix(name) in READABLE_SUFFIXES]
+            names[:] = sorted(name for name in names if not _is_hidden(name) and os.path.realpath(at / name) not in left_out)
+            readable = READABLE_SUFFIXES | READABLE_VIDEOS
+            images = [at / name for name in sorted(files) if not name.startswith(".") and _suffix(name) in readable]
             stems = {image.stem for image in images}
             for image in images:
                 if self.naming.mark and self.naming.is_output(image, stems):
@@ -180,25 +207,34 @@ class _Planner:
         if ignored:
             self.notes.append((folder, f"{ignored} outputs of earlier runs left out"))
         if not found:
-            self.notes.append((folder, f"holds no images; {READS}"))
+            self.notes.append((folder, f"holds no images and no videos; {READS}"))
 
     def _on_unreadable(self, error: OSError) -> None:
         self.failures.append(Failure(Path(error.filename), f"cannot be listed ({error.strerror})"))
 
     def _is_readable(self, path: Path) -> bool:
+        if names_stream(path):
+            if path == PIPE and self.output is None:
+                raise UsageError("-i -: standard input has no name to make an output's name of; give one with -o")
+            return True
         if not path.exists():
             self.failures.append(Failure(path, "no such file or folder"))
         elif not path.is_file():
-            self.failures.append(Failure(path, "not a regular file; expected an image or a folder"))
-        elif path.suffix and path.suffix.lower() not in READABLE_SUFFIXES:
-            self.failures.append(Failure(path, f"not an image; {READS}"))
+            self.failures.append(Failure(path, "not a regular file; expected an image, a video or a folder"))
+        elif path.suffix and path.suffix.lower() not in READABLE_SUFFIXES | READABLE_VIDEOS:
+            self.failures.append(Failure(path, f"neither an image nor a video; {READS}"))
         else:
             return True
         return False
 
+    def _named(self, source: Path) -> Job:
+        """The one job whose target the user named."""
+        assert self.output is not None
+        return Job(source, self.output, video=holds_video(source))
+
     def _job(self, source: Path, folder: Path) -> Job:
-        tail = self._tail(source, folder)
-        return Job(source, folder / f"{source.stem}{tail}{self.naming.extension_for(source)}")
+        tail, video = self._tail(source, folder), holds_video(source)
+        return Job(source, folder / f"{source.stem}{tail}{self.naming.extension_for(source, video=video)}", video=video)
 
     def _tail(self, source: Path, folder: Path) -> str:
         beside = self._realpath(source.parent) == self._realpath(folder)
@@ -222,6 +258,32 @@ class _Planner:
                 self.failures.append(Failure(job.source, f"its output {job.target} is a folder; change --suffix, -f or -o"))
             else:
                 yield job
+
+
+def names_stream(path: Path) -> bool:
+    """Whether it is no file: `-` is a pipe, and frame_%06d.png stands for many pictures."""
+    pattern = _NUMBER.search(path.name) and path.suffix.lower() in READABLE_SUFFIXES
+    return path == PIPE or (bool(pattern) and not path.exists())
+
+
+def holds_video(path: Path) -> bool:
+    """Whether a file is a video: by its suffix, and where pictures may move, by its content."""
+    suffix = path.suffix.lower()
+    if names_stream(path):
+        return True
+    if suffix not in PICTURES_THAT_MOVE:
+        return suffix in READABLE_VIDEOS
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return inspect(memoryview(data), deep=False).frames > 1
+    except (OSError, ValueError, ContainerError):
+        return False
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a folder is none of the user's pictures; FILM.mkv.part holds the segments of a video that is not finished."""
+    return name.startswith(".") or Path(name).suffix == ".part"
 
 
 def _without_clashes(jobs: list[Job], tail_of: Callable[[Path, Path], str]) -> list[Job]:

@@ -1,6 +1,7 @@
 """Read ∥ work ∥ write: three stages side by side, order kept, nothing known of what flows through.
 
-The reader and the writer each have a thread, the work runs on the caller's; a bounded queue lies on either side of it.
+The reader and the writer each have a thread, the work runs on the caller's, or on several of its own where that pays; a bounded
+queue lies on either side of it.
 
 The fault contract:
 - The first exception of any stage stops the other two: whatever they are doing now ends, nothing queued is started.
@@ -17,8 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, Literal, TypeVar, cast
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -29,7 +30,10 @@ Stage = Literal["read", "work", "write"]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that each stage was busy, and the seconds on the clock; stages overlap, so they may add up to more."""
+    """Seconds that each stage was busy, and the seconds on the clock; stages overlap, so they may add up to more.
+
+    Several workers at once count as one: `work` is their mean.
+    """
 
     items: int
     read: float
@@ -43,21 +47,26 @@ class Timing:
         return max(("work", "read", "write"), key=lambda stage: float(getattr(self, stage)))
 
 
-def run_pipeline(source: Iterable[A], work: Callable[[A], B], write: Callable[[B], object], *, depth: int = 1) -> Timing:
+def run_pipeline(
+    source: Iterable[A], work: Callable[[A], B], write: Callable[[B], object], *, depth: int = 1, workers: int = 1
+) -> Timing:
     """Hand every item of `source` to `work`, every result to `write`, in order; returns where the time went.
 
-    `source` is iterated on the reader's thread and closed there when the run stops early. `depth` is the length of each queue:
-    at most 2 * depth + 3 items are alive, one in each stage and the rest waiting.
+    `source` is iterated on the reader's thread and closed there when the run stops early. `depth` is the length of each queue,
+    `workers` how many items are worked on at once: at most 2 * depth + workers + 2 items are alive.
 
     Raises: whatever a stage raised, see the fault contract above. Ctrl-C and SystemExit on the caller's thread win over a
     fault of another stage.
     """
-    if depth < 1:
-        raise ValueError(f"depth {depth}: a queue holds at least 1 item")
-    return _Run(source, work, write, depth).run()
+    if depth < 1 or workers < 1:
+        raise ValueError(f"depth {depth}, workers {workers}: expected 1 or more of each")
+    return _Run(source, work, write, depth, workers).run()
 
 
 _END: Any = object()
+
+_PATIENCE = 200
+"""Milliseconds in which a thread begins that begins at all."""
 
 
 class _StoppedError(Exception):
@@ -65,47 +74,43 @@ class _StoppedError(Exception):
 
 
 class _Queue(Generic[T]):
-    """A bounded queue between two threads: its producer ends it, anybody breaks it."""
+    """A bounded queue between two threads: its producer ends it, anybody breaks it.
+
+    Made of queues whose methods are atomic: Ctrl-C inside of a Condition would leave its lock taken for ever.
+    """
 
     def __init__(self, depth: int) -> None:
-        self._items: deque[T] = deque()
-        self._depth = depth
-        self._changed = threading.Condition()
-        self._ended = False
+        self._items: SimpleQueue[T] = SimpleQueue()
+        self._free: SimpleQueue[None] = SimpleQueue()
         self._broken = False
+        for _ in range(depth):
+            self._free.put(None)
 
     def put(self, item: T) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._broken or len(self._items) < self._depth)
-            if self._broken:
-                raise _StoppedError
-            self._items.append(item)
-            self._changed.notify_all()
+        self._free.get()
+        if self._broken:
+            self._free.put(None)
+            raise _StoppedError
+        self._items.put(item)
 
     def end(self) -> None:
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._items.put(_END)
 
     def break_off(self) -> None:
-        with self._changed:
-            self._broken = True
-            self._items.clear()
-            self._changed.notify_all()
+        self._broken = True
+        self._items.put(_END)
+        self._free.put(None)
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        with self._changed:
-            self._changed.wait_for(lambda: self._broken or self._ended or bool(self._items))
-            if self._broken:
-                raise _StoppedError
-            if not self._items:
-                raise StopIteration
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
+        item = self._items.get()
+        if self._broken or item is _END:
+            self._items.put(_END)
+            raise _StoppedError if self._broken else StopIteration
+        self._free.put(None)
+        return item
 
 
 class _Clock:
@@ -115,24 +120,44 @@ class _Clock:
         self.stage = stage
         self.seconds = 0.0
         self.items = 0
-        self._started = 0.0
+        self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
+    @contextlib.contextmanager
+    def item(self, index: int | None = None) -> Iterator[None]:
+        """Around the work on one item, by default the next one."""
+        started = time.perf_counter()
+        try:
+            yield
+        except BaseException as exc:
+            exc.add_note(f"pipeline: in stage '{self.stage}', item {self.items if index is None else index}")
+            raise
+        finally:
+            with self._lock:
+                self.seconds += time.perf_counter() - started
+                self.items += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.seconds += time.perf_counter() - self._started
-        if error is None:
-            self.items += 1
-        else:
-            error.add_note(f"pipeline: in stage '{self.stage}', item {self.items}")
+
+@dataclass(frozen=True)
+class _Outcome(Generic[B]):
+    """What became of one item of work."""
+
+    result: B | None = None
+    fault: BaseException | None = None
+
+    def value(self) -> B:
+        if self.fault is not None:
+            raise self.fault
+        return cast("B", self.result)
 
 
 class _Run(Generic[A, B]):
-    def __init__(self, source: Iterable[A], work: Callable[[A], B], write: Callable[[B], object], depth: int) -> None:
+    def __init__(
+        self, source: Iterable[A], work: Callable[[A], B], write: Callable[[B], object], depth: int, workers: int
+    ) -> None:
         self._source = source
         self._work = work
         self._write = write
+        self._workers = workers
         self._inputs: _Queue[A] = _Queue(depth)
         self._results: _Queue[B] = _Queue(depth)
         self._clocks: dict[Stage, _Clock] = {"read": _Clock("read"), "work": _Clock("work"), "write": _Clock("write")}
@@ -149,11 +174,14 @@ class _Run(Generic[A, B]):
         try:
             for thread in threads:
                 thread.start()
-            self._guard(self._work_all)
+            self._guard(self._work_all if self._workers == 1 else self._work_side_by_side)
             for thread in threads:
                 thread.join()
-        finally:
-            self._stop_unless_done(threads)
+        except BaseException:  # Ctrl-C between two stages' own handlers: the threads end all the same
+            self._break_off()
+            for thread in threads:
+                _join(thread)
+            raise
         fault, self._fault = self._fault, None
         if fault is not None:
             try:
@@ -161,15 +189,8 @@ class _Run(Generic[A, B]):
             finally:
                 del fault  # the traceback holds this frame, and through it the items
         read, work, write = (clock.seconds for clock in self._clocks.values())
+        work /= self._workers
         return Timing(self._clocks["write"].items, read, work, write, time.perf_counter() - started)
-
-    def _stop_unless_done(self, threads: list[threading.Thread]) -> None:
-        """Ctrl-C between two stages' own handlers ends up here: the threads end all the same."""
-        alive = [thread for thread in threads if thread.is_alive()]
-        if alive:
-            self._break_off()
-        for thread in alive:
-            thread.join()
 
     def _guard(self, stage: Callable[[], None]) -> None:
         try:
@@ -191,7 +212,7 @@ class _Run(Generic[A, B]):
         iterator = iter(self._source)
         try:
             while True:
-                with self._clocks["read"]:
+                with self._clocks["read"].item():
                     item = next(iterator, _END)
                 if item is _END:
                     break
@@ -204,18 +225,66 @@ class _Run(Generic[A, B]):
 
     def _work_all(self) -> None:
         for item in self._inputs:
-            with self._clocks["work"]:
+            with self._clocks["work"].item():
                 result = self._work(item)
             del item
             self._results.put(result)
             del result
         self._results.end()
 
+    def _work_side_by_side(self) -> None:
+        tasks: SimpleQueue[tuple[int, A, SimpleQueue[_Outcome[B]]] | None] = SimpleQueue()
+        started: deque[SimpleQueue[_Outcome[B]]] = deque()
+        threads = [
+            threading.Thread(target=self._serve, args=(tasks,), name=f"pipeline-work-{number}")
+            for number in range(self._workers)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for index, item in enumerate(self._inputs):
+                started.append(SimpleQueue())
+                tasks.put((index, item, started[-1]))
+                del item
+                if len(started) == self._workers:
+                    self._results.put(started.popleft().get().value())
+            while started:
+                self._results.put(started.popleft().get().value())
+        finally:
+            for _ in threads:
+                tasks.put(None)
+            for thread in threads:
+                _join(thread)
+        self._results.end()
+
+    def _serve(self, tasks: SimpleQueue[tuple[int, A, SimpleQueue[_Outcome[B]]] | None]) -> None:
+        while (task := tasks.get()) is not None:
+            index, item, answer = task
+            try:
+                answer.put(_Outcome(self._work_on(index, item)))
+            except BaseException as exc:
+                answer.put(_Outcome(fault=exc))
+            del task, item, answer
+
+    def _work_on(self, index: int, item: A) -> B:
+        with self._clocks["work"].item(index):
+            return self._work(item)
+
     def _write_all(self) -> None:
         for result in self._results:
-            with self._clocks["write"]:
+            with self._clocks["write"].item():
                 self._write(result)
             del result
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for the end of a thread whose start may have been interrupted: it begins in a moment, or never."""
+    for _ in range(_PATIENCE):
+        try:
+            return thread.join()
+        except RuntimeError:
+            time.sleep(0.001)
+    return None
 
 
 def _close(iterator: Any) -> None:

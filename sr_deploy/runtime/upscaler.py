@@ -2,56 +2,53 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 
 from sr_deploy.bundle import Bundle
-from sr_deploy.engines import select_backend
+from sr_deploy.engines import Backend, select_backend
+from sr_deploy.engines.device import DeviceArray, Stream
 from sr_deploy.engines.engine import Array
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import OutOfMemoryError, UsageError
-from sr_deploy.runtime.color import bleed
-from sr_deploy.runtime.image import Picture
+from sr_deploy.runtime.forms import ImageUpscaler, Progress, Stats
+from sr_deploy.runtime.frames import FrameRunners, Schedule, as_frames
 from sr_deploy.runtime.memory import available_memory
-from sr_deploy.runtime.resample import resample
-from sr_deploy.runtime.size import TargetSize
+from sr_deploy.runtime.schedules import default_schedules, read_schedules, schedule_key
 from sr_deploy.runtime.tiling import FAST_MULTIPLE, Region, Tiling, plan_tiles, tile_for_memory
 from sr_deploy.runtime.windows import CHROMA_REACH, OnFailure, Outcome, Precision, WindowRunner
 
-Progress = Callable[[int, int], None]
+__all__ = ["Progress", "Stats", "Upscaler"]
 
 _DEFAULT_MEMORY = 768 << 20
 _SMALLEST_TILE = 32
+_MANY_WINDOWS, _MANY_PIXELS = 4, 1 << 20
+"""An image of so many windows and LR pixels pays for what it takes to prepare for their size."""
+_FINE_TILE = (96, 160)
+_FINE_TILE_IN_HALOS = (6, 10)
 
 
-@dataclass(frozen=True)
-class Stats:
-    """What the sentinel saw since the Upscaler was opened: windows run, recomputed in fp32, replaced by bicubic."""
-
-    tiles: int = 0
-    recomputed: int = 0
-    replaced: int = 0
-
-
-class Upscaler:
+class Upscaler(ImageUpscaler):
     """Upscales images by the network of a bundle.
 
         with Upscaler("rlfn_x4") as upscale:
             large = upscale(small)      # (H, W, 3) uint8 RGB -> (4H, 4W, 3) uint8 RGB
 
-    May be called from several threads: the network runs one window at a time, the rest overlaps. Results belong to the caller.
+    May be called from several threads: on a CPU the network runs one window at a time and the rest overlaps, on GPUs
+    `concurrency` frames are under way at once. Results belong to the caller.
 
     model: a bundle folder, an .onnx file, or an opened Bundle. precision: 'auto' is bf16 for 8-bit images where the CPU
-    computes it natively, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the largest that fits
-    `memory` bytes (default 768 MiB, at most half of what is free). on_failure: what happens to a window whose pixels are NaN,
-    Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place. allow_cpu: whether backend 'auto' may take the CPU where
-    there is a GPU that no backend can use.
+    computes it natively, fp16 on a GPU, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the
+    largest that fits `memory` bytes (default 768 MiB, at most half of what is free; a quarter of a GPU's). on_failure: what
+    happens to a window whose pixels are NaN, Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place. allow_cpu:
+    whether backend 'auto' may take the CPU where there is a GPU that no backend can use. gpus: which of them to use, by number;
+    frames go to whichever is idle. schedule: how frames go over a GPU, by default what `sr-deploy tune` found, or whole frames.
 
     Raises: BundleError, BackendUnavailableError, UsageError.
     """
@@ -67,6 +64,8 @@ class Upscaler:
         memory: int | None = None,
         threads: int | None = None,
         allow_cpu: bool = False,
+        gpus: Sequence[int] = (0,),
+        schedule: Schedule | None = None,
     ) -> None:
         if tile != "auto" and tile != 0 and tile < _SMALLEST_TILE:
             raise UsageError(f"a tile of {tile} pixels is too small; use 0 (whole image), 'auto', or {_SMALLEST_TILE} and more")
@@ -74,9 +73,13 @@ class Upscaler:
         self.card = self.bundle.card
         self.scale = self.card.scale
         self._tile = tile
-        self._memory = memory if memory is not None else min(_DEFAULT_MEMORY, available_memory() // 2)
         chosen = select_backend(backend, allow_cpu=allow_cpu)
-        self._windows = WindowRunner(self.bundle, backend=chosen, precision=precision, on_failure=on_failure, threads=threads)
+        self._windows = self._new_windows(chosen, precision=precision, on_failure=on_failure, threads=threads, gpu=gpus[0])
+        self._frames = None
+        if chosen.device != "cpu":
+            schedules = {0: schedule} if schedule else self._kept_schedules(chosen, gpus[0]) or {0: Schedule()}
+            self._frames = FrameRunners(self._windows, gpus, schedules, self.scale)
+        self._memory = memory if memory is not None else self._frames.memory if self._frames else _host_memory()
         self._stats = Stats()
         self._stats_lock = threading.Lock()
 
@@ -86,97 +89,144 @@ class Upscaler:
         return f"{self.card.name} on {self._windows.description}"
 
     @property
+    def concurrency(self) -> int:
+        """How many calls from as many threads it works on at once."""
+        return self._frames.concurrency if self._frames else 1
+
+    @property
+    def has_independent_tiles(self) -> bool:
+        """Whether each pixel depends on one window alone: on a CPU, with a network that is exact under tiling."""
+        return self._frames is None and self.card.tiling == "exact"
+
+    @property
     def stats(self) -> Stats:
         return self._stats
 
-    def __call__(self, image: Array, *, progress: Progress | None = None) -> Array:
-        """The image at `scale` times its size.
+    def on_device(self, image: Any, *, stream: Any = None) -> DeviceArray:
+        """The image at `scale` times its size, from and to the memory of the first GPU, without a copy on the host.
 
-        image: (H,W,C) with C 3 (RGB), 1 (gray), 4 or 2 (with alpha last), or (H,W) gray; uint8, uint16, or float32, nominally
-        in [0,1]: values beyond are scaled into it for the network and back. The result has the same form and dtype. progress:
-        called as progress(windows done, windows in all).
+        image: whatever has DLPack or `__cuda_array_interface__`, such as arrays of torch, CuPy, PyCUDA, Numba and Warp: RGB,
+        uint8 (H,W,3) or (N,H,W,3), or fp16 or fp32 (3,H,W) or (N,3,H,W) in [0,1]. fp16 is computed as 8-bit images are, fp32 as
+        deep ones. stream: the caller's CUDA stream or its handle; what is on it comes first. The result has the same form and
+        is there when the call returns; it is a Warp array that `from_dlpack` of other libraries and `to_pycuda` take as it is.
 
-        Raises: UsageError for another form; UnhealthyOutputError with the tile's box; EngineError.
+        Raises: FeedError for other arrays; UsageError without a GPU or for a luma network; UnhealthyOutputError; EngineError.
         """
-        planes = image[..., None] if image.ndim == 2 else image
-        if planes.ndim != 3 or planes.shape[2] not in (1, 2, 3, 4) or 0 in planes.shape:
-            raise UsageError(
-                f"an image of shape {image.shape} cannot be upscaled; expected (H,W), or (H,W,C) with 1 to 4 channels"
+        if self._frames is None or self.card.channels != 3:
+            raise UsageError(f"{self.description} does not run on arrays of a GPU; give numpy arrays to the Upscaler itself")
+        device = self._frames.device
+        theirs = None if stream is None else device.stream(stream)
+        source = device.array(image, stream=theirs)
+        device.synchronize(theirs)
+        frames = as_frames(source)
+        device.synchronize()
+        count, height, width, _ = frames.shape
+        large_shape = (height * self.scale, width * self.scale)
+        planar = source.dtype.__name__ != "uint8"
+        large = device.empty((count, 3, *large_shape) if planar else (count, *large_shape, 3), source.dtype.__name__)
+        for index in range(count):
+            part = slice(index, index + 1)
+            self._run_on_device(frames[part], as_frames(large)[part], theirs)
+        return large.reshape(large.shape[4 - len(source.shape) :])
+
+    def plan(self, height: int, width: int) -> Tiling:
+        """The tiles of an image of that size."""
+        return self._plan(*self._padded_size(height, width), self._memory)
+
+    def plan_finely(self, height: int, width: int) -> Tiling:
+        """Tiles so small that a change in a frame of that size touches few of them; where tiles cannot stand alone, `plan`.
+
+        All of them together cost more than those of `plan`: `benchmarks/reuse.py` measures both.
+        """
+        image = self.plan(height, width)
+        if self._tile != "auto" or not self.has_independent_tiles:
+            return image
+        halo, multiple = self._halo(), self.card.size_multiple
+        tall, wide = (
+            plan_tiles(
+                image.rows.size, image.columns.size, tile=max(least, halos * halo), halo=halo, blend=False, multiple=multiple
             )
-        if planes.dtype not in (np.uint8, np.uint16, np.float32):
-            raise UsageError(f"an image of {image.dtype} cannot be upscaled; expected uint8, uint16 or float32 in [0,1]")
-        if planes.shape[2] in (1, 3):
-            large = self._upscale(planes, progress)
-        else:
-            alpha = planes[..., -1]
-            color = self._upscale(bleed(np.ascontiguousarray(planes[..., :-1]), alpha), progress)
-            large = np.concatenate([color, self._upscale_alpha(alpha)[..., None]], axis=2)
-        return large[..., 0] if image.ndim == 2 else large
+            for least, halos in zip(_FINE_TILE, _FINE_TILE_IN_HALOS, strict=True)
+        )
+        rows = tall.rows if tall.window[0] < image.window[0] else image.rows
+        columns = wide.columns if wide.window[1] < image.window[1] else image.columns
+        return Tiling(rows, columns)
 
-    def upscale_picture(self, picture: Picture, *, size: TargetSize | None = None, progress: Progress | None = None) -> Picture:
-        """The picture upscaled, then resampled to `size` when that differs; metadata is kept.
+    def plan_smaller(self, tiling: Tiling) -> Tiling | None:
+        """A tiling that takes half the memory, for when memory has run out; None when the tiles are as small as can be."""
+        tall, wide = tiling.window
+        if max(tall, wide) <= _SMALLEST_TILE + 2 * self._halo() + FAST_MULTIPLE:
+            return None
+        return self._plan(tiling.rows.size, tiling.columns.size, tall * wide * self._bytes_per_pixel() // 2)
 
-        Raises: as `__call__`.
+    def settle(self, tiling: Tiling) -> None:
+        """Be told that many images will come in these tiles: preparing for their windows takes a moment, and pays."""
+        self._windows.settle(*tiling.window)
+
+    def run_tiling(self, pixels: Array, tiling: Tiling, progress: Progress | None = None) -> Array:
+        """The image upscaled by a tiling for its size; (H,W,C), C 3 or 1, uint8, uint16 or float32 in [0,1].
+
+        Raises: UnhealthyOutputError with the tile's box; EngineError.
         """
-        pixels, alpha = picture.pixels, picture.alpha
-        large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
-        large_alpha = None if alpha is None else self._upscale_alpha(alpha)
-        if size is not None:
-            target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale)
-            large = resample(large, target)
-            large_alpha = None if large_alpha is None else resample(large_alpha, target)
-        return replace(picture, pixels=large, alpha=large_alpha)
+        if (whole := self._run_frame(pixels, tiling, progress)) is not None:
+            return whole
+        padded = self._padded(pixels)
+        large = self._run(padded, tiling, progress)
+        height, width = (side * self.scale for side in pixels.shape[:2])
+        return large if padded is pixels else np.ascontiguousarray(large[:height, :width])
+
+    def run_tiles(
+        self, pixels: Array, tiling: Tiling, tiles: Sequence[tuple[Region, Region]], *, batch: int = 1
+    ) -> Iterator[tuple[Region, Region, Array]]:
+        """Some tiles of a tiling for the image's size: of each its rows, its columns, and its whole window upscaled.
+
+        `batch` of them go through the network at once on a CPU, those that are left one by one.
+
+        Raises: as `run_tiling`.
+        """
+        return self._run_windows(self._padded(pixels), tiling, tiles, None, batch if self._frames is None else 1)
+
+    def window_limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Smallest and largest window (h,w) that the engines take."""
+        if self._frames is None:
+            return (0, 0), (sys.maxsize, sys.maxsize)
+        return self._frames.limits(np.uint8 if self.card.channels == 3 else np.float32)
 
     def close(self) -> None:
         """Release the engines; closing twice is fine."""
+        if self._frames is not None:
+            self._frames.close()
         self._windows.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def _upscale_alpha(self, alpha: Array) -> Array:
-        """(H,W) -> (sH,sW); a constant plane needs no network."""
-        if (alpha == alpha.flat[0]).all():
-            return np.full([side * self.scale for side in alpha.shape], alpha.flat[0], dtype=alpha.dtype)
-        return self._upscale(np.ascontiguousarray(alpha[..., None]), None)[..., 0]
-
-    def _upscale(self, pixels: Array, progress: Progress | None) -> Array:
-        """(H,W,C), C 3 or 1, of any depth; floats beyond [0,1] are scaled into it and back."""
-        if pixels.dtype != np.float32:
-            return self._upscale_tiles(pixels, progress)
-        darkest, brightest = float(pixels.min()), float(pixels.max())
-        if not np.isfinite(darkest + brightest):
-            raise UsageError("the image holds NaN or Inf; replace these pixels first")
-        low, high = min(0.0, darkest), max(1.0, brightest)
-        if (low, high) == (0.0, 1.0):
-            return self._upscale_tiles(pixels, progress)
-        return self._upscale_tiles((pixels - low) / np.float32(high - low), progress) * np.float32(high - low) + np.float32(low)
-
-    def _upscale_tiles(self, pixels: Array, progress: Progress | None) -> Array:
-        padded = self._padded(pixels)
-        height, width = pixels.shape[:2]
-        memory = self._memory
+    def upscale_pixels(self, pixels: Array, progress: Progress | None = None) -> Array:
+        tiling = self.plan(pixels.shape[0], pixels.shape[1])
         while True:
-            tiling = self._plan(padded.shape[0], padded.shape[1], memory)
             try:
-                large = self._run(padded, tiling, progress)
+                return self.run_tiling(pixels, tiling, progress)
             except (OutOfMemoryError, MemoryError):
-                if max(tiling.window) <= _SMALLEST_TILE + 2 * self._halo() + FAST_MULTIPLE:
+                smaller = self.plan_smaller(tiling)
+                if smaller is None:
                     raise
-                memory = tiling.window[0] * tiling.window[1] * self._bytes_per_pixel() // 2
-                continue
-            return large if padded is pixels else np.ascontiguousarray(large[: height * self.scale, : width * self.scale])
+                tiling = smaller
+
+    def _new_windows(
+        self, backend: Backend, *, precision: Precision, on_failure: OnFailure, threads: int | None, gpu: int
+    ) -> WindowRunner:
+        return WindowRunner(self.bundle, backend=backend, precision=precision, on_failure=on_failure, threads=threads, gpu=gpu)
 
     def _padded(self, pixels: Array) -> Array:
-        """The image extended at the right and the bottom to the smallest size and the multiple that the network takes."""
-        multiple = self.card.size_multiple
-        missing = [-(-max(side, self.card.min_size) // multiple) * multiple - side for side in pixels.shape[:2]]
-        if missing == [0, 0]:
+        """The image extended at the right and the bottom to the size that the network takes."""
+        height, width = pixels.shape[:2]
+        tall, wide = self._padded_size(height, width)
+        if (tall, wide) == (height, width):
             return pixels
-        return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+        return np.pad(pixels, ((0, tall - height), (0, wide - width), (0, 0)), mode="edge")
+
+    def _padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """At least the smallest size of the network and of its engines, and a multiple of what it takes."""
+        multiple = self.card.size_multiple
+        least_height, least_width = (max(self.card.min_size, side) for side in self.window_limits()[0])
+        return -(-max(height, least_height) // multiple) * multiple, -(-max(width, least_width) // multiple) * multiple
 
     def _bytes_per_pixel(self) -> int:
         return self.card.activation_bytes + 2 * self.card.channels * (1 + self.scale**2)
@@ -190,13 +240,58 @@ class Upscaler:
         fitting = tile_for_memory(
             height, width, bytes_per_pixel=self._bytes_per_pixel(), memory=memory, halo=halo, smallest=_SMALLEST_TILE
         )
-        wanted = fitting if self._tile == "auto" else self._tile
+        _, largest = self.window_limits()
+        if height > largest[0] or width > largest[1]:
+            allowed = min(largest) // FAST_MULTIPLE * FAST_MULTIPLE - 2 * halo
+            fitting = max(_SMALLEST_TILE, min(fitting or allowed, allowed))
+        wanted = self._wanted_tile(fitting, height, width)
         if memory < self._memory and fitting > 0:
             wanted = min(wanted or fitting, fitting)
         return plan_tiles(height, width, tile=wanted, halo=halo, blend=approximate, multiple=self.card.size_multiple)
 
+    def _kept_schedules(self, backend: Backend, gpu: int) -> dict[int, Schedule]:
+        key = schedule_key(self.bundle, backend, self._windows.precision, gpu)
+        return read_schedules(key, default_schedules()) if key else {}
+
+    def _wanted_tile(self, fitting: int, height: int, width: int) -> int:
+        if self._tile != "auto":
+            return self._tile
+        scheduled = self._frames.schedule(height, width).tile if self._frames else 0
+        return min(scheduled or fitting, fitting or scheduled)
+
+    def _run_frame(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Array | None:
+        """The frame in one go over a GPU; None where its form does not allow that, or a tile of it is not healthy."""
+        if self._frames is None or pixels.dtype != np.uint8 or pixels.shape[2] != 3 or self.card.channels != 3:
+            return None
+        large, health = self._frames.runner(tiling, pixels.shape[:2]).run(pixels)
+        if not health.is_good:
+            return None
+        self._count("good", len(tiling))
+        if progress is not None:
+            progress(len(tiling), len(tiling))
+        return large
+
+    def _run_on_device(self, frame: DeviceArray, large: DeviceArray, stream: Stream) -> None:
+        """Fill `large` from `frame`, both (1,H,W,3); where a tile is not healthy, as images of the host are upscaled."""
+        assert self._frames is not None
+        _, height, width, _ = frame.shape
+        tiling = self._plan(*self._padded_size(height, width), self._memory)
+        runner = self._frames.runner(tiling, (height, width), frame.dtype.__name__, first=True)
+        health = runner.run_on_device(frame, large, stream=stream)
+        if health.is_good:
+            self._count("good", len(tiling))
+            return
+        pixels = np.ascontiguousarray(frame.numpy()[0])
+        repaired = self._run(self._padded(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)), tiling, None)
+        repaired = repaired[: height * self.scale, : width * self.scale].astype(pixels.dtype)
+        device = self._frames.device
+        device.copy(large, device.array(np.ascontiguousarray(repaired)[None]), stream=stream)
+        device.synchronize(stream)
+
     def _run(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Array:
-        windows = self._run_windows(pixels, tiling, progress)
+        if len(tiling) >= _MANY_WINDOWS and len(tiling) * math.prod(tiling.window) >= _MANY_PIXELS:
+            self.settle(tiling)
+        windows = self._run_windows(pixels, tiling, list(tiling), progress)
         if len(tiling) == 1:
             ((_, _, whole),) = windows
             return whole
@@ -212,24 +307,39 @@ class Upscaler:
                 _fade(above, fading, axis=0)
         return large
 
-    def _run_windows(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Iterator[tuple[Region, Region, Array]]:
-        """Every window of the tiling through the network: its rows, its columns, its result."""
+    def _run_windows(
+        self,
+        pixels: Array,
+        tiling: Tiling,
+        tiles: Sequence[tuple[Region, Region]],
+        progress: Progress | None,
+        batch: int = 1,
+    ) -> Iterator[tuple[Region, Region, Array]]:
+        """These tiles of the tiling through the network: of each its rows, its columns, and its window's result."""
         tall, wide = tiling.window
-        for index, (row, column) in enumerate(tiling):
-            box = pixels[row.start : row.start + tall, column.start : column.start + wide]
-            window, outcome = self._windows.run(box, top=row.start, left=column.start)
-            self._count(outcome)
-            if progress is not None:
-                progress(index + 1, len(tiling))
-            yield row, column, window
+        done, whole = 0, len(tiles) // batch * batch
+        while done < len(tiles):
+            part = tiles[done : done + (batch if done < whole else 1)]
+            boxes = [pixels[row.start : row.start + tall, column.start : column.start + wide] for row, column in part]
+            results = self._windows.run_batch(boxes, [(row.start, column.start) for row, column in part])
+            for (row, column), (window, outcome) in zip(part, results, strict=True):
+                done += 1
+                self._count(outcome)
+                if progress is not None:
+                    progress(done, len(tiles))
+                yield row, column, window
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome, tiles: int = 1) -> None:
         with self._stats_lock:
             self._stats = Stats(
-                self._stats.tiles + 1,
+                self._stats.tiles + tiles,
                 self._stats.recomputed + (outcome != "good"),
                 self._stats.replaced + (outcome == "replaced"),
             )
+
+
+def _host_memory() -> int:
+    return min(_DEFAULT_MEMORY, available_memory() // 2)
 
 
 def _paste(large: Array, window: Array, row: Region, column: Region, scale: int) -> None:

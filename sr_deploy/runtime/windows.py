@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from sr_deploy.bundle import Bundle
+from sr_deploy.bundle import Bundle, Part
 from sr_deploy.engines import Arithmetic, Backend
-from sr_deploy.engines.engine import Array, Engine
+from sr_deploy.engines.engine import Array, DeviceEngine, Engine
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_float_form, load_pixel_form
 from sr_deploy.errors import UnhealthyOutputError, UsageError
 from sr_deploy.runtime.color import from_float, gray_to_luma, luma_to_gray, rgb_to_ycbcr, to_float, ycbcr_to_rgb
@@ -27,21 +29,35 @@ class WindowRunner:
     """Runs windows (h,w,C) of any depth through a bundle's network; the sentinel sits here.
 
     8-bit RGB goes through the graph's pixel form. Everything else goes through the float form: deeper images and luma networks.
+    `precision` is what 8-bit images are computed in.
     """
 
     def __init__(
-        self, bundle: Bundle, *, backend: Backend, precision: Precision, on_failure: OnFailure, threads: int | None
+        self,
+        bundle: Bundle,
+        *,
+        backend: Backend,
+        precision: Precision,
+        on_failure: OnFailure,
+        threads: int | None,
+        gpu: int = 0,
     ) -> None:
         self._bundle = bundle
         self._backend = backend
         self._on_failure = on_failure
         self._threads = threads
+        self._gpu = gpu
         self._precision = self._choose(precision)
         self._deep_precision: Arithmetic = self._precision if precision != "auto" else self._fallback()
-        self._engines: dict[tuple[Form, Arithmetic], Engine] = {}
+        self._engines: dict[tuple[Form, Arithmetic, int], Engine] = {}
         self._lock = threading.Lock()
-        shown = self._precision if bundle.card.channels == 3 else self._deep_precision
-        self.description = f"{self._backend.name} {shown}"
+        self._sizes: set[tuple[int, int]] = set()
+        self.precision = self._precision if bundle.card.channels == 3 else self._deep_precision
+        self.description = f"{self._backend.name} {self.precision}"
+
+    def settle(self, height: int, width: int) -> None:
+        """Be told that many windows of this size will come."""
+        self._sizes.add((height, width))
 
     def run(self, window: Array, *, top: int, left: int) -> tuple[Array, Outcome]:
         """(h,w,C) -> (sh,sw,C) of the same dtype, C 3 (RGB) or 1 (gray); `top`, `left`: where in the image, for the message.
@@ -54,7 +70,7 @@ class WindowRunner:
         precisions = dict.fromkeys((first, self._fallback()))
         for precision in precisions:
             large, health = self._attempt(window, form, precision)
-            if _is_healthy(health, brightness):
+            if is_healthy(health, brightness):
                 return large, "good" if precision == first else "recomputed"
         if self._on_failure == "bicubic":
             return _bicubic(window, self._bundle.card.scale), "replaced"
@@ -65,6 +81,47 @@ class WindowRunner:
             "the network diverges on this content: use --on-failure bicubic or another network"
         )
 
+    def run_batch(self, windows: Sequence[Array], places: Sequence[tuple[int, int]]) -> list[tuple[Array, Outcome]]:
+        """`run` of windows of one shape, in one go where they are 8-bit RGB; `places` are their (top, left).
+
+        Raises: as `run`.
+        """
+        first = windows[0]
+        if len(windows) == 1 or first.dtype != np.uint8 or first.shape[2] != 3 or self._bundle.card.channels != 3:
+            return [self.run(window, top=top, left=left) for window, (top, left) in zip(windows, places, strict=True)]
+        results = self._engine("pixels", self._precision, self._gpu).run({INPUT: np.stack(windows)})
+        finished: list[tuple[Array, Outcome]] = []
+        for window, large, health, (top, left) in zip(windows, results[OUTPUT], results[HEALTH], places, strict=True):
+            good = is_healthy(float(health), _brightness(window))
+            finished.append((large, "good") if good else self.run(window, top=top, left=left))
+        return finished
+
+    def device_engine(self, dtype: DTypeLike, gpu: int) -> DeviceEngine:
+        """The engine on that GPU that RGB frames of that dtype go to first; for backends that have one.
+
+        Frames of fp16 are computed as 8-bit frames are, those of fp32 as deep ones.
+
+        Raises: BundleError, BackendUnavailableError, OutOfMemoryError, EngineError.
+        """
+        form: Form = "pixels" if np.dtype(dtype) == np.uint8 else "float"
+        precision = self._deep_precision if np.dtype(dtype) == np.float32 else self._precision
+        return cast("DeviceEngine", self._engine(form, precision, gpu))
+
+    def _engine(self, form: Form, precision: Arithmetic, gpu: int) -> Engine:
+        key = (form, precision, gpu)
+        with self._lock:
+            if key not in self._engines:
+                self._engines[key] = self._open(form, precision, gpu)
+            return self._engines[key]
+
+    def _open(self, form: Form, precision: Arithmetic, gpu: int, part: Part = "") -> Engine:
+        if form == "pixels":
+            graph = load_pixel_form(self._bundle, precision, part, cast_last=self._backend.cast_last)
+        else:
+            graph = load_float_form(self._bundle, precision, part)
+        contents = graph.SerializeToString(deterministic=True)
+        return self._backend.open(contents, precision=precision, threads=self._threads, gpu=gpu)
+
     def close(self) -> None:
         with self._lock:
             for engine in self._engines.values():
@@ -74,26 +131,22 @@ class WindowRunner:
     def _choose(self, precision: Precision) -> Arithmetic:
         native = self._backend.usable_precisions()
         if precision == "auto":
-            return "bf16" if "bf16" in native and self._bundle.runs("bf16") else self._fallback()
+            fast: Arithmetic = "bf16" if self._backend.device == "cpu" else "fp16"
+            return fast if fast in native and self._bundle.runs(fast) else self._fallback()
         if precision == "bf16" and "bf16" not in native:
             raise UsageError(f"{self._backend.name} does not compute bf16 natively here; use --precision auto or fp32")
-        self._bundle.graph(precision)
+        self._bundle.graph(precision, self._bundle.card.parts[0])
         return precision
 
     def _fallback(self) -> Arithmetic:
         """The highest precision that the bundle has a graph for."""
         return "fp32" if self._bundle.runs("fp32") else "fp16"
 
-    def _engine(self, form: Form, precision: Arithmetic) -> Engine:
-        with self._lock:
-            if (form, precision) not in self._engines:
-                load = load_pixel_form if form == "pixels" else load_float_form
-                graph = load(self._bundle, precision).SerializeToString()
-                self._engines[form, precision] = self._backend.open(graph, precision=precision, threads=self._threads)
-            return self._engines[form, precision]
-
     def _attempt(self, window: Array, form: Form, precision: Arithmetic) -> tuple[Array, float]:
-        engine = self._engine(form, precision)
+        engine = self._engine(form, precision, self._gpu)
+        height, width = window.shape[:2]
+        if (height, width) in self._sizes:
+            engine.settle((1, height, width, 3) if form == "pixels" else (1, self._bundle.card.channels, height, width))
         if form == "pixels":
             rgb = window if window.shape[2] == 3 else np.repeat(window, 3, axis=2)
             results = engine.run({INPUT: np.ascontiguousarray(rgb)[None]})
@@ -148,6 +201,11 @@ def _brightness(window: Array) -> float:
     return float(window.mean(dtype=np.float64)) / full_scale
 
 
-def _is_healthy(health: float, brightness: float) -> bool:
+def is_healthy(health: float, brightness: float) -> bool:
     """A super-resolved window is about as bright as its input; NaN and Inf are never healthy."""
-    return bool(np.isfinite(health)) and 0.5 * brightness - 0.05 <= health <= 1.5 * brightness + 0.25
+    return bool(are_healthy(np.float64(health), np.float64(brightness)))
+
+
+def are_healthy(health: Array | np.float64, brightness: Array | np.float64) -> Array:
+    """`is_healthy` of many."""
+    return np.isfinite(health) & (0.5 * brightness - 0.05 <= health) & (health <= 1.5 * brightness + 0.25)

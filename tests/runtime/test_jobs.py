@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from sr_deploy.errors import UsageError
 from sr_deploy.runtime.jobs import Job, Naming, Plan, _without_clashes, plan_jobs
@@ -202,13 +203,13 @@ def test_links_that_run_in_circles_end(make: Callable[..., None]) -> None:
     ("name", "message"),
     [
         ("gone.png", "gone.png: no such file or folder"),
-        ("film.mp4", "film.mp4: not an image; sr-deploy reads: .avif, .bmp"),
-        ("text.txt", "text.txt: not an image; sr-deploy reads"),
+        ("gone.mp4", "gone.mp4: no such file or folder"),
+        ("text.txt", "text.txt: neither an image nor a video; sr-deploy reads: .avif, .bmp"),
         ("pipe.png", "pipe.png: not a regular file"),
     ],
 )
 def test_named_files_that_are_no_images_are_told(make: Callable[..., None], name: str, message: str) -> None:
-    make("film.mp4", "text.txt", "a.png")
+    make("text.txt", "a.png")
     os.mkfifo("pipe.png")
     found = plan(name, "a.png", output="out")
     assert str(found.failures[0]).startswith(message)
@@ -234,7 +235,7 @@ def test_an_empty_folder_is_told(make: Callable[..., None]) -> None:
     make("in/readme.txt")
     found = plan("in", output="out")
     assert not found.jobs and not found.failures
-    assert found.notes[0][1].startswith("holds no images; sr-deploy reads")
+    assert found.notes[0][1].startswith("holds no images and no videos; sr-deploy reads")
 
 
 @pytest.mark.parametrize(
@@ -272,3 +273,78 @@ def test_a_folder_may_be_called_anything_when_the_inputs_are_several(make: Calla
     make("a.png", "in/c.png")
     assert pairs(plan("in", output="results.v2")) == {"in/c.png": "results.v2/c.png"}
     assert pairs(plan("a.png", "in", output="net.pkl")) == {"a.png": "net.pkl/a.png", "in/c.png": "net.pkl/c.png"}
+
+
+def gif(path: str, frames: int) -> None:
+    pictures = [Image.new("L", (4, 4), index * 60) for index in range(frames)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "extension", "expected"),
+    [
+        ("film.mkv", None, "film_net_x4.mkv"),
+        ("film.MP4", None, "film_net_x4.MP4"),
+        ("film.avi", None, "film_net_x4.mkv"),
+        ("film.avi", "mp4", "film_net_x4.mp4"),
+        ("film.webm", "png", "film_net_x4.webm"),
+        ("a.png", "mp4", "a_net_x4.png"),
+        ("moving.gif", None, "moving_net_x4.mkv"),
+        ("still.gif", None, "still_net_x4.png"),
+    ],
+)
+def test_videos_are_named_like_pictures(make: Callable[..., None], name: str, extension: str | None, expected: str) -> None:
+    make("film.mkv", "film.MP4", "film.avi", "film.webm", "a.png")
+    gif("moving.gif", 3)
+    gif("still.gif", 1)
+    (job,) = plan(name, naming=Naming("net", "x4", extension=extension)).jobs
+    assert (str(job.target), job.video) == (expected, Path(expected).suffix != ".png")
+
+
+def test_folders_hold_pictures_and_videos(make: Callable[..., None]) -> None:
+    make("in/a.png", "in/film.mkv", "in/sub/film.ts", "in/film_net_x4.mkv", "in/other.mkv.part/000000.mkv")
+    assert pairs(plan("in")) == {
+        "in/a.png": "in_net_x4/a.png",
+        "in/film.mkv": "in_net_x4/film.mkv",
+        "in/sub/film.ts": "in_net_x4/sub/film.mkv",
+    }
+
+
+@pytest.mark.parametrize(("name", "output"), [("film.mp4", "out.png"), ("a.png", "out.mp4")])
+def test_a_picture_becomes_no_video_and_a_video_no_picture(make: Callable[..., None], name: str, output: str) -> None:
+    make("film.mp4", "a.png")
+    with pytest.raises(UsageError, match=f"-o {output}: neither a folder that exists nor a"):
+        plan(name, output=output)
+    assert pairs(plan("film.mp4", output="new.mov")) == {"film.mp4": "new.mov"}
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "expected"),
+    [
+        ("-", "out.mkv", "out.mkv"),
+        ("-", "-", "-"),
+        ("film.mkv", "-", "-"),
+        ("film.mkv", "new/%04d.png", "new/%04d.png"),
+        ("frames/%d.png", "out.mp4", "out.mp4"),
+        ("frames/%d.png", None, "frames/%d_net_x4.mkv"),
+    ],
+)
+def test_pipes_and_numbered_pictures(make: Callable[..., None], name: str, output: str | None, expected: str) -> None:
+    make("film.mkv", "frames/1.png")
+    (job,) = plan(name, output=output).jobs
+    assert (str(job.source), str(job.target), job.video) == (name, expected, True)
+
+
+def test_pipes_take_one_video(make: Callable[..., None]) -> None:
+    make("film.mkv", "other.mkv", "a.png", "in/b.png")
+    for inputs in (("film.mkv", "other.mkv"), ("a.png",), ("in",)):
+        with pytest.raises(UsageError, match="takes the frames of one video"):
+            plan(*inputs, output="-")
+    with pytest.raises(UsageError, match="standard input has no name"):
+        plan("-")
+
+
+def test_a_file_that_exists_is_no_pattern(make: Callable[..., None]) -> None:
+    make("a%02d.png")
+    (job,) = plan("a%02d.png").jobs
+    assert (str(job.target), job.video) == ("a%02d_net_x4.png", False)

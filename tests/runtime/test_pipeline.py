@@ -36,7 +36,9 @@ def _no_thread_left() -> Iterator[None]:
     assert set(threading.enumerate()) == before
 
 
-def run_to_end(count: int, *, depth: int = 1, fail: tuple[str, int] | None = None, pause: str = "") -> list[int]:
+def run_to_end(
+    count: int, *, depth: int = 1, workers: int = 1, fail: tuple[str, int] | None = None, pause: str = ""
+) -> list[int]:
     """Run `count` items within PATIENCE seconds; `fail` names the stage and the item that raise, `pause` the slow stage."""
     written: list[int] = []
 
@@ -59,7 +61,7 @@ def run_to_end(count: int, *, depth: int = 1, fail: tuple[str, int] | None = Non
         step("write", result // 10)
         written.append(result)
 
-    _within(PATIENCE, lambda: run_pipeline(read(), work, write, depth=depth))
+    _within(PATIENCE, lambda: run_pipeline(read(), work, write, depth=depth, workers=workers))
     return written
 
 
@@ -82,19 +84,25 @@ def _within(seconds: float, call: Callable[[], object]) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(count=st.integers(0, 12), depth=st.integers(1, 4), pause=st.sampled_from(("", *STAGES)))
-def test_everything_arrives_in_order(count: int, depth: int, pause: str) -> None:
-    assert run_to_end(count, depth=depth, pause=pause) == [10 * index for index in range(count)]
+@given(count=st.integers(0, 12), depth=st.integers(1, 4), workers=st.integers(1, 4), pause=st.sampled_from(("", *STAGES)))
+def test_everything_arrives_in_order(count: int, depth: int, workers: int, pause: str) -> None:
+    assert run_to_end(count, depth=depth, workers=workers, pause=pause) == [10 * index for index in range(count)]
 
 
 @settings(deadline=None, max_examples=150)
-@given(data=st.data(), count=st.integers(1, 12), depth=st.integers(1, 4), pause=st.sampled_from(("", *STAGES)))
-def test_a_fault_anywhere_is_raised_as_it_is(data: st.DataObject, count: int, depth: int, pause: str) -> None:
+@given(
+    data=st.data(),
+    count=st.integers(1, 12),
+    depth=st.integers(1, 4),
+    workers=st.integers(1, 4),
+    pause=st.sampled_from(("", *STAGES)),
+)
+def test_a_fault_anywhere_is_raised_as_it_is(data: st.DataObject, count: int, depth: int, workers: int, pause: str) -> None:
     stage = data.draw(st.sampled_from(STAGES))
     index = data.draw(st.integers(0, count - 1))
     before = threading.active_count()
     with pytest.raises(BoomError, match=f"^{stage} {index}\\b") as caught:
-        run_to_end(count, depth=depth, pause=pause, fail=(stage, index))
+        run_to_end(count, depth=depth, workers=workers, pause=pause, fail=(stage, index))
     assert caught.value.__notes__ == [f"pipeline: in stage '{stage}', item {index}"]
     assert threading.active_count() == before
 
@@ -186,9 +194,55 @@ def test_work_runs_on_the_callers_thread() -> None:
     assert len(set.union(*threads.values())) == 3
 
 
+def test_workers_work_side_by_side_and_count_as_one() -> None:
+    together = threading.Barrier(3, timeout=PATIENCE)
+
+    def work(index: int) -> int:
+        together.wait()  # comes back only when three are here at once
+        return index
+
+    written: list[int] = []
+    timing = run_pipeline(range(9), work, written.append, workers=3)
+    assert written == list(range(9))
+    assert timing.work <= timing.wall
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_ctrl_c_at_any_moment_ends_every_stage(workers: int) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for attempt in range(300 // workers):
+            ends: list[int] = []
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + attempt % 30 * 0.0001)
+                run_pipeline(range(100000), lambda index: index, ends.append, workers=workers)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert ends == list(range(len(ends)))
+    finally:
+        signal.signal(signal.SIGALRM, earlier)
+
+
+def test_ctrl_c_ends_workers() -> None:
+    def work(index: int) -> int:
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.001)
+        return index
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(range(100000), work, lambda _: None, workers=2)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("slow", STAGES)
-def test_few_items_are_alive(depth: int, slow: str) -> None:
+def test_few_items_are_alive(workers: int, depth: int, slow: str) -> None:
     alive: weakref.WeakSet[Item] = weakref.WeakSet()
     most = 0
 
@@ -214,11 +268,11 @@ def test_few_items_are_alive(depth: int, slow: str) -> None:
 
     gc.disable()  # nothing may need the collector to go away
     try:
-        run_pipeline(read(), work, lambda _: wait("write"), depth=depth)
+        run_pipeline(read(), work, lambda _: wait("write"), depth=depth, workers=workers)
         assert len(alive) == 0
     finally:
         gc.enable()
-    assert most <= 2 * depth + 3
+    assert most <= 2 * depth + workers + 2
 
 
 def test_stages_overlap_and_their_time_is_told() -> None:
@@ -243,9 +297,10 @@ def test_nothing_to_do() -> None:
     assert timing == Timing(0, timing.read, 0.0, 0.0, timing.wall)
 
 
-def test_depth_is_at_least_one() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        run_pipeline((), lambda item: item, lambda _: None, depth=0)
+@pytest.mark.parametrize("wrong", [{"depth": 0}, {"workers": 0}])
+def test_depth_and_workers_are_at_least_one(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="1 or more"):
+        run_pipeline((), lambda item: item, lambda _: None, **wrong)
 
 
 @pytest.mark.parametrize("where", ["in work", "waiting for the reader", "waiting for the writer"])

@@ -1,0 +1,329 @@
+"""A mask-guided network as one engine: base for the whole image, refine for the patches with the highest scores.
+
+engine = MaskGuidedEngine(base, refine, card.masked, Amount(count=240))
+engine.run({"pixels": pixels})      # -> upscaled, health, as the engine of a plain network
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sr_deploy.bundle import Masked
+from sr_deploy.engines.device import DeviceArray, Stream, check_arrays
+from sr_deploy.engines.device_mask import PatchBatch, PatchSelector
+from sr_deploy.engines.engine import Array, DeviceEngine, Engine
+from sr_deploy.engines.pixels import FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, SCORES
+from sr_deploy.errors import FeedError, UsageError
+from sr_deploy.runtime.windows import are_healthy
+
+_BATCH = 256
+_STEP = 32
+"""Batches are filled up to a multiple: each new shape costs an engine a while."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How many patches are refined: a `count`, a `ratio` of all of them, or those whose score is at least `threshold`.
+
+    Raises: UsageError unless it is exactly one of them, a count of 0 and more, and a ratio from 0 to 1.
+    """
+
+    count: int | None = None
+    ratio: float | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.count, self.ratio, self.threshold) if value is not None]
+        if len(given) != 1 or np.isnan(given[0]):
+            raise UsageError("expected one of: a count of patches, a ratio, a threshold of scores")
+        if (self.count or 0) < 0 or not 0 <= (self.ratio or 0) <= 1:
+            raise UsageError(f"{given[0]} is no amount of patches; expected a count of 0 and more, or a ratio from 0 to 1")
+
+    def of(self, patches: int) -> int | None:
+        """How many of so many patches; None when the scores decide."""
+        if self.threshold is not None:
+            return None
+        return min(patches, self.count if self.count is not None else round((self.ratio or 0.0) * patches))
+
+    def __str__(self) -> str:
+        if self.threshold is not None:
+            return f"patches of score {self.threshold:g} and more"
+        return f"{self.count} patches" if self.count is not None else f"{self.ratio:.0%} of the patches"
+
+
+def select_patches(scores: Array, amount: Amount) -> Array:
+    """Numbers of the selected patches in rising order; of equal scores the earlier ones come first, NaN is never selected.
+
+    scores: float32, one per patch, row by row.
+    """
+    flat = scores.ravel()
+    wanted = amount.of(flat.size)
+    if wanted is None:
+        return np.flatnonzero(flat >= np.float32(amount.threshold or 0.0))
+    numbers = np.flatnonzero(~np.isnan(flat))
+    valid, wanted = flat[numbers], min(wanted, len(numbers))
+    if wanted == 0:
+        return numbers[:0]
+    least = np.partition(valid, valid.size - wanted)[valid.size - wanted]
+    selected = valid > least
+    selected[np.flatnonzero(valid == least)[: wanted - int(selected.sum())]] = True
+    return np.asarray(numbers[selected])
+
+
+@dataclass(frozen=True)
+class PatchCounts:
+    """Patches seen, refined, refined again in fp32, and left coarse because they were not sane in fp32 either."""
+
+    patches: int = 0
+    refined: int = 0
+    recomputed: int = 0
+    kept: int = 0
+
+    def __add__(self, other: PatchCounts) -> PatchCounts:
+        return PatchCounts(
+            self.patches + other.patches,
+            self.refined + other.refined,
+            self.recomputed + other.recomputed,
+            self.kept + other.kept,
+        )
+
+
+class PatchMeter:
+    """Adds up counts and seconds, from any thread; keeps the scores of the latest image."""
+
+    def __init__(self) -> None:
+        self.counts = PatchCounts()
+        self.seconds = (0.0, 0.0)
+        self.scores: Array | None = None
+        self._lock = threading.Lock()
+
+    def add(self, counts: PatchCounts, base: float = 0.0, refine: float = 0.0) -> None:
+        with self._lock:
+            self.counts += counts
+            self.seconds = (self.seconds[0] + base, self.seconds[1] + refine)
+
+
+class MaskGuidedEngine(Engine):
+    """An engine of one image made of a base and a refine engine of one form.
+
+    Patches whose refined pixels are not sane are computed again by the engine that `fallback` opens; if that does not help,
+    they stay coarse. `health` is the base's alone. The engines are closed with this one.
+    """
+
+    def __init__(
+        self,
+        base: Engine,
+        refine: Engine,
+        masked: Masked,
+        amount: Amount,
+        *,
+        fallback: Callable[[], Engine] | None = None,
+        meter: PatchMeter | None = None,
+    ) -> None:
+        super().__init__()
+        self.inputs = base.inputs
+        self.outputs = tuple(spec for spec in base.outputs if spec.name not in (FEATURES, SCORES))
+        self.description = f"{base.description}, {amount} refined"
+        self._image = next(spec for spec in self.outputs if spec.name != HEALTH)
+        self._refined = next(spec.name for spec in refine.outputs if spec.name != HEALTH)
+        self._base, self._refine = base, refine
+        self._masked = masked
+        self._amount = amount
+        self._fallback = fallback
+        self._spare: Engine | None = None
+        self.meter = meter or PatchMeter()
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        start = time.perf_counter()
+        results = self._base.run(feeds)
+        image, features, scores = (results[name] for name in (self._image.name, FEATURES, SCORES))
+        middle = time.perf_counter()
+        counts = PatchCounts()
+        for number in range(len(image)):
+            counts += self._refine_image(image[number], features[number], scores[number, 0])
+        self.meter.scores = scores[-1, 0]
+        self.meter.add(counts, middle - start, time.perf_counter() - middle)
+        return {name: results[name] for name in (self._image.name, HEALTH)}
+
+    def _refine_image(self, image: Array, features: Array, scores: Array) -> PatchCounts:
+        rows, columns = np.divmod(select_patches(scores, self._amount), scores.shape[1])
+        places = _places(image, scores.shape, planar=self._image.dtype != np.uint8)
+        counts = PatchCounts(scores.size, len(rows))
+        for first in range(0, len(rows), _BATCH):
+            row, column = rows[first : first + _BATCH], columns[first : first + _BATCH]
+            patches = crop_patches(features, row, column, self._masked)
+            coarse = places[row, column]
+            pixels, good = self._attempt(self._refine, patches, coarse)
+            if not good.all():
+                bad = int((~good).sum())
+                pixels, good = self._again(patches, coarse, pixels, good)
+                counts += PatchCounts(recomputed=bad, kept=int((~good).sum()))
+                pixels = np.where(good.reshape(-1, 1, 1, 1), pixels, coarse)
+            places[row, column] = pixels
+        return counts
+
+    def _attempt(self, engine: Engine, patches: Array, coarse: Array) -> tuple[Array, Array]:
+        """Refined pixels of the patches, and which of them are sane: about as bright as the coarse ones."""
+        (spec,) = engine.inputs
+        padded = np.zeros((-(-len(patches) // _STEP) * _STEP, *patches.shape[1:]), spec.dtype)
+        padded[: len(patches)] = patches
+        results = engine.run({PATCHES: padded})
+        full_scale = 255.0 if coarse.dtype == np.uint8 else 1.0
+        brightness = np.abs(coarse.reshape(len(coarse), -1)).mean(axis=1, dtype=np.float64) / full_scale
+        health = results[HEALTH][: len(patches)].astype(np.float64)
+        return results[self._refined][: len(patches)], are_healthy(health, brightness)
+
+    def _again(self, patches: Array, coarse: Array, pixels: Array, good: Array) -> tuple[Array, Array]:
+        """The bad ones computed anew."""
+        if self._fallback is None:
+            return pixels, good
+        if self._spare is None:
+            self._spare = self._fallback()
+        bad = np.flatnonzero(~good)
+        anew, sane = self._attempt(self._spare, patches[bad], coarse[bad])
+        pixels, good = pixels.copy(), good.copy()
+        pixels[bad], good[bad] = anew, sane
+        return pixels, good
+
+    def _close(self) -> None:
+        for engine in (self._base, self._refine, self._spare):
+            if engine is not None:
+                engine.close()
+
+
+class DeviceMaskGuidedEngine(MaskGuidedEngine, DeviceEngine):
+    """The same on a device: features, scores, crops and refined pixels never leave it.
+
+    Patches that are not sane make the health of the image NaN, so that it is computed anew by `run`, which tells them apart. A
+    threshold decides on the host how many batches there are, so it is not capturable.
+    """
+
+    def __init__(self, base: DeviceEngine, refine: DeviceEngine, masked: Masked, amount: Amount, **options: Any) -> None:
+        super().__init__(base, refine, masked, amount, **options)
+        self._engines = (base, refine)
+        self.device = base.device
+        self.contexts = min(base.contexts, refine.contexts)
+        self.limits = base.limits
+        self._buffers: dict[tuple[int, tuple[int, ...]], _Buffers] = {}
+
+    @property
+    def capturable(self) -> bool:  # type: ignore[override]
+        """Whether a graph can record it; known for sure once it has run."""
+        return self._amount.threshold is None and all(engine.capturable for engine in self._engines)
+
+    def enqueue(self, arrays: Mapping[str, DeviceArray], *, stream: Stream = None, context: int = 0) -> None:
+        check_arrays(self, arrays, context)
+        base, _ = self._engines
+        frame, image = arrays[INPUT], arrays[OUTPUT]
+        if frame.shape[0] != 1:
+            raise FeedError(f"{self.description}: takes one image at a time, got {frame.shape[0]}")
+        key = (context, frame.shape)
+        if key not in self._buffers:
+            self._buffers = {kept: value for kept, value in self._buffers.items() if kept[0] != context}
+            self._buffers[key] = _Buffers.of(self._engines, self._masked, frame.shape, image.shape)
+        buffers = self._buffers[key]
+        outputs = {OUTPUT: image, HEALTH: arrays[HEALTH], FEATURES: buffers.features, SCORES: buffers.scores}
+        base.enqueue({INPUT: frame, **outputs}, stream=stream, context=context)
+        count = self._select(buffers, stream)
+        for first in range(0, count, buffers.good.shape[0]):
+            self._refine_batch(buffers, first, image[0], arrays[HEALTH], stream, context)
+
+    def _select(self, buffers: _Buffers, stream: Stream) -> int:
+        """How many patches are refined; the selector holds their numbers."""
+        scores = buffers.scores.reshape((buffers.scores.size,))
+        wanted = self._amount.of(scores.size)
+        if wanted is not None:
+            buffers.selector.take(scores, wanted, stream=stream)
+            return wanted
+        buffers.selector.take_from(scores, self._amount.threshold or 0.0, stream=stream)
+        self.device.synchronize(stream)
+        found = int(buffers.selector.count.numpy()[0])
+        self.meter.add(PatchCounts(scores.size, found))
+        return found
+
+    def _refine_batch(
+        self, buffers: _Buffers, first: int, image: DeviceArray, health: DeviceArray, stream: Stream, context: int
+    ) -> None:
+        _, refine = self._engines
+        batch = PatchBatch(self.device, buffers.selector.chosen, first, buffers.scores.shape[3])
+        batch.crop(buffers.features[0], self._masked, buffers.crops, stream=stream)
+        arrays = {PATCHES: buffers.crops, OUTPUT: buffers.pixels, HEALTH: buffers.health}
+        refine.enqueue(arrays, stream=stream, context=context)
+        batch.judge(buffers.health, image, buffers.pixels.shape[1], buffers.good, health, stream=stream)
+        batch.paste(buffers.pixels, buffers.good, image, stream=stream)
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """What images of one size need in one context."""
+
+    features: DeviceArray
+    scores: DeviceArray
+    selector: PatchSelector
+    crops: DeviceArray
+    pixels: DeviceArray
+    health: DeviceArray
+    good: DeviceArray
+
+    @staticmethod
+    def of(
+        engines: tuple[DeviceEngine, DeviceEngine], masked: Masked, frame: tuple[int, ...], image: tuple[int, ...]
+    ) -> _Buffers:
+        base, refine = engines
+        device, (source,) = base.device, refine.inputs
+        features = next(spec for spec in base.outputs if spec.name == FEATURES)
+        _, height, width, channels = frame
+        rows, columns = height // masked.patch, width // masked.patch
+        most = refine.limits[PATCHES][1][0] if PATCHES in refine.limits else _BATCH
+        batch = min(_BATCH, most)
+        side = image[1] // rows
+        return _Buffers(
+            device.empty((1, masked.features, height, width), features.dtype),
+            device.empty((1, 1, rows, columns), np.float32),
+            PatchSelector(device, rows * columns, batch=batch),
+            device.empty((batch, masked.features, masked.side, masked.side), source.dtype),
+            device.empty((batch, side, side, channels), np.uint8),
+            device.empty((batch,), np.float32),
+            device.empty((batch,), np.int32),
+        )
+
+
+def _places(image: Array, grid: tuple[int, ...], *, planar: bool) -> Array:
+    """A view of an image, (sH,sW,C) or (C,sH,sW), by patches: (rows,columns,sP,sP,C) or (rows,columns,C,sP,sP)."""
+    rows, columns = grid
+    if planar:
+        channels, height, width = image.shape
+        return image.reshape(channels, rows, height // rows, columns, width // columns).transpose(1, 3, 0, 2, 4)
+    height, width, channels = image.shape
+    return image.reshape(rows, height // rows, columns, width // columns, channels).transpose(0, 2, 1, 3, 4)
+
+
+def crop_patches(features: Array, rows: Array, columns: Array, masked: Masked) -> Array:
+    """(F,H,W) -> (K,F,side,side): what the refine network sees of the patches at these places, zero beyond the image."""
+    side, patch, padding = masked.side, masked.patch, masked.padding
+    count, height, width = features.shape
+    crops = np.zeros((len(rows), count, side, side), features.dtype)
+    tops, lefts = rows * patch - padding, columns * patch - padding
+    inner = (tops >= 0) & (lefts >= 0) & (tops + side <= height) & (lefts + side <= width)
+    if inner.any():
+        windows = np.lib.stride_tricks.sliding_window_view(features, (side, side), axis=(1, 2)).transpose(1, 2, 0, 3, 4)
+        crops[inner] = windows[tops[inner], lefts[inner]]
+    for index, top, left, bottom, right in _clipped(~inner, tops, lefts, side, features.shape):
+        y, x = top - int(tops[index]), left - int(lefts[index])
+        crops[index, :, y : y + bottom - top, x : x + right - left] = features[:, top:bottom, left:right]
+    return crops
+
+
+def _clipped(
+    outer: Array, tops: Array, lefts: Array, side: int, shape: tuple[int, ...]
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """Of the windows that reach beyond the image: number, and the box that lies in it."""
+    for index in np.flatnonzero(outer).tolist():
+        top, left = int(tops[index]), int(lefts[index])
+        yield index, max(top, 0), max(left, 0), min(top + side, shape[1]), min(left + side, shape[2])

@@ -1,0 +1,397 @@
+"""The whole GPU pipeline; NVIDIA Warp's CPU device stands for the GPU, ONNX Runtime for the engine on it."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from sr_deploy import Upscaler
+from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
+from sr_deploy.engines import Backend, select_backend
+from sr_deploy.engines.device import Device
+from sr_deploy.engines.engine import DeviceEngine
+from sr_deploy.engines.function import DeviceFunctionEngine
+from sr_deploy.engines.gpu import GPU, Survey
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT
+from sr_deploy.errors import EngineError, FeedError, OutOfMemoryError, UnhealthyOutputError, UsageError
+from sr_deploy.runtime import frames as frames_module
+from sr_deploy.runtime import upscaler as upscaler_module
+from sr_deploy.runtime.frames import FrameRunner, Schedule
+from sr_deploy.runtime.pipeline import run_pipeline
+from sr_deploy.runtime.tiling import plan_tiles
+from tests.graphs import image_graph, save
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass
+class Machine:
+    """GPUs made of Warp's CPU device: what ran on which, and a hook before each run of an engine in pixel form."""
+
+    contexts: int = 4
+    limits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    runs: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
+    before: Callable[[int], None] = lambda _: None
+    spoil: Callable[[str, dict[str, Array]], None] = lambda _precision, _results: None
+
+
+@dataclass(frozen=True)
+class MachineBackend(Backend):
+    machine: Machine = field(default_factory=Machine)
+
+    def usable_precisions(self) -> tuple[Any, ...]:
+        return ("fp32", "fp16")
+
+    def open(self, graph: bytes, *, precision: Any, threads: int | None, gpu: int = 0) -> DeviceEngine:
+        del threads
+        machine = self.machine
+        inner = select_backend("onnxruntime").open(graph, precision=precision, threads=1)
+        (spec,) = inner.inputs
+
+        def run(array: Array) -> tuple[Array, ...]:
+            machine.before(gpu)
+            machine.runs.append((gpu, precision, array.shape))
+            results = inner.run({spec.name: np.ascontiguousarray(array)})
+            machine.spoil(precision, results)
+            return tuple(results[output.name] for output in inner.outputs)
+
+        return DeviceFunctionEngine(
+            run, inner.inputs, inner.outputs, device=Device("cpu"), contexts=machine.contexts, limits=machine.limits
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if importlib.util.find_spec("warp") is None:
+        pytest.skip("NVIDIA Warp is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WARP_CACHE_PATH", str(tmp_path_factory.mktemp("warp")))
+        yield
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    backend = MachineBackend("machine", "function", "cuda", "", machine=machine)
+    monkeypatch.setattr(upscaler_module, "select_backend", lambda *_, **__: backend)
+    monkeypatch.setattr(frames_module, "survey", lambda: Survey((GPU("one", "8.9", 1 << 30), GPU("two", "8.9", 1 << 30))))
+    return machine
+
+
+@pytest.fixture
+def exact(tmp_path: Path) -> Path:
+    return save(image_graph(scale=2, depth=4), tmp_path, "exact.onnx")
+
+
+@pytest.fixture
+def approximate(tmp_path: Path) -> Path:
+    return save(image_graph(scale=2, depth=2, pooled=True), tmp_path, "approximate.onnx")
+
+
+def photo(height: int, width: int, seed: int = 1) -> Array:
+    ramp = np.add.outer(np.linspace(20, 200, height), np.linspace(0, 50, width))
+    noise = np.random.default_rng(seed).normal(0, 20, (height, width, 3))
+    return np.clip(ramp[..., None] + noise, 0, 255).astype(np.uint8)
+
+
+def host(model: Path, image: Array, **options: Any) -> Array:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upscaler_module, "select_backend", select_backend)
+        with Upscaler(model, backend="onnxruntime", precision="fp32", **options) as upscale:
+            return upscale(image)
+
+
+@pytest.mark.parametrize("size", [(90, 120), (61, 75), (33, 200), (1, 1), (5, 3)])
+@pytest.mark.parametrize("schedule", [Schedule(), Schedule(tile=32), Schedule(tile=32, batch=4, slots=3)])
+@pytest.mark.parametrize("model", ["exact", "approximate"])
+def test_frames_equal_the_windows_of_the_host(
+    machine: Machine, request: pytest.FixtureRequest, model: str, size: tuple[int, int], schedule: Schedule
+) -> None:
+    path, image = request.getfixturevalue(model), photo(*size)
+    with Upscaler(path, precision="fp32", schedule=schedule) as upscale:
+        for _ in range(2):  # directly, then as recorded
+            large = upscale(image)
+            np.testing.assert_array_equal(large, host(path, image, tile=schedule.tile))
+            assert large.flags.c_contiguous
+        assert upscale.stats.recomputed == 0
+    assert all(shape[0] == machine.runs[0][2][0] for _, _, shape in machine.runs), "batches of one size"
+
+
+@pytest.mark.usefixtures("machine")
+def test_results_are_the_callers_own(exact: Path) -> None:
+    images = [photo(40, 48, seed) for seed in range(24)]
+    with Upscaler(exact, precision="fp32", schedule=Schedule(tile=32)) as upscale:
+        kept = [upscale(image) for image in images]
+        copies = [large.copy() for large in kept]
+        first = kept[0][3:]
+        del kept[::2]
+        gc.collect()
+        for image in images:
+            upscale(image)
+    np.testing.assert_array_equal(first, copies[0][3:])
+    for large, copy in zip(kept, copies[1::2], strict=True):
+        np.testing.assert_array_equal(large, copy)
+
+
+@pytest.mark.usefixtures("machine")
+def test_memory_of_results_is_used_again(exact: Path) -> None:
+    with Upscaler(exact, precision="fp32", schedule=Schedule(slots=1)) as upscale:
+        places = set()
+        for seed in range(6):
+            large = upscale(photo(40, 48, seed))
+            places.add(large.__array_interface__["data"][0])
+            del large
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("gpus", [(0,), (0, 1)])
+def test_frames_are_in_flight_together_and_in_order(exact: Path, machine: Machine, gpus: tuple[int, ...]) -> None:
+    with Upscaler(exact, precision="fp32", schedule=Schedule(slots=2), gpus=gpus) as upscale:
+        assert upscale.concurrency == 2 * len(gpus)
+        images = [photo(24, 32, seed) for seed in range(4 * upscale.concurrency)]
+        expected = [host(exact, image) for image in images]
+        inside, most, lock = 0, 0, threading.Lock()
+
+        def linger(_: int) -> None:
+            nonlocal inside, most
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.02)
+            with lock:
+                inside -= 1
+
+        machine.before = linger
+        written: list[Array] = []
+        run_pipeline(images, upscale, written.append, workers=upscale.concurrency)
+    np.testing.assert_array_equal(written, expected)
+    assert {gpu for gpu, _, _ in machine.runs} == set(gpus)
+    assert most >= 2
+
+
+def test_more_threads_than_slots_wait(exact: Path, machine: Machine) -> None:
+    machine.contexts = 1
+    with Upscaler(exact, precision="fp32", schedule=Schedule(slots=3)) as upscale, ThreadPoolExecutor(6) as pool:
+        images = [photo(24, 32, seed) for seed in range(18)]
+        for image, large in zip(images, pool.map(upscale, images), strict=True):
+            np.testing.assert_array_equal(large, host(exact, image))
+
+
+def spoil_in(*precisions: str) -> Callable[[str, dict[str, Array]], None]:
+    """Makes tiles unhealthy that have a white pixel, in these precisions."""
+
+    def spoil(precision: str, results: dict[str, Array]) -> None:
+        if precision in precisions:
+            white = results[OUTPUT].max(axis=(1, 2, 3)) > 250
+            results[HEALTH][white] = np.nan
+            results[OUTPUT][white] = 0
+
+    return spoil
+
+
+def photo_with_white() -> Array:
+    image = photo(100, 140) // 2
+    image[4:10, 4:10] = 255
+    return image
+
+
+@pytest.mark.parametrize("tile", [0, 32])
+def test_an_unhealthy_tile_is_computed_again_in_fp32(tmp_path: Path, exact: Path, machine: Machine, tile: int) -> None:
+    image = photo_with_white()
+    machine.spoil = spoil_in("fp16")
+    with Upscaler(two_precisions(tmp_path), schedule=Schedule(tile=tile)) as upscale:
+        large = upscale(image)
+        tiles = len(plan_tiles(100, 140, tile=tile, halo=5, blend=False))
+        assert (upscale.stats.tiles, upscale.stats.recomputed, upscale.stats.replaced) == (tiles, 1, 0)
+    assert np.abs(large.astype(int) - host(exact, image)).max() <= 1
+    assert [precision for _, precision, _ in machine.runs].count("fp32") == 1
+
+
+def test_a_tile_that_stays_unhealthy_is_an_error_or_bicubic(tmp_path: Path, machine: Machine) -> None:
+    image, bundle = photo_with_white(), two_precisions(tmp_path)
+    machine.spoil = spoil_in("fp16", "fp32")
+    with Upscaler(bundle) as upscale, pytest.raises(UnhealthyOutputError, match="fp16 and fp32 for the tile x=0 y=0 140x100"):
+        upscale(image)
+    with Upscaler(bundle, on_failure="bicubic") as upscale:
+        large = upscale(image)
+        assert upscale.stats.replaced == 1
+    assert abs(float(large.mean()) - float(image.mean())) < 1
+
+
+def two_precisions(folder: Path) -> Path:
+    """A bundle with an fp32 and an fp16 graph of the network `exact`."""
+    folder = folder / "bundle"
+    folder.mkdir()
+    graphs = {}
+    for precision, float_type in (("fp32", onnx.TensorProto.FLOAT), ("fp16", onnx.TensorProto.FLOAT16)):
+        path = save(image_graph(scale=2, depth=4, float_type=float_type), folder, f"{precision}.onnx")
+        graphs[precision] = GraphCard(path.name, precision, sha256_of(path), 20)
+    Bundle(folder, ModelCard("two", "test", 2, 3, tiling="exact", halo=5, activation_bytes=100), graphs).write_card()
+    return folder
+
+
+@pytest.mark.usefixtures("machine")
+def test_memory_that_runs_out_means_smaller_tiles(exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, tried = photo(200, 200), []
+    build = frames_module.FrameRunner.__init__
+
+    def scarce(self: FrameRunner, engines: Any, tiling: Any, *args: Any, **options: Any) -> None:
+        tried.append(tiling.window)
+        if max(tiling.window) > 100:
+            raise OutOfMemoryError("no memory")
+        build(self, engines, tiling, *args, **options)
+
+    monkeypatch.setattr(frames_module.FrameRunner, "__init__", scarce)
+    with Upscaler(exact, precision="fp32") as upscale:
+        np.testing.assert_array_equal(upscale(image), host(exact, image))
+    assert tried[0] == (200, 200) and max(tried[-1]) <= 100
+
+
+def test_what_an_engine_takes_at_most_and_at_least_is_kept(exact: Path, machine: Machine) -> None:
+    machine.limits = {INPUT: ((1, 64, 64, 3), (4, 96, 128, 3))}
+    for size in [(200, 300), (96, 128), (20, 300), (1, 1)]:
+        image = photo(*size)
+        padding = [(0, max(0, 64 - side)) for side in size]
+        expected = host(exact, np.pad(image, (*padding, (0, 0)), mode="edge"))
+        with Upscaler(exact, precision="fp32", schedule=Schedule(batch=3)) as upscale:
+            np.testing.assert_array_equal(upscale(image), expected[: 2 * size[0], : 2 * size[1]])
+    for _, _, (batch, height, width, _) in machine.runs:
+        assert batch <= 4 and 64 <= height <= 96 and 64 <= width <= 128
+
+
+def test_an_engine_that_fails_leaves_the_slot_usable(exact: Path, machine: Machine) -> None:
+    def fail(_: int) -> None:
+        machine.before = lambda _: None
+        raise EngineError("gone")
+
+    image = photo(24, 32)
+    with Upscaler(exact, precision="fp32", schedule=Schedule(slots=1)) as upscale:
+        machine.before = fail
+        with pytest.raises(EngineError, match="gone"):
+            upscale(image)
+        np.testing.assert_array_equal(upscale(image), host(exact, image))
+
+
+def test_brightness_and_health_are_those_of_the_tiles(exact: Path, machine: Machine) -> None:
+    from sr_deploy.engines.pixels import to_pixel_form
+
+    backend = MachineBackend("machine", "function", "cuda", "", machine=machine)
+    model = to_pixel_form(onnx.load(exact))
+    image = photo(50, 70)
+    tiling = plan_tiles(50, 70, tile=32, halo=8, blend=False)
+    with backend.open(model.SerializeToString(), precision="fp32", threads=1) as engine:
+        _, health = FrameRunner([engine], tiling, (50, 70), scale=2, batch=2).run(image)
+        for index, (row, column) in enumerate(tiling):
+            tile = image[row.start : row.start + tiling.window[0], column.start : column.start + tiling.window[1]]
+            assert health.input[index] == pytest.approx(tile.mean() / 255, rel=1e-5)
+            alone = engine.run({INPUT: np.ascontiguousarray(tile)[None]})
+            assert health.output[index] == pytest.approx(float(alone[HEALTH][0]), rel=1e-5)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("tile", [0, 32])
+@pytest.mark.parametrize("size", [(64, 90), (1, 1), (33, 47)])
+def test_bytes_on_the_device_equal_those_of_the_host(exact: Path, size: tuple[int, int], tile: int) -> None:
+    images = np.stack([photo(*size, seed) for seed in (1, 2)])
+    with Upscaler(exact, precision="fp32", schedule=Schedule(tile=tile)) as upscale:
+        large = upscale.on_device(Device("cpu").array(images))
+        assert large.shape == (2, 2 * size[0], 2 * size[1], 3)
+        np.testing.assert_array_equal(large.numpy(), [upscale(image) for image in images])
+        single = upscale.on_device(Device("cpu").array(images[0]))
+        np.testing.assert_array_equal(single.numpy(), large.numpy()[0])
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("tile", [0, 32])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_floats_on_the_device_are_not_rounded_to_bytes(tmp_path: Path, exact: Path, dtype: str, tile: int) -> None:
+    image = np.random.default_rng(3).random((3, 64, 90), dtype=np.float32).astype(dtype)
+    with Upscaler(two_precisions(tmp_path), schedule=Schedule(tile=tile)) as upscale:
+        large = upscale.on_device(Device("cpu").array(image)).numpy()
+    assert (large.shape, large.dtype) == ((3, 128, 180), np.dtype(dtype))
+    expected = host(exact, np.ascontiguousarray(image.astype(np.float32).transpose(1, 2, 0))).transpose(2, 0, 1)
+    np.testing.assert_allclose(large, expected, atol=2e-3 if dtype == "float16" else 1e-5)
+    assert len(np.unique(large)) > 256
+
+
+@pytest.mark.usefixtures("machine")
+def test_tensors_of_torch_go_in_and_out_without_a_copy(exact: Path) -> None:
+    torch = pytest.importorskip("torch")
+    image = torch.from_numpy(photo(40, 60))
+    with Upscaler(exact, precision="fp32") as upscale:
+        large = torch.from_dlpack(upscale.on_device(image))
+        strided = upscale.on_device(torch.from_numpy(photo(60, 40)).transpose(0, 1))
+        np.testing.assert_array_equal(large.numpy(), upscale(photo(40, 60)))
+        np.testing.assert_array_equal(strided.numpy(), upscale(np.ascontiguousarray(photo(60, 40).transpose(1, 0, 2))))
+
+
+def test_a_bad_tile_on_the_device_is_computed_again(tmp_path: Path, exact: Path, machine: Machine) -> None:
+    machine.spoil = spoil_in("fp16")
+    with Upscaler(two_precisions(tmp_path), schedule=Schedule(tile=32)) as upscale:
+        large = upscale.on_device(Device("cpu").array(photo_with_white()))
+        assert upscale.stats.recomputed == 1
+    assert np.abs(large.numpy().astype(int) - host(exact, photo_with_white())).max() <= 1
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((8, 8, 3), np.float64),
+        "text",
+    ],
+)
+def test_what_is_no_image_is_refused(exact: Path, wrong: Any) -> None:
+    with Upscaler(exact, precision="fp32") as upscale, pytest.raises(FeedError):
+        upscale.on_device(wrong)
+
+
+def test_without_a_gpu_arrays_of_one_are_refused(exact: Path) -> None:
+    with Upscaler(exact, backend="onnxruntime") as upscale, pytest.raises(UsageError, match="numpy arrays"):
+        upscale.on_device(photo(8, 8))
+
+
+def test_frames_of_several_sizes_never_share_a_context(exact: Path, machine: Machine) -> None:
+    used: set[int] = set()
+    engines: list[DeviceEngine] = []
+    build = frames_module._Context.__init__
+
+    def note(self: Any, engine: DeviceEngine, index: int, *args: Any, **options: Any) -> None:
+        used.add(index)
+        engines.append(engine)
+        build(self, engine, index, *args, **options)
+
+    machine.contexts = 8
+    sizes = [(24, 32), (40, 20), (33, 21)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames_module._Context, "__init__", note)
+        with Upscaler(exact, precision="fp32", schedule=Schedule(slots=2)) as upscale, ThreadPoolExecutor(4) as pool:
+            images = [photo(*size) for size in sizes * 4]
+            for image, large in zip(images, pool.map(upscale, images), strict=True):
+                np.testing.assert_array_equal(large, host(exact, image))
+            upscale(photo(*sizes[0])), upscale(photo(*sizes[1]))
+            taken = frames_module._CONTEXTS._taken[engines[0]]
+            assert 2 <= len(taken) <= 4, "two sizes are kept, with at most two slots each"
+    assert len(used) >= 4
+
+
+def test_an_engine_for_small_batches_gets_small_batches(exact: Path, machine: Machine) -> None:
+    machine.limits = {INPUT: ((1, 16, 16, 3), (2, 64, 64, 3))}
+    with Upscaler(exact, precision="fp32", schedule=Schedule(tile=32, batch=8)) as upscale:
+        np.testing.assert_array_equal(upscale(photo(100, 120)), host(exact, photo(100, 120), tile=32))
+    assert {batch for _, _, (batch, *_) in machine.runs} == {2}
