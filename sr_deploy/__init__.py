@@ -8,6 +8,7 @@ from sr_deploy.errors import (
     AmbiguousCheckpointError,
     BackendUnavailableError,
     BundleError,
+    CancelledError,
     CertificationError,
     CheckpointError,
     EngineError,
@@ -20,21 +21,29 @@ from sr_deploy.errors import (
     UnhealthyOutputError,
     UnknownArchitectureError,
     UsageError,
+    VideoError,
 )
 
 if TYPE_CHECKING:
     from sr_deploy.bundle import Bundle
     from sr_deploy.engines.open import open_bundle
     from sr_deploy.export import export
+    from sr_deploy.runtime.masked import MaskedUpscaler
     from sr_deploy.runtime.upscaler import Upscaler
+    from sr_deploy.runtime.video.options import VideoOptions
+    from sr_deploy.runtime.video.run import upscale_video, upscaled_frames
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Bundle": "sr_deploy.bundle",
+    "MaskedUpscaler": "sr_deploy.runtime.masked",
     "Upscaler": "sr_deploy.runtime.upscaler",
+    "VideoOptions": "sr_deploy.runtime.video.options",
     "export": "sr_deploy.export",
     "open_bundle": "sr_deploy.engines.open",
+    "upscale_video": "sr_deploy.runtime.video.run",
+    "upscaled_frames": "sr_deploy.runtime.video.run",
 }
 
 __all__ = [
@@ -42,12 +51,14 @@ __all__ = [
     "BackendUnavailableError",
     "Bundle",
     "BundleError",
+    "CancelledError",
     "CertificationError",
     "CheckpointError",
     "EngineError",
     "ExportError",
     "FeedError",
     "ImageError",
+    "MaskedUpscaler",
     "MissingDependencyError",
     "OutOfMemoryError",
     "SrDeployError",
@@ -55,9 +66,13 @@ __all__ = [
     "UnknownArchitectureError",
     "Upscaler",
     "UsageError",
+    "VideoError",
+    "VideoOptions",
     "__version__",
     "export",
     "open_bundle",
+    "upscale_video",
+    "upscaled_frames",
 ]
 
 

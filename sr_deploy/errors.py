@@ -14,7 +14,9 @@
     │   ├── FeedError                         wrong name, shape or dtype handed to an engine
     │   └── OutOfMemoryError                  the runtime could not allocate
     ├── UnhealthyOutputError              1   NaN, Inf or collapsed pixels, also in fp32
-    └── ImageError                        1   an image file cannot be read, held or written
+    ├── ImageError                        1   an image file cannot be read, held or written
+    ├── VideoError                        1   a video cannot be read, held or written
+    └── CancelledError                  130   the caller asked to stop; the same call goes on
 
 A message says what was wrong, what was expected, and what to do.
 """
@@ -86,3 +88,13 @@ class UnhealthyOutputError(SrDeployError):
 
 class ImageError(SrDeployError):
     """An image file cannot be read, represented or written."""
+
+
+class VideoError(SrDeployError):
+    """A video file cannot be read, represented or written."""
+
+
+class CancelledError(SrDeployError):
+    """The caller asked to stop; what is finished is kept, and the same call goes on."""
+
+    exit_code = 130

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -50,11 +51,23 @@ def test_the_python_lines_run() -> None:
     assert large.shape == (96, 120, 3)
 
 
-def test_the_upscale_line_runs(workplace: Path) -> None:
-    (line,) = (line for block in blocks("console") for line in block.splitlines() if "sr-deploy upscale" in line)
-    result = CliRunner().invoke(program, shlex.split(line.removeprefix("$ sr-deploy "), comments=True))
-    assert result.exit_code == 0, result.output
+def test_the_upscale_lines_run(workplace: Path) -> None:
+    _write_film(workplace / "film.mkv")
+    lines = [line for block in blocks("console") for line in block.splitlines() if "sr-deploy upscale" in line]
+    for line in lines:
+        result = CliRunner().invoke(program, shlex.split(line.removeprefix("$ sr-deploy "), comments=True))
+        assert result.exit_code == 0, result.output
     assert {path.name for path in (workplace / "large").rglob("*.*")} == {"photo.jpg", "b.png"}
+    with av.open(str(next(workplace.glob("film_*.mkv")))) as film:
+        assert film.streams.video[0].height == 2160
+
+
+def _write_film(path: Path) -> None:
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("libx264", 24, width=32, height=32, pix_fmt="yuv420p")
+        for _ in range(2):
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 90, np.uint8))))
+        film.mux(stream.encode())
 
 
 def test_every_command_shown_exists() -> None:

@@ -13,7 +13,10 @@ from sr_deploy.cli.group import Group
 
 __all__ = ["main", "program"]
 
-COMMANDS = ("export", "inspect", "build", "engines", "upscale", "verify", "bench", "doctor", "architectures")
+COMMANDS = (
+    *("train", "export", "inspect", "build", "engines", "upscale", "models", "evaluate"),
+    *("verify", "bench", "tune", "doctor", "architectures"),
+)
 
 
 @click.group(cls=Group, modules=COMMANDS, context_settings={"help_option_names": ["--help"], "max_content_width": 110})

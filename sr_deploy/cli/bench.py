@@ -89,10 +89,12 @@ def _measure(
         return Measurement(name, precision, what, median * 1e3, min(seconds) * 1e3, megapixels / median)
 
     for name in names or tuple(available_backends()):
-        for precision in select_backend(name).usable_precisions():
+        backend = select_backend(name)
+        for precision in backend.usable_precisions():
             if not bundle.runs(precision):
                 continue
-            with open_engine(load_pixel_form(bundle, precision), backend=name, precision=precision, threads=threads) as engine:
+            graph = load_pixel_form(bundle, precision, cast_last=backend.cast_last)
+            with open_engine(graph, backend=name, precision=precision, threads=threads) as engine:
                 feeds = {INPUT: np.ascontiguousarray(image[None])}
                 yield row("engine", lambda engine=engine, feeds=feeds: engine.run(feeds))  # type: ignore[misc]
             with Upscaler(bundle, backend=name, precision=precision, threads=threads) as upscale:

@@ -13,7 +13,7 @@ import click
 
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
-from sr_deploy.errors import MissingDependencyError, SrDeployError
+from sr_deploy.errors import MissingDependencyError, SrDeployError, UsageError
 
 if TYPE_CHECKING:
     from sr_deploy.engines.gpu import Survey
@@ -24,10 +24,11 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_f
 
 
 @click.command("doctor")
+@click.option("--backend", metavar="NAME", help="What upscaling must work with, such as tensorrt.  [default: any]")
 @json_option
 @verbose_option
-def command(as_json: bool) -> None:
-    """Say what works on this machine. Exit code 0 when upscaling does, else 3."""
+def command(backend: str | None, as_json: bool) -> None:
+    """Say what works on this machine. Exit code 0 when upscaling does, with that backend if one is named, else 3."""
     from sr_deploy.engines import gpu
 
     nvidia, video = gpu.survey(), gpu.video_libraries()
@@ -35,7 +36,7 @@ def command(as_json: bool) -> None:
     packages = {name: _version(name) for name in (*NEEDED, *OPTIONAL)}
     backends = _backends()
     libraries = _libraries(has_gpu=bool(nvidia.gpus))
-    problem = _problem(packages, backends)
+    problem = _problem(packages, backends, backend)
     export = all(packages[name] for name in ("torch", "safetensors", "onnxscript"))
     if as_json:
         document = {"machine": facts, "nvidia": {**vars(nvidia), "video": video}, "packages": packages, "backends": backends}
@@ -58,7 +59,7 @@ def command(as_json: bool) -> None:
         raise MissingDependencyError(problem)
 
 
-def _problem(packages: dict[str, str | None], backends: list[dict[str, Any]]) -> str:
+def _problem(packages: dict[str, str | None], backends: list[dict[str, Any]], wanted: str | None) -> str:
     """Why `upscale` does not work here, and what to do; '' when it does."""
     from sr_deploy.engines import select_backend
 
@@ -68,7 +69,9 @@ def _problem(packages: dict[str, str | None], backends: list[dict[str, Any]]) ->
     if not any(backend["works"] for backend in backends):
         return "no inference runtime works here; install one with `pip install openvino`"
     try:
-        select_backend()
+        select_backend(wanted or "auto")
+    except UsageError:
+        raise
     except SrDeployError as exc:
         return str(exc)
     return ""
@@ -78,7 +81,7 @@ def _nvidia_facts(nvidia: Survey, video: dict[str, bool]) -> dict[str, Any]:
     from sr_deploy.engines.gpu import VIDEO_LIBRARIES
 
     if not nvidia.gpus:
-        return {"GPU": f"none: {nvidia.problem}"}
+        return {"GPU": f"none: {nvidia.problem}; to use one, {nvidia.remedy}"}
     cure = "comes with the driver; containers need NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
     return {
         "GPU": [f"{found} with {found.memory / 1e9:.1f} GB" for found in nvidia.gpus],

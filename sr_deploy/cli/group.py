@@ -55,6 +55,27 @@ class Group(click.Group):
             _fail(ctx, f"internal error, {type(exc).__name__}: {reason}{hint}", INTERNAL_ERROR)
 
 
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        numbers = [part.strip() for part in value.split(",")]
+        if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+            self.fail(f"'{value}' is not a list of numbers such as 0,1", param, ctx)
+        return tuple(map(int, numbers))
+
+
+def gpu_option(function: Any) -> Any:
+    """The -g of commands that run on GPUs."""
+    return click.option(
+        "-g", "--gpu", "gpus", type=Numbers(), default="0", show_default=True, metavar="0,1", help="GPUs to use, by number."
+    )(function)
+
+
 def verbose_option(function: Any) -> Any:
     """The -v of every command."""
 

@@ -13,6 +13,7 @@ from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
 from sr_deploy.errors import EngineError, UsageError
+from sr_deploy.models import is_in_the_box, resolve
 
 
 @click.command("inspect", short_help="Say what a checkpoint, bundle, ONNX file or engine is.")
@@ -21,6 +22,7 @@ from sr_deploy.errors import EngineError, UsageError
 @verbose_option
 def command(path: Path, as_json: bool) -> None:
     """Say what PATH is: a checkpoint, a bundle, an ONNX file or an engine."""
+    path = resolve(path) if is_in_the_box(str(path)) else path
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder; expected a checkpoint, a bundle, an ONNX file or an engine")
     if path.is_dir():
@@ -41,8 +43,8 @@ def _bundle(path: Path, as_json: bool) -> None:
     print_facts({"bundle": path, **_card_facts(bundle.card)})
     click.echo()
     graphs = [
-        (graph.precision, graph.file, (path / graph.file).stat().st_size // 1000, graph.opset, len(graph.kept_fp32))
-        for graph in bundle.graphs.values()
+        (name, graph.file, (path / graph.file).stat().st_size // 1000, graph.opset, len(graph.kept_fp32))
+        for name, graph in bundle.graphs.items()
     ]
     print_table(graphs, ("graph", "file", "kB", "opset", "kept in fp32"))
     if bundle.certificate:
@@ -130,7 +132,9 @@ def _checkpoint(path: Path, as_json: bool) -> None:
 
 
 def _card_facts(card: ModelCard) -> dict[str, Any]:
-    facts = _fields(card, leave_out=("detection", "source"))
+    facts = _fields(card, leave_out=("detection", "source", "masked"))
+    if card.masked is not None:
+        facts |= {f"refine {name}": value for name, value in dataclasses.asdict(card.masked).items()}
     if card.source is not None:
         facts |= {"checkpoint": card.source.file, "sha256": card.source.sha256, "license": card.source.license}
     if card.detection is not None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from sr_deploy.runtime.folder import Observer, Outcome, Summary
-from sr_deploy.runtime.jobs import Failure, Job, Plan
+from sr_deploy.runtime.jobs import PIPE, Failure, Job, Plan
+from sr_deploy.runtime.pipeline import Timing
+from sr_deploy.runtime.video.observer import VideoProgress, VideoStart, VideoSummary
 
 SECONDS_BETWEEN_TILE_LINES = 5.0
 SECONDS_BETWEEN_TILE_EVENTS = 0.5
+SECONDS_BETWEEN_FRAME_EVENTS = 1.0
+SECONDS_BETWEEN_FRAME_REDRAWS = 0.1
 
 
 class Report(Observer):
@@ -26,10 +33,12 @@ class Report(Observer):
         self._paths = paths
         self._verbose = verbose
         self._pace = Pace(())
+        self._film = FilmPace()
+        self._told: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
     def planned(self, plan: Plan) -> None:
-        self._pace = Pace(plan.jobs)
+        self._pace = Pace(sorted(plan.jobs, key=lambda job: job.video))
         for failure in plan.failures:
             self.failed(failure)
         for path, note in plan.notes:
@@ -39,16 +48,31 @@ class Report(Observer):
         with self._lock:
             self._pace.tiles(job, done, total)
 
+    def video(self, job: Job, start: VideoStart) -> None:
+        self._film = FilmPace(start)
+        self._told = start.notes
+        for note in start.notes:
+            self.say(f"note: {job.source}: {note}")
+        if start.resumed:
+            self.say(f"{job.source}: {start.resumed} frames are done already, going on from there")
+
+    def frames(self, job: Job, progress: VideoProgress) -> None:
+        with self._lock:
+            self._film.advance(progress)
+            self._pace.advance(job, self._film.fraction)
+
     def finished(self, outcome: Outcome) -> None:
         with self._lock:
             self._pace.finish(outcome)
         for note in outcome.notes:
-            self.say(f"note: {outcome.job.source}: {note}")
+            if note not in self._told:
+                self.say(f"note: {outcome.job.source}: {note}")
+        self._told = ()
         if outcome.failure:
             self.failed(outcome.failure)
         elif outcome.status == "skipped":
             self.say(f"skipped: {outcome.job.target} exists already; --overwrite makes it again")
-        elif self._paths:
+        elif self._paths and outcome.job.target != PIPE:
             self.print_path(str(outcome.job.target))
 
     def failed(self, failure: Failure) -> None:
@@ -65,6 +89,10 @@ class Report(Observer):
 
     def summarize(self, summary: Summary) -> None:
         """Tell how the run went."""
+
+    def profile(self, timing: Timing) -> None:
+        """Tell where the time went."""
+        self.say(f"profile: {shares(timing)}")
 
     def close(self) -> None:
         """Leave the terminal clean."""
@@ -84,12 +112,21 @@ class LineReport(Report):
             self._last = now
             self.say(f"{self._pace.position(job)} {job.source}: tile {done} of {total}{self._pace.left}")
 
+    def frames(self, job: Job, progress: VideoProgress) -> None:
+        super().frames(job, progress)
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_TILE_LINES:
+            self._last = now
+            self.say(f"{self._pace.position(job)} {job.source}: {self._film}")
+
     def finished(self, outcome: Outcome) -> None:
         super().finished(outcome)
         self._last = time.monotonic()
         if outcome.status == "done":
             job, seconds = outcome.job, outcome.seconds
             self.say(f"{self._pace.position(job)} {job.source} -> {job.target}, {seconds:.2f} s{self._pace.left}")
+        if outcome.video and outcome.status == "done":
+            self.say(video_line(outcome.video))
 
     def summarize(self, summary: Summary) -> None:
         self.say(summary_line(summary))
@@ -109,6 +146,7 @@ class BarReport(Report):
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}",
             **_width(),
         )
+        self._drawn = 0.0
 
     def planned(self, plan: Plan) -> None:
         super().planned(plan)
@@ -118,8 +156,17 @@ class BarReport(Report):
         super().tiles(job, done, total)
         self._show(f"{self._pace.position(job)} {job.source.name[:40]}")
 
+    def frames(self, job: Job, progress: VideoProgress) -> None:
+        super().frames(job, progress)
+        now = time.monotonic()
+        if now - self._drawn >= SECONDS_BETWEEN_FRAME_REDRAWS:
+            self._drawn = now
+            self._show(f"{self._pace.position(job)} {job.source.name[:24]}", after=str(self._film))
+
     def finished(self, outcome: Outcome) -> None:
         super().finished(outcome)
+        if outcome.video and outcome.status == "done":
+            self.say(video_line(outcome.video))
         self._show()
 
     def say(self, text: str) -> None:
@@ -134,12 +181,12 @@ class BarReport(Report):
     def close(self) -> None:
         self._bar.close()
 
-    def _show(self, where: str | None = None) -> None:
+    def _show(self, where: str | None = None, after: str | None = None) -> None:
         with self._lock:
             self._bar.n = self._pace.fraction
             if where is not None:
                 self._bar.set_description_str(where, refresh=False)
-            self._bar.set_postfix_str(self._pace.left.removeprefix(", "), refresh=False)
+            self._bar.set_postfix_str(after or self._pace.left.removeprefix(", "), refresh=False)
             self._bar.refresh()
 
     def _above_the_bar(self, text: str, *, err: bool) -> None:
@@ -160,7 +207,7 @@ def _width() -> dict[str, Any]:
 
 
 class JsonReport(Report):
-    """One JSON object per line on stderr: events `plan`, `tiles`, `file`, `error`, `note`, `end`."""
+    """One JSON object per line on stderr, an event each: plan, tiles, video, frames, file, error, note, profile, end."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -177,6 +224,35 @@ class JsonReport(Report):
             self._last = now
             self._event("tiles", file=str(job.source), done=done, total=total, seconds_left=self._pace.seconds_left)
 
+    def video(self, job: Job, start: VideoStart) -> None:
+        self._film = FilmPace(start)
+        self._event(
+            "video",
+            file=str(job.source),
+            output=str(job.target),
+            frames=start.frames,
+            resumed=start.resumed,
+            width=start.out.width,
+            height=start.out.height,
+            codec=start.encoding.codec if start.encoding else None,
+            notes=start.notes,
+        )
+
+    def frames(self, job: Job, progress: VideoProgress) -> None:
+        super().frames(job, progress)
+        now, film = time.monotonic(), self._film
+        if film.is_complete or now - self._last >= SECONDS_BETWEEN_FRAME_EVENTS:
+            self._last = now
+            self._event(
+                "frames",
+                file=str(job.source),
+                done=film.done,
+                total=film.total,
+                fps=film.fps,
+                bitrate=film.bitrate,
+                seconds_left=film.seconds_left,
+            )
+
     def finished(self, outcome: Outcome) -> None:
         with self._lock:
             self._pace.finish(outcome)
@@ -191,8 +267,9 @@ class JsonReport(Report):
             finished=self._pace.done,
             files=self._pace.total,
             seconds_left=self._pace.seconds_left,
+            video=_facts(outcome.video) if outcome.video else None,
         )
-        if self._paths and outcome.status == "done":
+        if self._paths and outcome.status == "done" and outcome.job.target != PIPE:
             self.print_path(str(outcome.job.target))
 
     def failed(self, failure: Failure) -> None:
@@ -209,6 +286,9 @@ class JsonReport(Report):
             failed=len(summary.failed),
             seconds=round(summary.seconds, 3),
         )
+
+    def profile(self, timing: Timing) -> None:
+        self._event("profile", **asdict(timing), bottleneck=timing.bottleneck)
 
     def _event(self, kind: str, **facts: Any) -> None:
         click.echo(json.dumps({"event": kind, **facts}, ensure_ascii=False), err=True)
@@ -229,7 +309,11 @@ class Pace:
         self._started = time.monotonic()
 
     def tiles(self, job: Job, done: int, total: int) -> None:
-        self._reached = self._indices[job] + done / max(1, total)
+        self.advance(job, done / max(1, total))
+
+    def advance(self, job: Job, share: float) -> None:
+        """That share of a job is done."""
+        self._reached = self._indices[job] + share
 
     def finish(self, outcome: Outcome) -> None:
         self.done += 1
@@ -252,13 +336,83 @@ class Pace:
 
     @property
     def left(self) -> str:
-        seconds = self.seconds_left
-        if seconds is None:
-            return ""
-        minutes, rest = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-        return f", {text} left"
+        return _left(self.seconds_left)
+
+
+class FilmPace:
+    """How far one video is, and how fast; what an earlier run did counts as done and took no time."""
+
+    def __init__(self, start: VideoStart | None = None) -> None:
+        self.total = start.frames if start else None
+        self.done = self._resumed = start.resumed if start else 0
+        self.bitrate: float | None = None
+        self._started = time.monotonic()
+
+    def advance(self, progress: VideoProgress) -> None:
+        self.done = progress.frames
+        self.bitrate = progress.bitrate
+
+    @property
+    def is_complete(self) -> bool:
+        return self.done == self.total
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    @property
+    def fps(self) -> float:
+        seconds = time.monotonic() - self._started
+        return round((self.done - self._resumed) / seconds, 3) if seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        if not self.total or self.total <= self.done or not self.fps:
+            return None
+        return round((self.total - self.done) / self.fps, 1)
+
+    def __str__(self) -> str:
+        frames = f"frame {self.done} of {self.total}" if self.total else f"frame {self.done}"
+        bitrate = f", {self.bitrate / 1e6:.1f} Mbit/s" if self.bitrate else ""
+        return f"{frames}, {self.fps:.3g} fps{bitrate}{_left(self.seconds_left)}"
+
+
+def _facts(video: VideoSummary) -> dict[str, Any]:
+    """What JSON tells of a finished video beside its paths and notes."""
+    known = asdict(video)
+    return {name: known[name] for name in ("frames", "resumed", "bytes", "timing", "reuse", "stats")}
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return f", {text} left"
+
+
+def shares(timing: Timing) -> str:
+    """What share of the time each stage was busy; they overlap, so that the shares may add up to more than one."""
+    wall = max(timing.wall, 1e-9)
+    stages = {"reading": timing.read, "upscaling": timing.work, "writing": timing.write}
+    slowest = {"read": "reading", "work": "upscaling", "write": "writing"}[timing.bottleneck]
+    told = ", ".join(f"{name} {seconds / wall:.0%}" for name, seconds in stages.items())
+    return f"{told} of {timing.wall:.1f} s; {slowest} is the bottleneck"
+
+
+def video_line(video: VideoSummary) -> str:
+    """A finished video in one line."""
+    timing, stats, reuse = video.timing, video.stats, video.reuse
+    resumed = f" ({video.resumed} of them from an earlier run)" if video.resumed else ""
+    line = f"{video.frames} frames{resumed}, {timing.items / max(timing.wall, 1e-9):.3g} fps, {video.bytes / 1e6:.1f} MB: "
+    line += shares(timing)
+    if reuse and reuse.tiles_reused:
+        share = reuse.tiles_reused / (reuse.tiles_computed + reuse.tiles_reused)
+        line += f"; {share:.0%} of the tiles reused, about {reuse.saved:.1f} s saved"
+    if stats.recomputed or stats.replaced:
+        line += f"; of {stats.tiles} tiles {stats.recomputed} computed again in fp32, {stats.replaced} replaced by bicubic"
+    return line
 
 
 def summary_line(summary: Summary) -> str:
@@ -281,3 +435,23 @@ def make_report(kind: str | None, *, paths: bool, verbose: bool) -> Report:
     if kind is None:
         kind = "bar" if sys.stderr.isatty() else "line"
     return {"bar": BarReport, "line": LineReport, "json": JsonReport, "none": Report}[kind](paths=paths, verbose=verbose)
+
+
+@contextlib.contextmanager
+def warnings_as_notes(report: Report) -> Iterator[None]:
+    """Inside the block, what the library logs, such as that it builds an engine now, becomes notes of the report."""
+    logger, handler = logging.getLogger("sr_deploy"), _Notes(report)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    def __init__(self, report: Report) -> None:
+        super().__init__(logging.WARNING)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._report.say(f"note: {record.getMessage()}")

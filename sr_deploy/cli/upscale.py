@@ -1,22 +1,30 @@
-"""`sr-deploy upscale`: images and folders of images -> upscaled images."""
+"""`sr-deploy upscale`: images, videos and folders of both -> the same, upscaled."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from sr_deploy.cli.group import verbose, verbose_option
+from sr_deploy.cli.group import gpu_option, verbose, verbose_option
 from sr_deploy.cli.output import json_option, print_json
+from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
     from sr_deploy.runtime.folder import Summary
+    from sr_deploy.runtime.forms import ImageUpscaler
     from sr_deploy.runtime.size import TargetSize
-    from sr_deploy.runtime.upscaler import Upscaler
+    from sr_deploy.runtime.video.options import VideoOptions
 
 MEGABYTE = 1_000_000
+_USUAL_BUDGET = 0.4
+_USUAL_SHARE = 0.2
 
 
 class TileSize(click.ParamType[int | Literal["auto"] | None]):
@@ -36,15 +44,102 @@ class TileSize(click.ParamType[int | Literal["auto"] | None]):
         return tile
 
 
-@click.command("upscale")
+class Seconds(click.ParamType[Fraction]):
+    """A time in a video."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
+        del param, ctx
+        from sr_deploy.runtime.video.options import parse_time
+
+        return parse_time(value)
+
+
+class Rate(click.ParamType[Fraction]):
+    """Frames per second."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
+        del param, ctx
+        from sr_deploy.runtime.video.options import parse_rate
+
+        return parse_rate(value)
+
+
+class KeyValue(click.ParamType[tuple[str, str]]):
+    """An option of an encoder."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        key, equals, setting = value.partition("=")
+        if not key or not equals:
+            self.fail(f"'{value}' is no KEY=VALUE", param, ctx)
+        return key, setting
+
+
+class Share(click.ParamType[float]):
+    """A share: `40%` or 0.4."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            share = float(value[:-1]) / 100 if str(value).endswith("%") else float(value)
+        except ValueError:
+            self.fail(f"'{value}' is no share; expected one such as 40% or 0.4", param, ctx)
+        return share
+
+
+class Patches(click.ParamType[dict[str, float]]):
+    """A number of patches, a share such as 20%, or a lowest score such as >=0.3."""
+
+    name = "patches"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
+        try:
+            if value.startswith(">="):
+                return {"threshold": float(value[2:])}
+            return {"k": float(value[:-1]) / 100 if value.endswith("%") else int(value)}
+        except ValueError:
+            self.fail(f"'{value}' is neither a number of patches nor one such as 20% or >=0.3", param, ctx)
+
+
+class VideoOption(click.Option):
+    """An option that only videos have; --help shows these apart."""
+
+
+class Command(click.Command):
+    """A command whose help groups its options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {"Options": [], "Options for videos": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups["Options for videos" if isinstance(param, VideoOption) else "Options"].append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+_video_option = partial(click.option, cls=VideoOption)
+
+
+@click.command("upscale", cls=Command)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-i", "--input", "more_inputs", multiple=True, type=click.Path(path_type=Path), help="An input, as an option.")
-@click.option("-m", "--model", required=True, type=click.Path(path_type=Path), help="A bundle, or an ONNX file.")
-@click.option("-o", "--output", help="A folder, or a file for one input.  [default: beside the input]")
+@click.option("-m", "--model", help="A bundle, an ONNX file, or a network in the box.  [default: fast]")
+@click.option(
+    "-o", "--output", help="A folder, or a file for one input; - and frame_%06d.png for a video.  [default: beside the input]"
+)
 @click.option("-s", "--outscale", type=float, help="Factor of the result.  [default: the network's own]")
 @click.option("--to", "to_size", metavar="SIZE", help="Size of the result: 4k, 1080p, WIDTHxHEIGHT, long=N, short=N.")
 @click.option("-t", "--tile", type=TileSize(), help="Tile side in input pixels; 0: the whole image.  [default: auto]")
 @click.option("--backend", help="Inference runtime; `sr-deploy doctor` lists them.  [default: auto]")
+@gpu_option
 @click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic.  [default: auto]")
 @click.option("--fp32", is_flag=True, help="The same as --precision fp32.")
@@ -55,7 +150,12 @@ class TileSize(click.ParamType[int | Literal["auto"] | None]):
     show_default=True,
     help="What to do with a tile that is not sane in fp32 either.",
 )
-@click.option("-f", "--ext", "extension", help="Format of the results: png, jpg, webp, ...  [default: the input's]")
+@click.option("--base", help="With --refine: a bundle that restores what has little detail; the fast one of a pair.")
+@click.option("--refine", help="A bundle that restores what has most detail, as far as --budget goes.")
+@click.option("--budget", type=Share(), help="Share of the time that --refine would take for everything.  [default: 40%]")
+@click.option("-k", "--patches", type=Patches(), help="Patches that a mask-guided network refines: 240, 20%, >=0.3.  [20%]")
+@click.option("--mask-out", type=click.Path(path_type=Path), help="A folder for maps of what is refined first in each image.")
+@click.option("-f", "--ext", "extension", help="Format of the results: png, jpg, mkv, ...  [default: the input's]")
 @click.option("--suffix", help="Goes behind the stem of each result.  [default: _MODEL_xN beside the input, else nothing]")
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of lossy formats.")
 @click.option("--strip-metadata", is_flag=True, help="Leave EXIF, XMP and the color profile out.")
@@ -70,41 +170,86 @@ class TileSize(click.ParamType[int | Literal["auto"] | None]):
 @click.option("--target", type=click.Path(path_type=Path), help="A TOML file of engines/; options given here win over it.")
 @click.option("--no-progress", is_flag=True, help="Say nothing but errors and notes.")
 @click.option("--progress", type=click.Choice(["bar", "line", "json"]), help="How to show progress, on stderr.")
+@click.option("--profile", is_flag=True, help="Say what share of the time each stage was busy.")
+@_video_option(
+    "--codec", help="libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, ...  [default: by depth and container]"
+)
+@_video_option("--crf", type=float, help="Quality of the encoder, 0 is the best.  [default: near transparent]")
+@_video_option("--preset", help="Speed of the encoder.  [default: the codec's usual one]")
+@_video_option("--pix-fmt", "pixel_format", help="Pixel format.  [default: depth and chroma of the source]")
+@_video_option(
+    "-e", "--encoder-option", "encoder_options", multiple=True, type=KeyValue(), help="Option of the encoder; repeatable."
+)
+@_video_option("--from", "start", type=Seconds(), help="Begin there: seconds, or 1:02:03.5.")
+@_video_option("--until", type=Seconds(), help="End before that.")
+@_video_option("--fps", type=Rate(), help="Rate of pictures that have none of their own, such as 30000/1001.")
+@_video_option(
+    "--deinterlace",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Deinterlace; auto: where the source says that it is interlaced.",
+)
+@_video_option("--no-reuse", is_flag=True, help="Compute everything, also what equals the frame before.")
+@_video_option("--drop-unsupported", is_flag=True, help="Leave out streams that the container cannot hold.")
+@_video_option(
+    "--on-damage",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="What to do where the source is damaged.",
+)
+@_video_option("--resume/--no-resume", default=True, show_default=True, help="Go on where an earlier run stopped.")
 @json_option
 @verbose_option
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
-    """Upscale images and folders of images.
+    """Upscale images, videos and folders of both.
 
     Prints the paths that it wrote on stdout, everything else on stderr. Results that exist and are whole are skipped, so the
-    same command goes on where an earlier one stopped.
+    same command goes on where an earlier one stopped, in the middle of a video too.
     """
     inputs = [*options["inputs"], *options["more_inputs"]]
     if not inputs:
-        raise click.UsageError("Missing INPUT: name at least one image or folder.")
+        raise click.UsageError("Missing INPUT: name at least one image, video or folder.")
+    _check_pair(options)
     size = _size(options)
     output = _output(options["output"])
+    if options["output"] == "-" and options["as_json"]:
+        raise click.UsageError("-o - and --json both want stdout; give one of them.")
     kind = "none" if options["no_progress"] else options["progress"]
 
-    from sr_deploy.cli.progress import make_report
+    from sr_deploy.cli.progress import make_report, warnings_as_notes
     from sr_deploy.runtime.folder import WriteOptions, upscale_files
+    from sr_deploy.runtime.forms import MaskedStats
 
-    with _open(options) as upscaler:
+    model = _model(options["refine"] or options["model"], size)
+    with _open(model, options) as upscaler:
         report = make_report(kind, paths=not options["as_json"], verbose=verbose(ctx))
         try:
             if kind != "none":
                 report.say(upscaler.description)
-            summary = upscale_files(
-                inputs,
-                output,
-                upscaler,
-                size=size,
-                suffix=options["suffix"],
-                extension=options["extension"],
-                options=WriteOptions(options["quality"], options["strip_metadata"], options["overwrite"]),
-                observer=report,
-            )
+            if options["model"] is not None and is_in_the_box(options["model"]) and model == Path(options["model"]):
+                report.say(f"note: {model} is what is called so in this folder, not the network in the box")
+            with warnings_as_notes(report):
+                summary = upscale_files(
+                    inputs,
+                    output,
+                    upscaler,
+                    size=size,
+                    suffix=options["suffix"],
+                    extension=options["extension"],
+                    options=WriteOptions(options["quality"], options["strip_metadata"], options["overwrite"]),
+                    video=_video(options),
+                    observer=report,
+                )
             report.summarize(summary)
+            if kind != "none" and isinstance(upscaler.stats, MaskedStats):
+                report.say(f"refined {upscaler.stats.share:.0%} of the pixels")
+            if options["mask_out"] is not None:
+                _write_masks(upscaler, inputs, options["mask_out"])
+            if options["profile"]:
+                report.profile(summary.timing)
         finally:
             report.close()
         if options["as_json"]:
@@ -112,25 +257,74 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     ctx.exit(1 if summary.failed else 0)
 
 
-def _open(options: dict[str, Any]) -> Upscaler:
-    from sr_deploy.engines.target import Target, load_target
+def _model(name: str | None, size: TargetSize | None) -> Path:
+    """The bundle to run: of a family in the box, the network for the factor that is wanted."""
+    factor = size.numbers[0] if size is not None and size.kind == "factor" else None
+    return find(DEFAULT, factor) if name is None else resolve(name, factor)
+
+
+def _check_pair(options: dict[str, Any]) -> None:
+    whole = options["base"] is not None and options["refine"] is not None
+    some = whole or any(options[name] is not None for name in ("base", "refine", "budget"))
+    if some and (not whole or options["model"] is not None or options["patches"] is not None):
+        raise click.UsageError("A pair is --base and --refine, and --budget; without -m and -k.")
+
+
+def _open(model: Path, options: dict[str, Any]) -> ImageUpscaler:
+    """An Upscaler; a masked one for a pair and for a mask-guided network."""
+    from sr_deploy.engines.open import open_bundle
+    from sr_deploy.runtime.masked import MaskedUpscaler
     from sr_deploy.runtime.upscaler import Upscaler
+
+    given, base = _engine_options(options), options["base"]
+    if base is not None:
+        bundle, budget = open_bundle(model), options["budget"]
+        base = resolve(base, bundle.card.scale)
+        return MaskedUpscaler(base=base, refine=bundle, budget=_USUAL_BUDGET if budget is None else budget, **given)
+    bundle = open_bundle(model)
+    if bundle.card.masked is not None:
+        del given["tile"]
+        return MaskedUpscaler(bundle, **(options["patches"] or {"k": _USUAL_SHARE}), **given)
+    if options["patches"] is not None or options["mask_out"] is not None:
+        raise click.UsageError(f"{bundle.card.name} is no mask-guided network: -k and --mask-out are for these.")
+    return Upscaler(bundle, **given)
+
+
+def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
+    from sr_deploy.engines.target import Target, load_target
 
     target = load_target(options["target"]) if options["target"] else Target("options")
     given = {name: options[name] for name in ("backend", "tile", "memory", "threads") if options[name] is not None}
     if options["fp32"] or options["precision"] is not None:
         given["precision"] = "fp32" if options["fp32"] else options["precision"]
     target = replace(target, **given)
-    return Upscaler(
-        options["model"],
-        backend=target.backend,
-        precision=target.precision,
-        tile="auto" if target.tile is None else target.tile,
-        on_failure=options["on_failure"],
-        memory=None if target.memory is None else target.memory * MEGABYTE,
-        threads=target.threads,
-        allow_cpu=options["allow_cpu"],
-    )
+    return {
+        "backend": target.backend,
+        "precision": target.precision,
+        "tile": "auto" if target.tile is None else target.tile,
+        "on_failure": options["on_failure"],
+        "memory": None if target.memory is None else target.memory * MEGABYTE,
+        "threads": target.threads,
+        "allow_cpu": options["allow_cpu"],
+        "gpus": options["gpus"],
+    }
+
+
+def _write_masks(upscaler: ImageUpscaler, inputs: Sequence[Path], folder: Path) -> None:
+    """Write the heat map of each image; those that cannot be read were reported before."""
+    from sr_deploy.errors import SrDeployError
+    from sr_deploy.runtime.image import read_image
+    from sr_deploy.runtime.jobs import Naming, plan_jobs
+    from sr_deploy.runtime.masked import MaskedUpscaler, write_heat
+
+    assert isinstance(upscaler, MaskedUpscaler)
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in plan_jobs(inputs, folder, Naming("mask", "", "", "png")).jobs:
+        if not job.video:
+            with contextlib.suppress(SrDeployError):
+                pixels = read_image(job.source).pixels
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+                write_heat(job.target, upscaler.heat(pixels), upscaler.scale)
 
 
 def _size(options: dict[str, Any]) -> TargetSize | None:
@@ -145,6 +339,18 @@ def _size(options: dict[str, Any]) -> TargetSize | None:
     return TargetSize.parse(options["to_size"]) if options["to_size"] is not None else TargetSize.of_factor(options["outscale"])
 
 
+def _video(options: dict[str, Any]) -> VideoOptions:
+    from sr_deploy.runtime.video.options import VideoOptions
+
+    same = ("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "on_damage")
+    return VideoOptions(
+        **{name: options[name] for name in same},
+        reuse=not options["no_reuse"],
+        drop_unsupported=options["drop_unsupported"],
+        resume=options["resume"],
+    )
+
+
 def _output(name: str | None) -> Path | None:
     """The output path; a slash at its end says that it is a folder, whatever its name looks like."""
     if name is None:
@@ -155,7 +361,7 @@ def _output(name: str | None) -> Path | None:
     return path
 
 
-def _document(upscaler: Upscaler, summary: Summary) -> dict[str, Any]:
+def _document(upscaler: ImageUpscaler, summary: Summary) -> dict[str, Any]:
     return {
         "model": upscaler.bundle.card.name,
         "scale": upscaler.scale,
@@ -169,4 +375,6 @@ def _document(upscaler: Upscaler, summary: Summary) -> dict[str, Any]:
         "tiles": summary.tiles,
         "recomputed": summary.recomputed,
         "replaced": summary.replaced,
+        "videos": summary.videos,
+        "refined": getattr(upscaler.stats, "share", None),
     }

@@ -10,6 +10,7 @@ import click
 from sr_deploy.bundle import Bundle, Link
 from sr_deploy.cli.group import verbose, verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.models import resolve
 
 EQUAL = 999.0
 """The PSNR that a card gives to equal outputs."""
@@ -29,7 +30,7 @@ def command(ctx: click.Context, bundle: Path, backend: str | None, as_json: bool
     """
     from sr_deploy.engines.parity import verify
 
-    links = verify(Bundle.open(bundle), backend=backend)
+    links = verify(Bundle.open(resolve(bundle)), backend=backend)
     passed = all(link.passed for link in links)
     if as_json:
         print_json({"bundle": bundle, "passed": passed, "links": links})
@@ -47,6 +48,7 @@ def print_links(links: Sequence[Link], *, every: bool = False) -> None:
     for link in links:
         steps.setdefault((link.source, link.target), []).append(link)
     shown = list(links) if every else [max(step, key=lambda link: (not link.passed, -link.psnr)) for step in steps.values()]
+    masked = any(link.selected for link in links)
     rows = [
         (
             link.source,
@@ -58,9 +60,9 @@ def print_links(links: Sequence[Link], *, every: bool = False) -> None:
             f"{link.psnr:.1f}" if link.psnr < EQUAL else "equal",
             link.floor or "-",
             "ok" if link.passed else "FAILED",
+            *((f"{link.moved} of {link.selected}" if link.selected else "-",) if masked else ()),
         )
         for link in shown
     ]
-    print_table(
-        rows, ("from", "to", "probe" if every else "worst probe", "max LSB", "mean LSB", "border", "PSNR dB", "floor", "")
-    )
+    header = ("from", "to", "probe" if every else "worst probe", "max LSB", "mean LSB", "border", "PSNR dB", "floor", "")
+    print_table(rows, (*header, "other patches") if masked else header)

@@ -36,11 +36,26 @@ def test_without_a_gpu_that_works(invoke: Invoke, monkeypatch: pytest.MonkeyPatc
     found = Survey(problem="no NVIDIA driver on this machine", remedy="install it", broken=broken)
     monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
     result = invoke("doctor")
-    assert "GPU           none: no NVIDIA driver on this machine\n" in result.stdout
+    assert "GPU           none: no NVIDIA driver on this machine; to use one, install it\n" in result.stdout
     assert "NVDEC" not in result.stdout
     assert result.exit_code == (3 if broken else 0)
     assert ("onnxruntime-cuda" in result.stdout) == broken
     assert ("--allow-cpu" in result.stderr) == broken
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"])
+def test_a_backend_that_must_work_and_does_not(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    found = Survey(problem="no NVIDIA driver on this machine", remedy="install it")
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    result = invoke("doctor", "--backend", backend)
+    assert result.exit_code == 3
+    assert "upscale: does not work" in result.stdout
+    assert result.stderr.count("\n") == 1 and ("backend" in result.stderr or "ONNX Runtime" in result.stderr)
+
+
+def test_a_backend_that_must_work_and_does(invoke: Invoke) -> None:
+    assert invoke("doctor", "--backend", "openvino").exit_code == 0
+    assert invoke("doctor", "--backend", "openvibe").exit_code == 2
 
 
 def test_a_gpu_that_no_runtime_can_use(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

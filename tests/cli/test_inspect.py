@@ -9,6 +9,8 @@ import pytest
 from click.testing import Result
 from onnx import helper
 
+from tests.graphs import masked_bundle
+
 Invoke = Callable[..., Result]
 
 
@@ -22,6 +24,21 @@ def test_a_bundle(invoke: Invoke, bundle: Path) -> None:
     assert document["kind"] == "bundle"
     assert document["card"]["name"] == "double"
     assert document["certificate"][0]["psnr"] == 999.0
+
+
+def test_a_mask_guided_bundle(invoke: Invoke, tmp_path: Path) -> None:
+    bundle = masked_bundle(tmp_path)
+    result = invoke("inspect", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    facts = dict(line.split(None, 1) for line in result.stdout.splitlines() if len(line.split(None, 1)) == 2)
+    assert facts["name"] == "masked"
+    assert "refine features" in result.stdout and "refine patch" in result.stdout
+    for key, graph in bundle.graphs.items():
+        assert key in facts
+        assert graph.file in result.stdout
+    document = json.loads(invoke("inspect", tmp_path, "--json").stdout)
+    assert document["card"]["masked"]["patch"] == 4
+    assert set(document["graphs"]) == {"base-fp32", "refine-fp32", "base-fp16", "refine-fp16"}
 
 
 def test_a_graph(invoke: Invoke, bundle: Path) -> None:

@@ -49,7 +49,8 @@ def test_every_command_and_option_stands_in_the_docs(name: str, command: click.C
 
 
 def test_the_docs_name_no_option_that_is_not_there() -> None:
-    known = {option for _, command in commands() for parameter in command.params for option in parameter.opts}
+    parameters = [parameter for _, command in commands() for parameter in command.params]
+    known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", DOCS.read_text(encoding="utf-8"))) <= known | {"--help", "--version"}
 
 

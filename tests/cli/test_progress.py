@@ -1,20 +1,27 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import logging
 import os
 import pty
 import struct
 import subprocess
 import sys
 import termios
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from sr_deploy.cli.progress import Pace, summary_line
+from sr_deploy.cli.progress import FilmPace, JsonReport, Pace, shares, summary_line, video_line, warnings_as_notes
 from sr_deploy.runtime.folder import Outcome, Summary
+from sr_deploy.runtime.forms import Stats
 from sr_deploy.runtime.jobs import Failure, Job
 from sr_deploy.runtime.pipeline import Timing
+from sr_deploy.runtime.reuse import ReuseStats
+from sr_deploy.runtime.video.frame import VideoFormat
+from sr_deploy.runtime.video.observer import VideoProgress, VideoStart, VideoSummary
 
 JOBS = tuple(Job(Path(f"{index}.png"), Path(f"out/{index}.png")) for index in range(4))
 
@@ -77,3 +84,54 @@ def test_the_last_line() -> None:
         "3 done, 1 skipped, 1 failed in 9.0 s (reading 1.0 s, upscaling 8.0 s, writing 2.0 s); "
         "of 12 tiles 3 computed again in fp32, 1 replaced by bicubic"
     )
+
+
+def film(frames: int | None, resumed: int = 0) -> FilmPace:
+    out = VideoFormat(64, 64, "yuv420p", 8, Fraction(1, 25))
+    return FilmPace(VideoStart(Path("a.mkv"), Path("b.mkv"), out, None, frames, resumed))
+
+
+def test_the_pace_of_a_video_leaves_out_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    pace = film(1000, resumed=480)
+    assert (pace.fraction, pace.fps, pace.seconds_left) == (0.48, 0.0, None)
+    now = 110.0
+    pace.advance(VideoProgress(500, 12.34e6))
+    assert (pace.fraction, pace.fps, pace.seconds_left) == (0.5, 2.0, 250.0)
+    assert str(pace) == "frame 500 of 1000, 2 fps, 12.3 Mbit/s, 4 min 10 s left"
+    pace.advance(VideoProgress(1001, None))
+    assert (pace.fraction, pace.seconds_left) == (1.0, None)
+    unknown = film(None)
+    now = 112.0
+    unknown.advance(VideoProgress(10, None))
+    assert str(unknown) == "frame 10, 5 fps"
+    assert (unknown.fraction, unknown.is_complete) == (0.0, False)
+
+
+def test_the_shares_of_the_stages() -> None:
+    assert (
+        shares(Timing(10, 1.0, 8.0, 2.0, 10.0))
+        == "reading 10%, upscaling 80%, writing 20% of 10.0 s; upscaling is the bottleneck"
+    )
+    assert shares(Timing(0, 0.0, 0.0, 0.0, 0.0)).startswith("reading 0%")
+
+
+def test_the_line_of_a_video() -> None:
+    timing = Timing(20, 1.0, 8.0, 9.0, 10.0)
+    reuse = ReuseStats(20, 5, 20, 60, 0.1, 12.5)
+    video = VideoSummary(Path("a"), "done", 50, 30, 2_340_000, 11.0, timing, (), reuse, Stats(20, 2, 1))
+    assert video_line(video) == (
+        "50 frames (30 of them from an earlier run), 2 fps, 2.3 MB: "
+        "reading 10%, upscaling 80%, writing 90% of 10.0 s; writing is the bottleneck; "
+        "75% of the tiles reused, about 12.5 s saved; of 20 tiles 2 computed again in fp32, 1 replaced by bicubic"
+    )
+
+
+def test_warnings_of_the_library_are_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("sr_deploy.engines")
+    with warnings_as_notes(JsonReport()):
+        logger.warning("building an engine of %s", "é")
+        logger.info("nobody wants to know")
+    assert json.loads(capsys.readouterr().err) == {"event": "note", "message": "building an engine of é"}
+    assert logging.getLogger("sr_deploy").handlers == []

@@ -102,7 +102,6 @@ def test_a_target_gives_defaults(invoke: Invoke, bundle: Path, pictures: list[Pa
     ("arguments", "message"),
     [
         (["-m", "{bundle}"], "Missing INPUT"),
-        (["in/a.png"], "Missing option '-m'"),
         (["in/a.png", "-m", "{bundle}", "-s", "2", "--to", "4k"], "contradict each other"),
         (["in/a.png", "-m", "{bundle}", "--fp32", "--precision", "bf16"], "contradict each other"),
         (["in/a.png", "-m", "{bundle}", "--to", "huge"], "error: size 'huge': not understood"),
@@ -113,6 +112,8 @@ def test_a_target_gives_defaults(invoke: Invoke, bundle: Path, pictures: list[Pa
         (["in/a.png", "-m", "{bundle}", "-o", "x.mp4"], "error: -o x.mp4: neither a folder"),
         (["in/a.png", "-m", "{bundle}", "--backend", "abacus"], "error: no backend 'abacus'"),
         (["in/a.png", "-m", "{bundle}", "--quality", "0"], "--quality"),
+        (["in/a.png", "-m", "{bundle}", "-g", "0,x"], "is not a list of numbers"),
+        (["in/a.png", "-m", "{bundle}", "-g", "1,1"], "is not a list of numbers"),
     ],
 )
 def test_wrong_usage(invoke: Invoke, bundle: Path, pictures: list[Path], arguments: list[str], message: str) -> None:

@@ -52,3 +52,11 @@ def test_the_table_shows_the_worst_probe_of_each_step(capsys: object) -> None:
     assert "even" in shown and "FAILED" in shown and "odd" not in shown
     print_links(links, every=True)
     assert len(capsys.readouterr().out.splitlines()) == 5  # type: ignore[attr-defined]
+
+
+def test_the_choice_of_patches_is_shown_where_there_is_one(capsys: object) -> None:
+    image = Link("original", "fp16: image", "photo", 0.1, 0.01, 0.1, 90.0, "PSNR >= 50 dB", selected=90, moved=2)
+    print_links([image, dataclasses.replace(image, target="fp16: coarse", selected=0, moved=0)])
+    header, _, first, second = capsys.readouterr().out.splitlines()  # type: ignore[attr-defined]
+    assert header.endswith("other patches")
+    assert first.endswith("2 of 90") and second.endswith("-")

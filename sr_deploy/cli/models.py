@@ -1,0 +1,90 @@
+"""`sr-deploy models`: the networks in the box."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from sr_deploy.bundle import Bundle
+from sr_deploy.cli.group import verbose_option
+from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.models import Model, available
+
+TEST_SET = "Set5"
+WIDTH, HEIGHT, RUNS = 480, 270, 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network. `psnr_y`: in dB by test set, measured when it was made; `milliseconds`: for an image of 480x270, here."""
+
+    name: str
+    scale: int
+    kilobytes: int
+    parameters: int
+    psnr_y: dict[str, float]
+    license: str
+    path: Path
+    recipe: Path | None
+    milliseconds: float | None = None
+
+
+@click.command("models", short_help="List the networks in the box.")
+@click.option("--measure", is_flag=True, help=f"Measure how fast they are here, on an image of {WIDTH}x{HEIGHT}.")
+@json_option
+@verbose_option
+def command(measure: bool, as_json: bool) -> None:
+    """List the networks that come with sr-deploy, for the -m of other commands."""
+    rows = [_row(model, measure) for model in available()]
+    if as_json:
+        print_json({"input": [WIDTH, HEIGHT], "models": rows})
+        return
+    if not rows:
+        click.echo("this installation has no network in the box; make a bundle with `sr-deploy export CHECKPOINT`", err=True)
+        return
+    header = ("-m", "scale", "kB", "parameters", f"{TEST_SET} PSNR-Y dB", "license", *(("ms",) if measure else ()))
+    print_table([_cells(row) for row in rows], header)
+    click.echo()
+    for row in rows:
+        if row.recipe is not None:
+            click.echo(f"train {row.name} again: sr-deploy train {row.recipe} --hr PHOTOS")
+
+
+def _row(model: Model, measure: bool) -> Row:
+    card = Bundle.open(model.folder).card
+    return Row(
+        model.folder.name,
+        card.scale,
+        sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file()) // 1000,
+        card.parameters,
+        card.source.expected if card.source else {},
+        card.source.license if card.source else "unknown",
+        model.folder,
+        model.recipe,
+        _milliseconds(model.folder) if measure else None,
+    )
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    psnr = f"{row.psnr_y[TEST_SET]:.3f}" if TEST_SET in row.psnr_y else "-"
+    speed = () if row.milliseconds is None else (round(row.milliseconds, 1),)
+    return row.name, f"x{row.scale}", row.kilobytes, row.parameters, psnr, row.license, *speed
+
+
+def _milliseconds(folder: Path) -> float:
+    import numpy as np
+
+    from sr_deploy.runtime.upscaler import Upscaler
+
+    image = np.repeat((np.indices((HEIGHT, WIDTH)).sum(0) % 256)[..., None], 3, axis=2).astype(np.uint8)
+    seconds = []
+    with Upscaler(folder) as upscale:
+        for _ in range(1 + RUNS):
+            started = time.perf_counter()
+            upscale(image)
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:]) * 1e3

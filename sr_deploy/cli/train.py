@@ -1,0 +1,76 @@
+"""`sr-deploy train`: a recipe and photos -> a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from sr_deploy.cli.group import verbose_option
+from sr_deploy.cli.output import json_option, print_json
+
+
+@click.command("train", short_help="Train a network as a recipe says.")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to train into.  [default: ./NAME]")
+@click.option("--hr", multiple=True, type=click.Path(path_type=Path), help="Folder of HR photos; may be repeated.")
+@click.option(
+    "--validation-hr", multiple=True, type=click.Path(path_type=Path), help="Folder of photos to validate on; may be repeated."
+)
+@click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from, of the same or another scale.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
+@click.option("--threads", type=click.IntRange(min=0), help="Threads of torch; 0 for as many as it takes.")
+@json_option
+@verbose_option
+def command(recipe: Path, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Train a network as the TOML file RECIPE says; options given here win over it.
+
+    Prints the path of the trained checkpoint on stdout, which `sr-deploy export` takes. Ctrl-C saves the state, and the same
+    command goes on from there.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    given |= {name: tuple(map(str, given[name])) for name in ("hr", "validation_hr") if name in given}
+    given |= {"start": str(given["start"])} if "start" in given else {}
+
+    from sr_deploy.training import read_recipe, train
+
+    settings = read_recipe(recipe, **given)
+    with _interrupts() as caught:
+        trained = train(
+            settings,
+            output or Path(settings.name),
+            say=lambda text: click.echo(text, err=True),
+            stopped=lambda: bool(caught),
+        )
+    if as_json:
+        print_json(trained)
+    else:
+        click.echo(trained.checkpoint)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Signals that asked to stop; the second of them stops at once."""
+    caught: list[int] = []
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        del frame
+        caught.append(number)
+        restore()
+
+    for number in earlier:
+        signal.signal(number, remember)
+    try:
+        yield caught
+    finally:
+        restore()

@@ -1,0 +1,172 @@
+"""The benchmark for GPUs, run whole where there is none."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gpu
+import gpu_speed
+import numpy as np
+import pytest
+
+from sr_deploy.bundle import Bundle, Source, sha256_of
+from sr_deploy.engines import BACKENDS
+from sr_deploy.runtime.tiling import plan_tiles
+from tests.cli.conftest import bundle
+
+__all__ = ["bundle"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    pytest.importorskip("warp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WARP_CACHE_PATH", str(tmp_path_factory.mktemp("warp")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def lines_of(part: str, *arguments: object) -> list[str]:
+    options = gpu.parse([*map(str, arguments), "--device", "cpu", "--part", part])
+    return "\n".join(gpu.run_part(options)).splitlines()
+
+
+def cells_of(lines: list[str], label: str) -> list[list[str]]:
+    """Of each row of a table that starts with the label, the cells."""
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+    return [row for row in rows if row[0].strip() == label]
+
+
+def test_a_report_of_parts_in_processes_of_their_own(bundle: Path, tmp_path: Path) -> None:
+    report = tmp_path / "é report.md"
+    gpu.main([str(bundle), "--device", "cpu", "--only", "machine,kernels", "-o", str(report)])
+    text = report.read_text(encoding="utf-8")
+    assert "**not a GPU: NVIDIA Warp's CPU device: no figure here is one of a GPU.**" in text
+    assert re.findall("^## (.*)", text, re.M) == ["Machine", "Kernels against numpy"]
+    assert "| backend stand-in | works |" in text and "failed" not in text
+    rows = re.findall(r"^\| (?:gather|scatter|health).* \| (\d+) \| (\d+) \|$", text, re.M)
+    assert len(rows) == 6 and all(cases == equal for cases, equal in rows)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_arrays_and_certificate(bundle: Path) -> None:
+    ((*_, frames, whole, tiled),) = cells_of(lines_of("arrays", bundle), "double")
+    assert frames == whole == tiled == "3"
+    rows = cells_of(lines_of("certificate", bundle), "double")
+    assert [row[1] for row in rows] == ["stand-in fp32", "stand-in fp32 pixels"]
+    assert all(row[-1].startswith("yes") for row in rows)
+
+
+def test_speed(bundle: Path) -> None:
+    ((_, backend, gflop, _, bound, inference, share, end_to_end, fps, overlap),) = cells_of(lines_of("speed", bundle), "double")
+    assert backend == "stand-in"
+    assert float(gflop) == pytest.approx(2 * 36 * 64 * 48 / 1e9, abs=0.1)
+    assert float(share) == pytest.approx(float(bound) / float(inference), rel=0.2, abs=0.02)
+    assert float(overlap) == pytest.approx(float(end_to_end) / float(inference), rel=0.2, abs=0.02)
+    assert float(fps) == pytest.approx(1e3 / float(end_to_end), rel=0.05)
+
+
+def test_tiles(bundle: Path) -> None:
+    rows = cells_of(lines_of("tiles", bundle, "--size", "300x280"), "double")
+    assert len(rows) > 4
+    (best,) = [row for row in rows if row[6] == "*"]
+    assert best[7].startswith("in 0 of ")
+
+
+def test_contenders_beside_torch(bundle: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from sr_deploy.architectures import REGISTRY
+    from sr_deploy.architectures.ecbsr import ECBSRConfig
+
+    checkpoint = tmp_path / "ecbsr.pth"
+    ecbsr = next(architecture for architecture in REGISTRY if architecture.name == "ecbsr")
+    torch.save(ecbsr.build(ECBSRConfig(scale=2, colors=3, channels=4, blocks=1)).state_dict(), checkpoint)
+    opened = Bundle.open(bundle)
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for file in bundle.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    card = replace(opened.card, source=Source(checkpoint.name, sha256_of(checkpoint)))
+    Bundle(folder, card, opened.graphs, opened.certificate).write_card()
+    lines = lines_of("contenders", folder, "--checkpoints", tmp_path, "--size", "16x12")
+    found = {row[1]: row[2] for row in cells_of(lines, "double")}
+    assert float(found["sr-deploy, stand-in"]) > 0
+    assert float(found["torch eager, fp16 channels_last"]) > 0
+    assert "CUDA graphs need a GPU" in found["torch under a CUDA graph"]
+
+
+def test_without_a_checkpoint_torch_is_left_out(bundle: Path) -> None:
+    lines = lines_of("contenders", bundle, "--size", "16x12")
+    assert "No checkpoint was given" in lines[0]
+    assert [row[1] for row in cells_of(lines, "double")] == ["sr-deploy, stand-in"]
+
+
+def test_tensorrt_for_rtx_without_a_gpu_is_a_line(bundle: Path) -> None:
+    text = "\n".join(lines_of("rtx", bundle))
+    assert "TensorRT for RTX" in text
+    assert "no: " in text or "cannot be loaded" in text
+
+
+def test_a_part_that_fails_is_a_line(tmp_path: Path, bundle: Path) -> None:
+    assert lines_of("speed", tmp_path)[-1].startswith("**failed**: BundleError: ")
+    assert "there are double" in lines_of("speed", bundle, "--networks", "other")[-1]
+
+
+def test_time_that_is_up_is_a_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lines_of("kernels", bundle, "--minutes", "-1")[-1].startswith("**time is up; nothing was measured from gather")
+    monkeypatch.setattr(gpu, "GRACE", 0.01)
+    assert gpu.in_own_process(gpu.PARTS[0], 0.0, [str(bundle)])[-1] == "**ended: its time was up**"
+
+
+def test_a_part_that_crashes_is_a_line() -> None:
+    assert "**ended with code 2**" in gpu.in_own_process(gpu.PARTS[0], 30.0, ["--size"])[-1]
+
+
+def test_without_a_gpu_every_part_says_so(bundle: Path) -> None:
+    options = [gpu.parse([str(bundle), "--part", part]) for part in ("machine", "kernels", "certificate", "speed", "tiles")]
+    texts = ["\n".join(gpu.run_part(one)) for one in options]
+    if "none: " in texts[0]:
+        assert all("**failed**: BackendUnavailableError: " in text for text in texts[1:])
+
+
+def test_the_stand_in_is_gone_afterwards(bundle: Path) -> None:
+    from sr_deploy import engines
+
+    lines_of("machine", bundle)
+    assert engines.BACKENDS == BACKENDS
+
+
+def test_contenders_run_in_turn() -> None:
+    ran: list[str] = []
+
+    def contender(name: str) -> gpu_speed.Contender:
+        return gpu_speed.Contender(lambda: ran.append(name), lambda: ran.append(f"wait {name}"))
+
+    contenders = {name: contender(name) for name in "ab"}
+    seconds = gpu_speed.measure(contenders, 2)
+    assert ran == ["a", "wait a", "b", "wait b"] * 5
+    assert [len(values) for values in seconds.values()] == [2, 2]
+
+
+@pytest.mark.parametrize("blend", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (61, 75), (33, 200)])
+def test_the_references_cut_and_join(size: tuple[int, int], blend: bool) -> None:
+    import kernel_references as reference
+
+    tiling = plan_tiles(*size, tile=9, halo=5, blend=blend)
+    frame = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    tiles = reference.cut(tiling, frame)
+    np.testing.assert_array_equal(reference.join(tiling, tiles, 1), frame)
+    np.testing.assert_array_equal(reference.to_levels(reference.to_planar(tiles)), tiles)
+    np.testing.assert_allclose(reference.health(tiles), tiles.mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--help"])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert "--only" in capsys.readouterr().out
