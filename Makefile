@@ -6,11 +6,18 @@ DEMO := demo
 # What the tests compile engines with; of TensorRT itself the bindings alone, to compare our calls with.
 TENSORRT := tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings tensorrt-cu13-bindings
 
-.PHONY: demo test check format clean
+.PHONY: demo demo-box demo-checkpoint test check format clean
 
+## demo [IMAGE=photo.png]: upscale a picture with the network in the box, and draw it before and after
 ## demo CHECKPOINT=model.pth IMAGE=photo.png: export the checkpoint, upscale the image with the bundle
-demo: $(VENV)/.export
-	@test -n "$(CHECKPOINT)" || { echo "usage: make demo CHECKPOINT=model.pth IMAGE=photo.png" >&2; exit 2; }
+demo: $(if $(CHECKPOINT),demo-checkpoint,demo-box)
+
+demo-box: $(VENV)/.run
+	$(BIN)/sr-deploy upscale "$(or $(IMAGE),docs/demo.png)" -o $(DEMO)/images/ --overwrite
+	$(BIN)/python benchmarks/draw_before_after.py "$(or $(IMAGE),docs/demo.png)" \
+		"$(DEMO)/images/$(notdir $(or $(IMAGE),docs/demo.png))" $(DEMO)/before_after.png
+
+demo-checkpoint: $(VENV)/.export
 	@test -n "$(IMAGE)" || { echo "usage: make demo CHECKPOINT=model.pth IMAGE=photo.png" >&2; exit 2; }
 	$(BIN)/sr-deploy export "$(CHECKPOINT)" -o $(DEMO)/bundle --overwrite
 	$(BIN)/sr-deploy verify $(DEMO)/bundle
@@ -34,16 +41,20 @@ format: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
 $(VENV)/.export: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export]"
-	@touch $@
+	@touch $@ $(VENV)/.run
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(TENSORRT) \
 		|| echo "TensorRT has no wheels for this machine; tests that need them are skipped" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps spandrel einops
-	@touch $@ $(VENV)/.export
+	@touch $@ $(VENV)/.export $(VENV)/.run
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sr-deploy needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 3; }

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from sr_deploy import Upscaler
-from sr_deploy.export.bicubic import imresize
+from sr_deploy.bicubic import imresize
 from sr_deploy.runtime.image import Picture, read_image, write_image
 
 Image = np.ndarray[Any, Any]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from sr_deploy import Upscaler
-from sr_deploy.export.bicubic import imresize
-from sr_deploy.export.hypothesis import psnr_y
+from sr_deploy.bicubic import imresize
+from sr_deploy.metrics import psnr_y
 from sr_deploy.runtime.image import read_image
 
 Image = np.ndarray[Any, Any]

@@ -1,0 +1,131 @@
+"""Time and PSNR-Y of masked upscaling on this CPU: a pair under budgets, and a mask-guided network over the share of patches.
+
+python benchmarks/masked.py pair BASE REFINE PICTURES [--side 1000] [--rounds 3]
+python benchmarks/masked.py guided BUNDLE PICTURES [--side 256] [--rounds 3]
+
+The pictures, whatever their size, are laid beside each other until they fill a square of --side LR pixels; LR is made by
+bicubic. In each round everything runs in turn, so that a noisy machine disturbs all alike; medians are printed, as Markdown.
+Time is that of the processor, on all cores: what else the machine does does not count; --wall takes the clock's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sr_deploy import Upscaler
+from sr_deploy.bicubic import imresize
+from sr_deploy.metrics import psnr_y
+from sr_deploy.runtime import mask_guided, pairs
+from sr_deploy.runtime.forms import ImageUpscaler
+from sr_deploy.runtime.image import READABLE_SUFFIXES, read_image
+from sr_deploy.runtime.masked import MaskedUpscaler
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+class ProcessorTime:
+    """Stands for the module `time` in what measures its own speed."""
+
+    perf_counter = staticmethod(time.process_time)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time masked upscaling.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", type=int)
+    parser.add_argument("--wall", action="store_true")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    pair = kinds.add_parser("pair")
+    pair.add_argument("base", type=Path)
+    pair.add_argument("refine", type=Path)
+    guided = kinds.add_parser("guided")
+    guided.add_argument("bundle", type=Path)
+    for kind in (pair, guided):
+        kind.add_argument("pictures", type=Path)
+    options = parser.parse_args()
+    if not options.wall:
+        pairs.time = mask_guided.time = ProcessorTime  # type: ignore[attr-defined, assignment]
+    clock = time.perf_counter if options.wall else time.process_time
+    if options.kind == "pair":
+        time_pair(options.base, options.refine, options.pictures, options.side or 1000, options.rounds, clock)
+    else:
+        time_guided(options.bundle, options.pictures, options.side or 256, options.rounds, clock)
+
+
+def mosaic(folder: Path, side: int) -> Array:
+    """(side,side,3) of the pictures in a folder, row by row."""
+    pictures = [read_image(path).pixels for path in sorted(folder.iterdir()) if path.suffix.lower() in READABLE_SUFFIXES]
+    rows, height = [], 0
+    for picture in itertools.cycle(pictures):
+        strip = [picture]
+        while sum(part.shape[1] for part in strip) < side:
+            strip.append(next(part for part in itertools.cycle(pictures) if part.shape[0] >= picture.shape[0]))
+        rows.append(np.concatenate([part[: picture.shape[0]] for part in strip], axis=1)[:, :side])
+        height += picture.shape[0]
+        if height >= side:
+            return np.ascontiguousarray(np.concatenate(rows)[:side])
+    raise SystemExit(f"{folder}: no pictures")
+
+
+def time_all(
+    upscalers: dict[str, ImageUpscaler], lr: Array, hr: Array, rounds: int, clock: Callable[[], float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds and PSNR-Y of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in upscalers}
+    quality = {}
+    for name, upscale in upscalers.items():
+        quality[name] = psnr_y(hr, upscale(lr), border=upscale.scale)
+    for _ in range(rounds):
+        for name, upscale in upscalers.items():
+            start = clock()
+            upscale(lr)
+            seconds[name].append(clock() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}, quality
+
+
+def time_pair(base: Path, refine: Path, folder: Path, side: int, rounds: int, clock: Callable[[], float]) -> None:
+    plain = {"base": Upscaler(base), "refine": Upscaler(refine)}
+    scale = plain["base"].scale
+    hr = mosaic(folder, side * scale)
+    lr = imresize(hr, side, side)
+    masked = {f"{budget:.0%}": MaskedUpscaler(base=base, refine=refine, budget=budget) for budget in BUDGETS}
+    seconds, quality = time_all({**plain, **masked}, lr, hr, rounds, clock)
+    whole, least = seconds["refine"], seconds["base"]
+    gain = quality["refine"] - quality["base"]
+    print(f"base {least:.2f} s {quality['base']:.3f} dB, refine {whole:.2f} s {quality['refine']:.3f} dB\n")
+    print("| budget | time | refined | PSNR-Y | share of the gain | on the straight line |\n|---|---|---|---|---|---|")
+    for name, upscale in masked.items():
+        reached = (quality[name] - quality["base"]) / gain
+        line = (seconds[name] - least) / (whole - least)
+        print(
+            f"| {name} | {seconds[name] / whole:.0%} | {upscale.stats.share:.0%} | {quality[name]:.3f} | "
+            f"{reached:.2f} | {line:.2f} |"
+        )
+
+
+def time_guided(bundle: Path, folder: Path, side: int, rounds: int, clock: Callable[[], float]) -> None:
+    upscalers = {f"{share:.0%}": MaskedUpscaler(bundle, k=share, on_failure="bicubic") for share in SHARES}
+    scale = next(iter(upscalers.values())).scale
+    hr = mosaic(folder, side * scale)
+    seconds, _ = time_all(dict(upscalers), imresize(hr, side, side), hr, rounds, clock)
+    base, everything = seconds["0%"], seconds["100%"]
+    print("| refined | ms | at most | of refining all |\n|---|---|---|---|")
+    for share in SHARES:
+        taken = seconds[f"{share:.0%}"]
+        bound = base + 1.15 * share * (everything - base)
+        print(f"| {share:.0%} | {taken * 1e3:.0f} | {bound * 1e3:.0f} | {taken / everything:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
