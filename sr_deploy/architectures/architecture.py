@@ -60,7 +60,8 @@ class Architecture(Generic[C]):
     state dict cannot tell apart, the published one first. `value_range` is the published one; `value_ranges` narrows it to
     what a state dict leaves open. `halo` is how many LR pixels an output pixel sees to each side, None for a network with a
     part that sees everything, which no halo makes exact under tiling. `min_size` is the smallest LR height and width, and both
-    are multiples of `size_multiple`. What a `mask_guided` one builds is a `MaskGuided`, of two networks.
+    are multiples of `size_multiple`. What a `mask_guided` one builds is a `MaskGuided`, of two networks; `of_plain` gives the
+    part of its state dict that the state dict of the plain network has weights for.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Architecture(Generic[C]):
     min_size: int = 1
     size_multiple: int = 1
     mask_guided: bool = False
+    of_plain: Callable[[State, C], State] | None = None
 
     def readable_ranges(self, state: State) -> tuple[float, ...]:
         """Value ranges that the state dict leaves open, the published one first."""

@@ -103,15 +103,34 @@ class MaskGuided(Network):
         """Coarse image (N, C, sH, sW), features (N, channels, H, W), scores (N, 1, H/4, W/4); H and W are multiples of 4."""
         raise NotImplementedError
 
+    def features(self, x: Tensor) -> Tensor:
+        """The features alone, of images of any size."""
+        raise NotImplementedError
+
+    def score(self, features: Tensor) -> Tensor:
+        """(N, channels, H, W), H and W multiples of 4 -> scores (N, 1, H/4, W/4)."""
+        raise NotImplementedError
+
     def rescaled(self, features: Tensor, factor: float) -> Tensor:  # noqa: ARG002
         """Features whose share in the image, if they have any, is multiplied by `factor`."""
         return features
 
     def forward(self, x: Tensor) -> Tensor:
-        coarse, features, scores = self.look(x)
-        every = torch.arange(scores[0].numel(), device=x.device)
-        each = zip(coarse[:, None], features[:, None], strict=True)
-        return torch.cat([paste(image, self.refine(crops(own, every)), every) for image, own in each])
+        return self.refine_all(self.features(x))
+
+    def refine_all(self, features: Tensor) -> Tensor:
+        """Every patch refined: (N, channels, H, W) -> (N, C, sH, sW)."""
+        windows = _windows(features)
+        images, _, down, across = windows.shape[:4]
+        pixels = self.refine(windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
+        colors, side = pixels.shape[1:3]
+        grid: Tensor = pixels.view(images, down, across, colors, side, side).permute(0, 3, 1, 4, 2, 5)
+        return grid.reshape(images, colors, down * side, across * side)
+
+    def decomposed(self, x: Tensor) -> Tensor:
+        """Base and refine network as one plain network, which the paper calls -D: the image is its only patch."""
+        y: Tensor = self.refine(F.pad(self.features(x), (PADDING,) * 4))
+        return y
 
     def fold_value_range(self, value_range: float) -> None:
         self.base.fold_value_range(value_range)
@@ -189,6 +208,14 @@ class RFDNMGA(MaskGuided):
         features = self.base.features(x)
         return self.base.upsampler(features), features, self.mask(features)
 
+    def features(self, x: Tensor) -> Tensor:
+        assert isinstance(self.base, RFDN)
+        return self.base.features(x)
+
+    def score(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.mask(features)
+        return scores
+
 
 class PANRefine(PANTail):
     """Blocks of PAN on a patch, and an upsampler for its middle: (K, channels + C s s, 6, 6) -> (K, C, 4s, 4s).
@@ -233,6 +260,14 @@ class PANMGA(MaskGuided):
         coarse = self.base.upsample(features) + large
         return coarse, torch.cat([features, F.pixel_unshuffle(large, self.scale)], 1), self.mask(features)
 
+    def features(self, x: Tensor) -> Tensor:
+        assert isinstance(self.base, PAN)
+        return torch.cat([self.base.features(x), F.pixel_unshuffle(enlarged(x, self.scale), self.scale)], 1)
+
+    def score(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.mask(features[:, : self.refine.channels])
+        return scores
+
     def rescaled(self, features: Tensor, factor: float) -> Tensor:
         channels = self.refine.channels
         return torch.cat([features[:, :channels], features[:, channels:] * factor], 1)
@@ -261,6 +296,25 @@ def _read_pan_config(state: State) -> MGAConfig:
     )
 
 
+def _of_rfdn(state: State, config: MGAConfig) -> State:  # noqa: ARG001
+    """RFDN's weights as those of the base; the refine network is shorter and takes none."""
+    return {f"base.{key}": tensor for key, tensor in state.items()}
+
+
+def _of_pan(state: State, config: MGAConfig) -> State:
+    """PAN's weights: its last blocks go to the refine network, and its upsampler goes to both."""
+    blocks, taken = config.blocks - config.refine_blocks, dict[str, Tensor]()
+    for key, tensor in state.items():
+        name, number, rest = (*key.split(".", 2), "")[:3]
+        if name == "SCPA_trunk" and int(number) >= blocks:
+            taken[f"refine.SCPA_trunk.{int(number) - blocks}.{rest}"] = tensor
+            continue
+        taken[f"base.{key}"] = tensor
+        if name not in ("conv_first", "SCPA_trunk", "trunk_conv"):
+            taken[f"refine.{key}"] = tensor
+    return taken
+
+
 _PAPER = "Hu et al., Restore Globally, Refine Locally: A Mask-Guided Scheme to Accelerate Super-Resolution Networks, ECCV 2022"
 _MASK_KEYS = ("mask.spa_mask_1.0.weight", "mask.spa_mask_1.2.weight", "mask.conv_kernel.weight")
 
@@ -275,6 +329,7 @@ RFDN_MGA = Architecture(
     default=MGAConfig(scale=4, colors=3),
     read_config=_read_rfdn_config,
     build=RFDNMGA,
+    of_plain=_of_rfdn,
     value_range=1.0,
     min_size=PATCH,
     size_multiple=PATCH,
@@ -292,6 +347,7 @@ PAN_MGA = Architecture(
     default=MGAConfig(scale=4, colors=3, channels=40, blocks=16, refine_blocks=4),
     read_config=_read_pan_config,
     build=PANMGA,
+    of_plain=_of_pan,
     value_range=1.0,
     variants=lambda config: (config,) if config.scale == 4 else (replace(config, scale=2), replace(config, scale=3)),
     min_size=PATCH,
@@ -308,9 +364,8 @@ def best(scores: Tensor, k: int) -> Tensor:
 
 def crops(features: Tensor, patches: Tensor) -> Tensor:
     """(1, channels, H, W) -> (K, channels, 6, 6): the patches of these numbers, with a border that is zero beyond the image."""
-    side, across = PATCH + 2 * PADDING, features.shape[-1] // PATCH
-    windows = F.pad(features[0], (PADDING,) * 4).unfold(1, side, PATCH).unfold(2, side, PATCH)
-    return windows[:, patches // across, patches % across].transpose(0, 1)
+    across = features.shape[-1] // PATCH
+    return _windows(features)[0, :, patches // across, patches % across].transpose(0, 1)
 
 
 def paste(coarse: Tensor, pixels: Tensor, patches: Tensor) -> Tensor:
@@ -319,3 +374,9 @@ def paste(coarse: Tensor, pixels: Tensor, patches: Tensor) -> Tensor:
     tiles = F.unfold(coarse, side, stride=side).clone()  # (1, C 4s 4s, patches)
     tiles[0, :, patches] = pixels.flatten(1).T
     return F.fold(tiles, coarse.shape[-2:], side, stride=side)
+
+
+def _windows(features: Tensor) -> Tensor:
+    """(N, channels, H, W) -> (N, channels, H/4, W/4, 6, 6): every patch with its border, a view."""
+    side = PATCH + 2 * PADDING
+    return F.pad(features, (PADDING,) * 4).unfold(2, side, PATCH).unfold(3, side, PATCH)

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sr_deploy.errors import UnhealthyOutputError
-from sr_deploy.training.losses import Loss
+from sr_deploy.training.objectives import Objective
 from sr_deploy.training.recipe import Stage
 
 
@@ -24,16 +24,15 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 
 class Optimization:
-    """Adam on a module from [0, 1] to about [0, 1], whose weights `average`, a module of the same form, follows.
+    """Adam on an objective; the weights of `average`, the same one on a network of its own, follow.
 
     `half`: bf16 where it is safe; weights and losses stay in fp32.
     """
 
-    def __init__(self, module: nn.Module, average: nn.Module, loss: Loss, stage: Stage, *, half: bool) -> None:
-        self.stage = stage
-        self._module, self._loss, self._half = module, loss, half
-        self._parameters: list[Tensor] = list(module.parameters())
-        self._averages: list[Tensor] = list(average.parameters())
+    def __init__(self, objective: Objective, average: Objective, stage: Stage, *, half: bool) -> None:
+        self.stage, self.average = stage, average
+        self._objective, self._half = objective, half
+        self._parameters, self._averages = objective.parameters, average.parameters
         self._adam = torch.optim.Adam(self._parameters, stage.learning_rate, fused=True)
 
     def step(self, number: int, lr: Tensor, hr: Tensor) -> float:
@@ -45,9 +44,9 @@ class Optimization:
             group["lr"] = learning_rate(self.stage, number)
         self._adam.zero_grad(set_to_none=True)
         with torch.autocast(lr.device.type, torch.bfloat16, enabled=self._half):
-            sr = self._module(lr)
-        loss = self._loss(sr.float(), hr, lr)
-        loss.backward()
+            outputs = self._objective.outputs(lr)
+        loss = self._objective.loss(tuple(output.float() for output in outputs), hr, lr)
+        torch.autograd.backward(loss)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         value, total = torch.stack([loss.detach(), norm]).tolist()
         if not math.isfinite(value) or not math.isfinite(total):

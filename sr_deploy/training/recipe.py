@@ -14,6 +14,7 @@ from sr_deploy.errors import UsageError
 from sr_deploy.settings import from_table, load_toml
 
 Schedule = Literal["constant", "halving", "cosine"]
+Part = Literal["whole", "decomposed", "patches", "mask"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Stage:
 
     `crop`: side of the HR crops. `schedule`: 'halving' halves the learning rate every `halve_every` steps, 'cosine' ends at
     `final_learning_rate`. `ema`: decay of the averaged weights, which are the ones that are measured and handed on; 0 for none.
+    `part`: what a stage of a mask-guided network trains: base and refine network as one plain network ('decomposed'), then the
+    refine network on all patches beside the base ('patches'), then the mask alone ('mask').
     """
 
     steps: int
@@ -43,6 +46,7 @@ class Stage:
     halve_every: int = 0
     final_learning_rate: float = 0.0
     ema: float = 0.0
+    part: Part = "whole"
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def config_of(recipe: Recipe) -> Config:
 
 
 def _check(recipe: Recipe, where: str) -> None:
-    config, min_size = config_of(recipe), architecture_of(recipe).min_size
+    config, architecture = config_of(recipe), architecture_of(recipe)
     if config.scale < 2 or config.colors not in (1, 3):
         raise UsageError(
             f"{where}: scale {config.scale}, colors {config.colors}; expected a scale from 2 on, and 3 colors or 1"
@@ -160,7 +164,10 @@ def _check(recipe: Recipe, where: str) -> None:
         )
     for number, stage in enumerate(recipe.stages, 1):
         _check_stage(stage, f"{where}: stage {number}")
-        _check_crop(stage.crop, config.scale, min_size, f"{where}: stage {number}")
+        _check_crop(stage.crop, config.scale, architecture, f"{where}: stage {number}")
+        if architecture.mask_guided is (stage.part == "whole"):
+            expected = "'decomposed', 'patches' or 'mask'" if architecture.mask_guided else "'whole'"
+            raise UsageError(f"{where}: stage {number}: part '{stage.part}'; {architecture.name} is trained by {expected}")
 
 
 def _check_stage(stage: Stage, where: str) -> None:
@@ -175,11 +182,13 @@ def _check_stage(stage: Stage, where: str) -> None:
         raise UsageError(f"{where}: losses must have a weight above 0 and none below; valid: {', '.join(weights)}")
 
 
-def _check_crop(crop: int, scale: int, min_size: int, where: str) -> None:
-    if crop % scale:
-        nearest = max(1, round(crop / scale)) * scale
-        raise UsageError(f"{where}: crop {crop} is no multiple of the scale {scale}; {nearest} is")
-    if crop < min_size * scale:
+def _check_crop(crop: int, scale: int, architecture: Architecture[Any], where: str) -> None:
+    unit, smallest = scale * architecture.size_multiple, scale * architecture.min_size
+    if crop % unit:
+        nearest = max(1, round(crop / unit)) * unit
+        what = f"the scale {scale}" if unit == scale else f"{unit}, a patch of {architecture.size_multiple} LR pixels"
+        raise UsageError(f"{where}: crop {crop} is no multiple of {what}; {nearest} is")
+    if crop < smallest:
         raise UsageError(
-            f"{where}: crop {crop} is too small, the network takes LR of {min_size} and more; use {min_size * scale}"
+            f"{where}: crop {crop} is too small, the network takes LR of {architecture.min_size} and more; use {smallest}"
         )

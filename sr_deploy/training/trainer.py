@@ -11,12 +11,12 @@ from time import perf_counter
 
 import torch
 
-from sr_deploy.architectures import reference
 from sr_deploy.errors import CancelledError, UnhealthyOutputError
 from sr_deploy.training.curve import as_csv, as_png
 from sr_deploy.training.job import Job, prepare
 from sr_deploy.training.losses import Loss
 from sr_deploy.training.merging import merged_state, run_merged
+from sr_deploy.training.objectives import objective
 from sr_deploy.training.optimization import Optimization, learning_rate
 from sr_deploy.training.photos import Ahead, Batch, Crops
 from sr_deploy.training.recipe import Recipe, as_toml, portable
@@ -24,7 +24,7 @@ from sr_deploy.training.state import Entry, State, alone, load_state, save_state
 from sr_deploy.training.validation import Score, as_tensor, validate, validate_bicubic
 from sr_deploy.training.warm_start import warm_start
 
-CHECKPOINT, TRAINING_FORM, STATE = "checkpoint.pth", "training_form.pth", "state.pth"
+CHECKPOINT, TRAINING_FORM, STATE, STAGE = "checkpoint.pth", "training_form.pth", "state.pth", "stage_{}.pth"
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,10 @@ class Run:
         """
         job, stage = self._job, self._job.recipe.stages[self.stage]
         loss = Loss(stage.losses, job.config.colors, job.recipe.seed).to(job.device)
-        module, average = (reference(network, job.architecture.value_range) for network in (self._network, self._average))
-        optimization = Optimization(module, average, loss, stage, half=job.device.type == "cuda")
+        own, average = (
+            objective(stage.part, network, job.architecture.value_range, loss) for network in (self._network, self._average)
+        )
+        optimization = Optimization(own, average, stage, half=job.device.type == "cuda")
         if self.step:
             optimization.restore(self._adam)
         else:
@@ -111,6 +113,8 @@ class Run:
                 self._run_step(optimization, ahead)
         self._network.load_state_dict(self._average.state_dict())
         self.stage, self.step = self.stage + 1, 0
+        if self.stage < len(job.recipe.stages):
+            save_weights(self._output / STAGE.format(self.stage), {"params": self._network.state_dict()})
 
     def finish(self) -> Trained:
         """Merge, check and write the trained network.
@@ -169,7 +173,7 @@ class Run:
 
     def _validate(self, optimization: Optimization, ahead: Ahead) -> None:
         job, stage = self._job, optimization.stage
-        score = validate(reference(self._average, job.architecture.value_range), job.validation, job.device)
+        score = validate(optimization.average.upscaled, job.validation, job.device)
         rate = learning_rate(stage, self.step - 1)
         loss = sum(self._losses) / len(self._losses)
         entry = Entry(self._done, self.stage + 1, rate, loss, score.psnr_y, score.ssim_y, round(self._seconds, 1))

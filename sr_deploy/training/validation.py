@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sr_deploy.bicubic import imresize
 from sr_deploy.metrics import psnr_y, ssim_y
@@ -22,9 +22,9 @@ class Score:
     ssim_y: float
 
 
-def validate(module: nn.Module, photos: Sequence[Photo], device: torch.device) -> Score:
-    """Score of the module's 8-bit output, a border of `scale` pixels shaved; the module takes and gives [0, 1]."""
-    scores = [_score(photo, _upscaled(module, photo.lr, device)) for photo in photos]
+def validate(upscale: Callable[[Tensor], Tensor], photos: Sequence[Photo], device: torch.device) -> Score:
+    """Score of the 8-bit output of `upscale`, which takes and gives [0, 1]; a border of `scale` pixels is shaved."""
+    scores = [_score(photo, _upscaled(upscale, photo.lr, device)) for photo in photos]
     return _mean(scores)
 
 
@@ -38,9 +38,9 @@ def as_tensor(images: Array, device: torch.device) -> Tensor:
     return torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
 
 
-def _upscaled(module: nn.Module, lr: Array, device: torch.device) -> Array:
+def _upscaled(upscale: Callable[[Tensor], Tensor], lr: Array, device: torch.device) -> Array:
     with torch.inference_mode():
-        output = module(as_tensor(lr[None], device))[0].permute(1, 2, 0).cpu().numpy()
+        output = upscale(as_tensor(lr[None], device))[0].permute(1, 2, 0).cpu().numpy()
     return np.asarray(np.clip(np.round(np.nan_to_num(output) * 255), 0, 255), np.uint8)
 
 

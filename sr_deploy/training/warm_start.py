@@ -1,4 +1,4 @@
-"""Weights to start from: the same network's, or those of another scale."""
+"""Weights to start from: the same network's, those of another scale, or those of the plain network of a mask-guided one."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ class Start:
 
 
 def warm_start(network: Network, config: Config, architecture: Architecture[Any], path: Path) -> Start:
-    """Copy the weights of a checkpoint into the network; of another scale, all but the upsampler's.
+    """Copy the weights of a checkpoint into the network; of another scale, all but the upsampler's; of the plain network of a
+    mask-guided one, those of the blocks that both have.
 
     Raises: CheckpointError for a file without usable weights; UsageError for weights of another network or form.
     """
     checkpoint = read_checkpoint(path)
     own = network.state_dict()
+    plain = {} if architecture.of_plain is None else architecture.of_plain(checkpoint.state, config)
+    if plain and all(key in own and value.shape == own[key].shape for key, value in plain.items()):
+        network.load_state_dict(plain, strict=False)
+        return Start(path, checkpoint.sha256, len(plain), tuple(key for key in own if key not in plain))
     fits = {key: value for key, value in checkpoint.state.items() if key in own and value.shape == own[key].shape}
     fresh = tuple(key for key in own if key not in fits)
     strange = [key for key in checkpoint.state if key not in own]

@@ -10,6 +10,7 @@ from torch import nn
 
 from sr_deploy.errors import UnhealthyOutputError
 from sr_deploy.training.losses import Loss
+from sr_deploy.training.objectives import Objective
 from sr_deploy.training.optimization import Optimization, learning_rate
 from sr_deploy.training.recipe import Stage, Weights
 
@@ -37,7 +38,8 @@ def test_cosine_is_torchs() -> None:
 def optimization(module: nn.Module, **fields: object) -> tuple[Optimization, nn.Module]:
     average = copy.deepcopy(module)
     chosen = stage(**fields)
-    return Optimization(module, average, Loss(chosen.losses, 1, 1), chosen, half=False), average
+    own, followed = (Objective(one, 1.0, Loss(chosen.losses, 1, 1)) for one in (module, average))
+    return Optimization(own, followed, chosen, half=False), average
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

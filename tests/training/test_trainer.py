@@ -48,7 +48,8 @@ def test_a_run_leaves_a_checkpoint_that_is_recognized(
     assert loaded.readings[0].config.merged  # type: ignore[attr-defined]
     assert 0 < trained.merge_difference < 1e-4
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("checkpoint.pth", "training_form.pth", "state.pth", "training.json", "recipe.toml", "log.csv", "curve.png", "lock"),
+        *("checkpoint.pth", "training_form.pth", "stage_1.pth", "state.pth"),
+        *("training.json", "recipe.toml", "log.csv", "curve.png", "lock"),
     }
     rows = read_log(tmp_path / "run")
     assert [(row["step"], row["stage"]) for row in rows] == [("4", "1"), ("6", "1"), ("8", "2"), ("11", "2")]

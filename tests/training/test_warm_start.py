@@ -9,8 +9,11 @@ import torch
 
 from sr_deploy.architectures.ecbsr import ARCHITECTURE as ECBSR
 from sr_deploy.architectures.ecbsr import ECBSRConfig
+from sr_deploy.architectures.mga import PAN_MGA, RFDN_MGA, MGAConfig
 from sr_deploy.architectures.pan import ARCHITECTURE as PAN
 from sr_deploy.architectures.pan import PANConfig
+from sr_deploy.architectures.rfdn import ARCHITECTURE as RFDN
+from sr_deploy.architectures.rfdn import RFDNConfig
 from sr_deploy.architectures.rlfn import ARCHITECTURE as RLFN
 from sr_deploy.architectures.rlfn import RLFNConfig
 from sr_deploy.errors import CheckpointError, UsageError
@@ -69,3 +72,31 @@ def test_other_networks_and_files_are_refused(tmp_path: Path) -> None:
         warm_start(ECBSR.build(X2), X2, ECBSR, saved(tmp_path / "rlfn.pth", RLFN.build(config)))
     with pytest.raises(CheckpointError, match="no such file"):
         warm_start(ECBSR.build(X2), X2, ECBSR, tmp_path / "none.pth")
+
+
+def test_a_mask_guided_network_shares_the_blocks_of_the_plain_one(tmp_path: Path) -> None:
+    plain = PAN.build(PANConfig(scale=2, colors=3, channels=8, split=4, width=24, blocks=3))
+    config = MGAConfig(scale=2, colors=3, channels=8, blocks=3, refine_blocks=1)
+    network = PAN_MGA.build(config)
+    start = warm_start(network, config, PAN_MGA, saved(tmp_path / "pan.pth", plain))
+    assert {key.rsplit(".", 1)[0] for key in start.fresh if not key.startswith("mask.")} == {"refine.conv1", "refine.conv2"}
+    own, taken = network.state_dict(), plain.state_dict()
+    assert torch.equal(own["refine.SCPA_trunk.0.conv3.weight"], taken["SCPA_trunk.2.conv3.weight"])
+    assert torch.equal(own["base.SCPA_trunk.1.conv3.weight"], taken["SCPA_trunk.1.conv3.weight"])
+    assert all(torch.equal(own[f"{part}.HRconv1.bias"], taken["HRconv1.bias"]) for part in ("base", "refine"))
+
+
+def test_rfdns_weights_become_those_of_the_base(tmp_path: Path) -> None:
+    plain = RFDN.build(RFDNConfig(scale=2, colors=3, channels=8, distilled=4, esa=2, blocks=2))
+    config = MGAConfig(scale=2, colors=3, channels=8, blocks=2, refine_blocks=1)
+    network = RFDN_MGA.build(config)
+    start = warm_start(network, config, RFDN_MGA, saved(tmp_path / "rfdn.pth", plain))
+    assert {key.split(".")[0] for key in start.fresh} == {"mask", "refine"}
+    assert all(torch.equal(network.state_dict()[f"base.{key}"], tensor) for key, tensor in plain.state_dict().items())
+
+
+def test_a_plain_network_of_another_width_is_refused(tmp_path: Path) -> None:
+    plain = PAN.build(PANConfig(scale=2, colors=3, channels=16, split=8, width=24, blocks=3))
+    config = MGAConfig(scale=2, colors=3, channels=8, blocks=3, refine_blocks=1)
+    with pytest.raises(UsageError, match="no pan_mga of this form"):
+        warm_start(PAN_MGA.build(config), config, PAN_MGA, saved(tmp_path / "pan.pth", plain))

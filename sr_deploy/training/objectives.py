@@ -1,0 +1,115 @@
+"""What a stage computes and compares: the whole network, or one part of a mask-guided one.
+
+Source of the three parts and their order: Hu et al., Restore Globally, Refine Locally, ECCV 2022, section 3.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sr_deploy.architectures import reference
+from sr_deploy.architectures.mga import PATCH, MaskGuided, best, crops, paste
+from sr_deploy.training.losses import Loss
+from sr_deploy.training.recipe import Part
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in Y (BT.601)."""
+
+REFINED = 0.2
+"""Share of the patches that are refined where a mask is validated."""
+
+
+class Objective:
+    """`outputs` of a batch, their `loss`, and the image that is validated; images are (N, C, H, W) in [0, 1], maps of patches
+    (N, 1, H/4, W/4)."""
+
+    def __init__(self, network: nn.Module, value_range: float, loss: Loss) -> None:
+        self._module: nn.Module = reference(network, value_range)
+        self._loss = loss
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return list(self._module.parameters())
+
+    def outputs(self, lr: Tensor) -> tuple[Tensor, ...]:
+        """What the loss is computed from; the last one is the image that is validated."""
+        return (self._module(lr),)
+
+    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor) -> Tensor:
+        """A scalar."""
+        return torch.stack([self._loss(image, hr, lr) for image in outputs]).sum()
+
+    def upscaled(self, lr: Tensor) -> Tensor:
+        """The image of one photo, of any size."""
+        return self.outputs(lr)[-1]
+
+
+class Decomposed(Objective):
+    """Base and refine network as one plain network (-D)."""
+
+    def __init__(self, network: MaskGuided, loss: Loss) -> None:
+        super().__init__(network, 1.0, loss)
+        self._network = network
+
+    def outputs(self, lr: Tensor) -> tuple[Tensor, ...]:
+        return (self._network.decomposed(lr),)
+
+
+class EveryPatch(Decomposed):
+    """The base's own image, and all patches refined (-A)."""
+
+    def outputs(self, lr: Tensor) -> tuple[Tensor, ...]:
+        coarse, features, _ = self._network.look(lr)
+        return coarse, self._network.refine_all(features)
+
+    def upscaled(self, lr: Tensor) -> Tensor:
+        return self._padded(lr, lambda padded: self.outputs(padded)[-1])
+
+    def _padded(self, lr: Tensor, upscale: Callable[[Tensor], Tensor]) -> Tensor:
+        height, width = lr.shape[2:]
+        image = upscale(F.pad(lr, (0, -width % PATCH, 0, -height % PATCH), mode="replicate"))
+        scale = image.shape[2] // (height + -height % PATCH)
+        return image[:, :, : height * scale, : width * scale]
+
+
+class Mask(EveryPatch):
+    """The mask's scores beside the error that refining takes away (-M); base and refine network stay as they are."""
+
+    def outputs(self, lr: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            coarse, features, _ = self._network.look(lr)
+            refined = self._network.refine_all(features)
+        return self._network.score(features), coarse, refined
+
+    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor) -> Tensor:
+        scores, coarse, refined = outputs
+        return self._loss.weights.l1 * F.l1_loss(scores, error_map(coarse, refined, hr.shape[2] // lr.shape[2]))
+
+    def upscaled(self, lr: Tensor) -> Tensor:
+        return self._padded(lr, self._masked)
+
+    def _masked(self, lr: Tensor) -> Tensor:
+        coarse, features, scores = self._network.look(lr)
+        chosen = best(scores, max(1, round(REFINED * scores.numel())))
+        return paste(coarse, self._network.refine(crops(features, chosen)), chosen)
+
+
+def error_map(coarse: Tensor, refined: Tensor, scale: int) -> Tensor:
+    """|Y(refined) - Y(coarse)|, 1 where it is largest in the batch, averaged over each patch: (N, 1, H/4, W/4)."""
+    difference = refined - coarse
+    if difference.shape[1] == 3:
+        difference = (difference * difference.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    error = difference.abs()
+    return F.avg_pool2d(error / error.max().clamp_min(1e-12), PATCH * scale)
+
+
+def objective(part: Part, network: nn.Module, value_range: float, loss: Loss) -> Objective:
+    """What a stage minimizes that trains this part of the network."""
+    if part == "whole":
+        return Objective(network, value_range, loss)
+    assert isinstance(network, MaskGuided)
+    return {"decomposed": Decomposed, "patches": EveryPatch, "mask": Mask}[part](network, loss)
