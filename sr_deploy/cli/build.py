@@ -47,8 +47,8 @@ WIDTH = 72
 def command(bundle: Path, target: Path, output: Path, precision: str | None, as_json: bool, **options: Any) -> None:
     """Compile BUNDLE into an engine for the machines that the target describes.
 
-    Prints the path of the engine. What was compiled before with the same graph, shapes, settings and library is not compiled
-    again.
+    Prints the path of the engine; a mask-guided network becomes two, of base and refine network. What was compiled before
+    with the same graph, shapes, settings and library is not compiled again.
     """
     from sr_deploy.engines.build import build_engine
     from sr_deploy.engines.open import open_bundle
@@ -62,24 +62,29 @@ def command(bundle: Path, target: Path, output: Path, precision: str | None, as_
     library = load_library(flavour)
     progress = Progress()
     try:
-        built = build_engine(
-            opened,
-            library,
-            settings,
-            folder=output,
-            precision=_precision(chosen, precision),
-            say=progress.say,
-            progress=progress,
-        )
+        engines = [
+            build_engine(
+                opened,
+                library,
+                settings,
+                folder=output,
+                precision=_precision(chosen, precision),
+                part=part,
+                say=progress.say,
+                progress=progress,
+            )
+            for part in opened.card.parts
+        ]
     finally:
         progress.close()
     if as_json:
-        print_json(built)
+        print_json(engines)
         return
-    size = f"{built.record.size / 1e6:.1f} MB"
-    what = f"compiled in {built.record.seconds:.1f} s" if built.compiled else "there already, nothing to compile"
-    click.echo(f"{built.record.name} for {library}: {what}, {size}", err=True)
-    click.echo(built.path)
+    for built in engines:
+        size = f"{built.record.size / 1e6:.1f} MB"
+        what = f"compiled in {built.record.seconds:.1f} s" if built.compiled else "there already, nothing to compile"
+        click.echo(f"{built.record.name} for {library}: {what}, {size}", err=True)
+        click.echo(built.path)
 
 
 class Progress:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnx import ModelProto
 
-from sr_deploy.bundle import Bundle, ModelCard, Precision
+from sr_deploy.bundle import Bundle, ModelCard, Part, Precision
 from sr_deploy.engines.cache import EngineCache, EngineKey, EngineRecord, Entry, ShapeRange
 from sr_deploy.engines.gpu import GPU, find_gpus
-from sr_deploy.engines.pixels import INPUT, load_float_form, load_pixel_form
+from sr_deploy.engines.patches import AT_ONCE
+from sr_deploy.engines.pixels import INPUT, PATCHES, load_float_form, load_pixel_form
 from sr_deploy.engines.target import BuildSettings
 from sr_deploy.engines.tensorrt_build import Progress, compile_engine, flags_of, why_stale
 from sr_deploy.engines.tensorrt_library import FLAVOURS, TENSORRT_RTX, Flavour, Library, load_library
@@ -42,11 +43,14 @@ def build_engine(
     folder: Path,
     precision: Precision = "fp16",
     pixels: bool = True,
+    part: Part = "",
     gpu: GPU | None = None,
     say: Say | None = None,
     progress: Progress | None = None,
 ) -> BuiltEngine:
     """The engine of a bundle in `folder`, compiled unless one with the same key is there and whole.
+
+    A mask-guided network is compiled `part` by part, those that its card names.
 
     `pixels` compiles the pixel form (uint8 in and out, with a health output), else the graph as it is. `gpu` is the one that
     TensorRT builds on (default: the first of this machine); TensorRT for RTX needs none. `say` is told why an engine is built
@@ -55,10 +59,9 @@ def build_engine(
     Raises: UsageError, BundleError, BackendUnavailableError, OutOfMemoryError, EngineError.
     """
     _check_sizes(bundle.card, settings)
-    graph = engine_graph(bundle, precision=precision, pixels=pixels)
-    return build_graph(
-        graph, bundle.card, library, settings, folder=folder, precision=precision, gpu=gpu, say=say, progress=progress
-    )
+    graph = engine_graph(bundle, precision=precision, pixels=pixels, part=part)
+    card = replace(bundle.card, name=f"{bundle.card.name} {part}".rstrip())
+    return build_graph(graph, card, library, settings, folder=folder, precision=precision, gpu=gpu, say=say, progress=progress)
 
 
 def build_graph(
@@ -131,12 +134,12 @@ def _compile(
     return BuiltEngine(cache.path(key), record, compiled=True)
 
 
-def engine_graph(bundle: Bundle, *, precision: Precision, pixels: bool) -> ModelProto:
+def engine_graph(bundle: Bundle, *, precision: Precision, pixels: bool, part: Part = "") -> ModelProto:
     """The graph that is compiled, which is the one that `Upscaler` runs.
 
     Raises: BundleError, EngineError.
     """
-    return load_pixel_form(bundle, precision, cast_last=True) if pixels else load_float_form(bundle, precision)
+    return load_pixel_form(bundle, precision, part, cast_last=True) if pixels else load_float_form(bundle, precision, part)
 
 
 def graph_bytes(graph: ModelProto) -> bytes:
@@ -148,12 +151,16 @@ def graph_bytes(graph: ModelProto) -> bytes:
 def engine_shapes(graph: ModelProto, settings: BuildSettings) -> dict[str, ShapeRange]:
     """Smallest, usual and largest shape of the graph's input; a side that the graph fixes stays as it is.
 
+    A refine network takes as many patches at once as a run hands over, whatever the size of the image.
+
     Raises: UsageError.
     """
     source = graph.graph.input[0]
     fixed = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
     if len(fixed) != 4:
         raise UsageError(f"'{source.name}' has {len(fixed)} dimensions; expected images, (N,C,H,W), or their pixel form")
+    if source.name == PATCHES:
+        return {source.name: ((1, *fixed[1:]), (AT_ONCE, *fixed[1:]), (AT_ONCE, *fixed[1:]))}
     batches = (settings.batch if settings.static is not None else 1, settings.batch, settings.batch)
     wanted = [
         (batch, height, width, 0) if _is_pixel_form(graph) else (batch, 0, height, width)

@@ -18,11 +18,11 @@ from sr_deploy.bundle import Masked
 from sr_deploy.engines.device import DeviceArray, Stream, check_arrays
 from sr_deploy.engines.device_mask import PatchBatch, PatchSelector
 from sr_deploy.engines.engine import Array, DeviceEngine, Engine
+from sr_deploy.engines.patches import AT_ONCE
 from sr_deploy.engines.pixels import FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, SCORES
 from sr_deploy.errors import FeedError, UsageError
 from sr_deploy.runtime.windows import are_healthy
 
-_BATCH = 256
 _STEP = 32
 """Batches are filled up to a multiple: each new shape costs an engine a while."""
 
@@ -155,8 +155,8 @@ class MaskGuidedEngine(Engine):
         rows, columns = np.divmod(select_patches(scores, self._amount), scores.shape[1])
         places = _places(image, scores.shape, planar=self._image.dtype != np.uint8)
         counts = PatchCounts(scores.size, len(rows))
-        for first in range(0, len(rows), _BATCH):
-            row, column = rows[first : first + _BATCH], columns[first : first + _BATCH]
+        for first in range(0, len(rows), AT_ONCE):
+            row, column = rows[first : first + AT_ONCE], columns[first : first + AT_ONCE]
             patches = crop_patches(features, row, column, self._masked)
             coarse = places[row, column]
             pixels, good = self._attempt(self._refine, patches, coarse)
@@ -280,8 +280,8 @@ class _Buffers:
         features = next(spec for spec in base.outputs if spec.name == FEATURES)
         _, height, width, channels = frame
         rows, columns = height // masked.patch, width // masked.patch
-        most = refine.limits[PATCHES][1][0] if PATCHES in refine.limits else _BATCH
-        batch = min(_BATCH, most)
+        most = refine.limits[PATCHES][1][0] if PATCHES in refine.limits else AT_ONCE
+        batch = min(AT_ONCE, most)
         side = image[1] // rows
         return _Buffers(
             device.empty((1, masked.features, height, width), features.dtype),

@@ -17,6 +17,7 @@ from sr_deploy.engines import tensorrt_library
 from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, Library
 from sr_deploy.errors import BackendUnavailableError
 from tests.engines.fake_tensorrt import fake_module
+from tests.graphs import masked_bundle
 
 Invoke = Callable[..., Result]
 TARGETS = Path(__file__).parents[2] / "engines"
@@ -78,7 +79,8 @@ def test_build_list_inspect_and_prune(invoke: Invoke, bundle: Path, target: Path
 def built(invoke: Invoke, *arguments: object) -> dict[str, Any]:
     result = invoke("build", *arguments, "--json")
     assert result.exit_code == 0, result.stderr
-    document: dict[str, Any] = json.loads(result.stdout)
+    (document,) = json.loads(result.stdout)
+    assert isinstance(document, dict)
     return document
 
 
@@ -96,6 +98,21 @@ def test_options_win_over_the_target(invoke: Invoke, bundle: Path, target: Path)
     assert key["shapes"] == {"pixels": [[1, 24, 48, 3]] * 3}
     assert key["capabilities"] == ["12.0", "8.0"]
     assert len(json.loads(invoke("engines", "elsewhere", "--json").stdout)) == 2
+
+
+@pytest.mark.usefixtures("_fake_library")
+def test_a_mask_guided_network_becomes_two_engines(invoke: Invoke, target: Path) -> None:
+    folder = Path("masked")
+    folder.mkdir()
+    masked_bundle(folder)
+    result = invoke("build", folder, "--target", target)
+    assert result.exit_code == 0, result.stderr
+    assert "masked base for tensorrt-rtx" in result.stderr and "masked refine for tensorrt-rtx" in result.stderr
+    base, refine = (json.loads(invoke("inspect", path, "--json").stdout)["key"]["shapes"] for path in result.stdout.split())
+    assert base == {"pixels": [[1, 8, 8, 3], [1, 16, 32, 3], [1, 64, 64, 3]]}
+    assert refine == {"patches": [[1, 3, 6, 6], [256, 3, 6, 6], [256, 3, 6, 6]]}
+    again = json.loads(invoke("build", folder, "--target", target, "--json").stdout)
+    assert [engine["compiled"] for engine in again] == [False, False]
 
 
 @pytest.mark.usefixtures("_fake_library")

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard
+from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard, Part
 from sr_deploy.engines import BACKENDS, open_engine, tensorrt_library, tensorrt_open
 from sr_deploy.engines.build import build_engine, engine_graph
 from sr_deploy.engines.cache import EngineCache, default_folder
@@ -27,7 +27,7 @@ from sr_deploy.engines.tensorrt_open import open_graph, run_settings
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError
 from sr_deploy.runtime.upscaler import Upscaler
 from tests.engines.fake_tensorrt import Severity, fake_module
-from tests.graphs import image_graph, save
+from tests.graphs import image_graph, masked_bundle, save
 
 L4, H200 = GPU("NVIDIA L4", "8.9"), GPU("NVIDIA H200", "9.0")
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,28 @@ def test_what_build_made_is_what_a_run_takes(
         assert limits == (((1, 16, 16, 3), (1, 128, 128, 3)) if pixels else ((1, 3, 16, 16), (1, 3, 128, 128)))
         assert engine.description == f"{library.flavour.name} fp32"
     assert said == [] and not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("part", ["base", "refine"])
+def test_what_build_made_of_a_mask_guided_network_is_taken_too(
+    run: Callable[..., TensorRTEngine], library: Library, tmp_path: Path, said: list[str], part: Part
+) -> None:
+    (tmp_path / "masked").mkdir()
+    masked = masked_bundle(tmp_path / "masked")
+    settings = settings_for(library, batch=4)
+    build_engine(masked, library, settings, folder=tmp_path / "engines", precision="fp32", part=part, gpu=L4)
+    refuse_to_build(library)
+    with run(load_pixel_form(masked, "fp32", part, cast_last=True)) as engine:
+        (limits,) = engine.limits.values()
+        assert limits == (((1, 16, 16, 3), (4, 128, 128, 3)) if part == "base" else ((1, 3, 6, 6), (256, 3, 6, 6)))
+    assert said == []
+
+
+def test_a_run_builds_refine_networks_for_all_patches_of_a_batch(run: Callable[..., TensorRTEngine], tmp_path: Path) -> None:
+    (tmp_path / "masked").mkdir()
+    masked = masked_bundle(tmp_path / "masked")
+    with run(load_pixel_form(masked, "fp32", "refine", cast_last=True)) as engine:
+        assert list(engine.limits.values()) == [((1, 3, 6, 6), (256, 3, 6, 6))]
 
 
 def test_the_same_bytes_in_every_way(bundle: Bundle) -> None:
