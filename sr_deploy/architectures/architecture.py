@@ -60,8 +60,8 @@ class Architecture(Generic[C]):
     state dict cannot tell apart, the published one first. `value_range` is the published one; `value_ranges` narrows it to
     what a state dict leaves open. `halo` is how many LR pixels an output pixel sees to each side, None for a network with a
     part that sees everything, which no halo makes exact under tiling. `min_size` is the smallest LR height and width, and both
-    are multiples of `size_multiple`. What a `mask_guided` one builds is a `MaskGuided`, of two networks; `of_plain` gives the
-    part of its state dict that the state dict of the plain network has weights for.
+    are multiples of `size_multiple`. What a `mask_guided` one builds is a `MaskGuided`, of two networks; `of_plain` gives
+    weights to begin with, out of the state dict of the plain network.
     """
 
     name: str

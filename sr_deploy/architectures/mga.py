@@ -302,16 +302,25 @@ def _of_rfdn(state: State, config: MGAConfig) -> State:  # noqa: ARG001
 
 
 def _of_pan(state: State, config: MGAConfig) -> State:
-    """PAN's weights: its last blocks go to the refine network, and its upsampler goes to both."""
+    """PAN's weights: its last blocks go to the refine network, its upsampler to both.
+
+    They were never trained to follow the base's features, so the refine network begins as next to nothing before its upsampler:
+    its blocks add zero, and its two convs pass on what is above -1.
+    """
     blocks, taken = config.blocks - config.refine_blocks, dict[str, Tensor]()
     for key, tensor in state.items():
         name, number, rest = (*key.split(".", 2), "")[:3]
         if name == "SCPA_trunk" and int(number) >= blocks:
-            taken[f"refine.SCPA_trunk.{int(number) - blocks}.{rest}"] = tensor
+            taken[f"refine.{name}.{int(number) - blocks}.{rest}"] = (
+                torch.zeros_like(tensor) if rest == "conv3.weight" else tensor
+            )
             continue
         taken[f"base.{key}"] = tensor
         if name not in ("conv_first", "SCPA_trunk", "trunk_conv"):
             taken[f"refine.{key}"] = tensor
+    identity = nn.init.dirac_(torch.empty(config.channels, config.channels, 3, 3))
+    for conv, bias in (("conv1", 1.0), ("conv2", -1.0)):
+        taken |= {f"refine.{conv}.weight": identity, f"refine.{conv}.bias": torch.full((config.channels,), bias)}
     return taken
 
 

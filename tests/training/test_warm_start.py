@@ -75,15 +75,20 @@ def test_other_networks_and_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_mask_guided_network_shares_the_blocks_of_the_plain_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     plain = PAN.build(PANConfig(scale=2, colors=3, channels=8, split=4, width=24, blocks=3))
     config = MGAConfig(scale=2, colors=3, channels=8, blocks=3, refine_blocks=1)
     network = PAN_MGA.build(config)
     start = warm_start(network, config, PAN_MGA, saved(tmp_path / "pan.pth", plain))
-    assert {key.rsplit(".", 1)[0] for key in start.fresh if not key.startswith("mask.")} == {"refine.conv1", "refine.conv2"}
+    assert {key.split(".")[0] for key in start.fresh} == {"mask"}
     own, taken = network.state_dict(), plain.state_dict()
-    assert torch.equal(own["refine.SCPA_trunk.0.conv3.weight"], taken["SCPA_trunk.2.conv3.weight"])
+    assert torch.equal(own["refine.SCPA_trunk.0.conv1_a.weight"], taken["SCPA_trunk.2.conv1_a.weight"])
     assert torch.equal(own["base.SCPA_trunk.1.conv3.weight"], taken["SCPA_trunk.1.conv3.weight"])
     assert all(torch.equal(own[f"{part}.HRconv1.bias"], taken["HRconv1.bias"]) for part in ("base", "refine"))
+    x = torch.rand(1, 3, 12, 16)
+    with torch.no_grad():
+        assert network.features(x).min() > -1
+        torch.testing.assert_close(network.decomposed(x), network.base(x), atol=1e-5, rtol=0)
 
 
 def test_rfdns_weights_become_those_of_the_base(tmp_path: Path) -> None:
