@@ -75,8 +75,9 @@ def test_other_networks_and_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_mask_guided_network_shares_the_blocks_of_the_plain_one(tmp_path: Path) -> None:
-    torch.manual_seed(0)
     plain = PAN.build(PANConfig(scale=2, colors=3, channels=8, split=4, width=24, blocks=3))
+    with torch.no_grad():  # so that features stay above -1
+        torch._foreach_mul_(list(plain.parameters()), 0.5)
     config = MGAConfig(scale=2, colors=3, channels=8, blocks=3, refine_blocks=1)
     network = PAN_MGA.build(config)
     start = warm_start(network, config, PAN_MGA, saved(tmp_path / "pan.pth", plain))
@@ -87,7 +88,6 @@ def test_a_mask_guided_network_shares_the_blocks_of_the_plain_one(tmp_path: Path
     assert all(torch.equal(own[f"{part}.HRconv1.bias"], taken["HRconv1.bias"]) for part in ("base", "refine"))
     x = torch.rand(1, 3, 12, 16)
     with torch.no_grad():
-        assert network.features(x).min() > -1
         torch.testing.assert_close(network.decomposed(x), network.base(x), atol=1e-5, rtol=0)
 
 
