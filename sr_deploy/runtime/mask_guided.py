@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from sr_deploy.bundle import Masked
 from sr_deploy.engines.device import DeviceArray, Stream, check_arrays
 from sr_deploy.engines.device_mask import PatchBatch, PatchSelector
 from sr_deploy.engines.engine import Array, DeviceEngine, Engine
-from sr_deploy.engines.patches import AT_ONCE
+from sr_deploy.engines.patches import AT_ONCE, best, crops
 from sr_deploy.engines.pixels import FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, SCORES
 from sr_deploy.errors import FeedError, UsageError
 from sr_deploy.runtime.windows import are_healthy
@@ -62,18 +62,10 @@ def select_patches(scores: Array, amount: Amount) -> Array:
 
     scores: float32, one per patch, row by row.
     """
-    flat = scores.ravel()
-    wanted = amount.of(flat.size)
+    wanted = amount.of(scores.size)
     if wanted is None:
-        return np.flatnonzero(flat >= np.float32(amount.threshold or 0.0))
-    numbers = np.flatnonzero(~np.isnan(flat))
-    valid, wanted = flat[numbers], min(wanted, len(numbers))
-    if wanted == 0:
-        return numbers[:0]
-    least = np.partition(valid, valid.size - wanted)[valid.size - wanted]
-    selected = valid > least
-    selected[np.flatnonzero(valid == least)[: wanted - int(selected.sum())]] = True
-    return np.asarray(numbers[selected])
+        return np.flatnonzero(scores.ravel() >= np.float32(amount.threshold or 0.0))
+    return best(scores, wanted)
 
 
 @dataclass(frozen=True)
@@ -152,12 +144,13 @@ class MaskGuidedEngine(Engine):
         return {name: results[name] for name in (self._image.name, HEALTH)}
 
     def _refine_image(self, image: Array, features: Array, scores: Array) -> PatchCounts:
-        rows, columns = np.divmod(select_patches(scores, self._amount), scores.shape[1])
+        selected = select_patches(scores, self._amount)
         places = _places(image, scores.shape, planar=self._image.dtype != np.uint8)
-        counts = PatchCounts(scores.size, len(rows))
-        for first in range(0, len(rows), AT_ONCE):
-            row, column = rows[first : first + AT_ONCE], columns[first : first + AT_ONCE]
-            patches = crop_patches(features, row, column, self._masked)
+        counts = PatchCounts(scores.size, len(selected))
+        for first in range(0, len(selected), AT_ONCE):
+            chosen = selected[first : first + AT_ONCE]
+            patches = crops(features[None], chosen, patch=self._masked.patch, padding=self._masked.padding)
+            row, column = np.divmod(chosen, scores.shape[1])
             coarse = places[row, column]
             pixels, good = self._attempt(self._refine, patches, coarse)
             if not good.all():
@@ -302,28 +295,3 @@ def _places(image: Array, grid: tuple[int, ...], *, planar: bool) -> Array:
         return image.reshape(channels, rows, height // rows, columns, width // columns).transpose(1, 3, 0, 2, 4)
     height, width, channels = image.shape
     return image.reshape(rows, height // rows, columns, width // columns, channels).transpose(0, 2, 1, 3, 4)
-
-
-def crop_patches(features: Array, rows: Array, columns: Array, masked: Masked) -> Array:
-    """(F,H,W) -> (K,F,side,side): what the refine network sees of the patches at these places, zero beyond the image."""
-    side, patch, padding = masked.side, masked.patch, masked.padding
-    count, height, width = features.shape
-    crops = np.zeros((len(rows), count, side, side), features.dtype)
-    tops, lefts = rows * patch - padding, columns * patch - padding
-    inner = (tops >= 0) & (lefts >= 0) & (tops + side <= height) & (lefts + side <= width)
-    if inner.any():
-        windows = np.lib.stride_tricks.sliding_window_view(features, (side, side), axis=(1, 2)).transpose(1, 2, 0, 3, 4)
-        crops[inner] = windows[tops[inner], lefts[inner]]
-    for index, top, left, bottom, right in _clipped(~inner, tops, lefts, side, features.shape):
-        y, x = top - int(tops[index]), left - int(lefts[index])
-        crops[index, :, y : y + bottom - top, x : x + right - left] = features[:, top:bottom, left:right]
-    return crops
-
-
-def _clipped(
-    outer: Array, tops: Array, lefts: Array, side: int, shape: tuple[int, ...]
-) -> Iterator[tuple[int, int, int, int, int]]:
-    """Of the windows that reach beyond the image: number, and the box that lies in it."""
-    for index in np.flatnonzero(outer).tolist():
-        top, left = int(tops[index]), int(lefts[index])
-        yield index, max(top, 0), max(left, 0), min(top + side, shape[1]), min(left + side, shape[2])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sr_deploy.engines.patches import best, crops, paste
 
@@ -33,6 +35,17 @@ def test_crops_are_those_of_torch(patch: int, padding: int) -> None:
     np.testing.assert_array_equal(found, every[chosen])
     assert found.flags.c_contiguous
     assert crops(features, chosen[:0], patch=patch, padding=padding).shape == (0, 5, side, side)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 7))
+def test_crops_are_those_of_a_padded_image(rows: int, columns: int, padding: int) -> None:
+    features = np.random.default_rng(1).random((1, 2, 4 * rows, 4 * columns), np.float32)
+    found = crops(features, np.arange(rows * columns), patch=4, padding=padding)
+    padded = np.pad(features[0], ((0, 0), (padding, padding), (padding, padding)))
+    side = 4 + 2 * padding
+    for number, crop in enumerate(found):
+        top, left = 4 * (number // columns), 4 * (number % columns)
+        np.testing.assert_array_equal(crop, padded[:, top : top + side, left : left + side])
 
 
 def test_patches_go_back_where_they_come_from() -> None:

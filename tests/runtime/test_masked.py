@@ -27,7 +27,7 @@ from sr_deploy.errors import BundleError, UsageError
 from sr_deploy.runtime import frames as frames_module
 from sr_deploy.runtime import upscaler as upscaler_module
 from sr_deploy.runtime.image import read_image
-from sr_deploy.runtime.mask_guided import Amount, MaskGuidedEngine, crop_patches, select_patches
+from sr_deploy.runtime.mask_guided import Amount, MaskGuidedEngine, select_patches
 from sr_deploy.runtime.masked import MaskedUpscaler, write_heat
 from tests.runtime.test_frames import Machine, MachineBackend, photo
 
@@ -179,17 +179,6 @@ def test_of_equal_scores_the_earlier_are_selected(scores: Array, data: st.DataOb
     wanted = data.draw(st.integers(0, scores.size + 3))
     order = [index for index in np.argsort(-scores, kind="stable").tolist() if not np.isnan(scores[index])]
     assert select_patches(scores, Amount(count=wanted)).tolist() == sorted(order[:wanted])
-
-
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
-def test_crops_are_those_of_a_padded_image(rows: int, columns: int, padding: int) -> None:
-    features = np.random.default_rng(1).random((2, 4 * rows, 4 * columns), np.float32)
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    crops = crop_patches(features, row, column, Masked(4, padding, 2))
-    padded = np.pad(features, ((0, 0), (padding, padding), (padding, padding)))
-    side = 4 + 2 * padding
-    for crop, top, left in zip(crops, 4 * row, 4 * column, strict=True):
-        np.testing.assert_array_equal(crop, padded[:, top : top + side, left : left + side])
 
 
 def test_the_published_network_gives_its_golden_pixels(shared: Path) -> None:
