@@ -76,6 +76,14 @@ def test_a_name_means_the_network_for_the_scale(box: Path, name: str, scale: flo
     assert models.find(name, scale) == models.resolve(name, scale) == models.resolve(Path(name), scale) == box / expected
 
 
+def test_a_name_stands_for_what_begins_with_it(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tmp_path / "small"
+    shutil.copytree(box / "quality-small-x4", small / "quality-small-x4")
+    monkeypatch.setattr(models, "FOLDER", small)
+    assert models.find("quality") == models.resolve("quality") == small / "quality-small-x4"
+    assert models.is_in_the_box("quality") and not models.is_in_the_box("qual")
+
+
 @pytest.mark.parametrize("name", ["fast-x8", "slow", "", "fas", "FAST", "../fast-x2", "fast-x2/"])
 @pytest.mark.usefixtures("box")
 def test_an_unknown_name_is_told_what_there_is(name: str) -> None:

@@ -47,9 +47,9 @@ def parity_probes(channels: int, *, min_size: int = 1, size_multiple: int = 1) -
     half, quarter = imresize(picture, 120, 120), imresize(picture, 60, 60)
     least = _fitted(min_size, min_size, size_multiple)
     crops = {
-        "photo 64x56": _sized(half[28:, 40:], 56, 64, min_size, size_multiple),
-        "odd 53x37": _sized(quarter[12:], 37, 53, min_size, size_multiple),
-        "wide 90x16": _sized(half[100:], 16, 90, min_size, size_multiple),
+        "photo 40x36": _sized(half[28:, 40:], 36, 40, min_size, size_multiple),
+        "odd 33x27": _sized(quarter[12:], 27, 33, min_size, size_multiple),
+        "wide 64x16": _sized(half[100:], 16, 64, min_size, size_multiple),
         "strokes 32x24": _sized(half[74:, 62:], 24, 32, min_size, size_multiple),
         f"least {least}x{least}": _sized(half[60:, 90:], least, least, min_size, size_multiple),
     }

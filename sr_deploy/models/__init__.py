@@ -9,6 +9,7 @@ fast-x4/
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,17 +50,14 @@ def available() -> tuple[Model, ...]:
 def find(name: str, scale: float | None = None) -> Path:
     """The bundle in the box that `name` means: `fast-x2` itself, `fast` the one that makes images `scale` times as large.
 
-    Between two scales it is the larger one, whose result is resampled; beyond all, the largest. Without `scale`, it is x4.
+    A name also stands for what begins with it: `quality` for `quality-small`, until there is a `quality` itself. Between two
+    scales it is the larger one, whose result is resampled; beyond all, the largest. Without `scale`, it is x4.
 
     Raises: BundleError when there is none of that name.
     """
-    models = available()
-    for model in models:
-        if model.folder.name == name:
-            return model.folder
-    family = [model for model in models if model.name == name]
+    family = _family(name)
     if not family:
-        raise BundleError(f"{name}: no network of that name in the box; {_contents(models)}")
+        raise BundleError(f"{name}: no network of that name in the box; {_contents(available())}")
     wanted = _USUAL_SCALE if scale is None else scale
     return next((model for model in family if model.scale >= wanted), family[-1]).folder
 
@@ -82,7 +80,18 @@ def resolve(model: str | Path, scale: float | None = None) -> Path:
 
 def is_in_the_box(name: str) -> bool:
     """Whether `find` knows the name."""
-    return any(name in (model.name, model.folder.name) for model in available())
+    return bool(_family(name))
+
+
+def _family(name: str) -> list[Model]:
+    """The networks that a name may mean, by scale."""
+    models = available()
+    ways: tuple[Callable[[Model], bool], ...] = (
+        lambda model: model.folder.name == name,
+        lambda model: model.name == name,
+        lambda model: model.name.startswith(f"{name}-"),
+    )
+    return next((found for way in ways if (found := [model for model in models if way(model)])), [])
 
 
 def _contents(models: tuple[Model, ...]) -> str:
