@@ -26,7 +26,7 @@ from tests.runtime.video.clips import Clips, ffmpeg, frame_hashes, frames, pts_o
 
 COUNT = 24
 PER_SEGMENT = 5
-PATIENCE = 5.0
+PATIENCE = 20.0
 OPTIONS = VideoOptions(preset="ultrafast", segment_frames=PER_SEGMENT)
 WHERE = pytest.mark.parametrize("number", [0, 12, COUNT - 1])
 
