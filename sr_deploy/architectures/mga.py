@@ -93,7 +93,10 @@ class FoldedMask(nn.Module):
 
 
 class MaskGuided(Network):
-    """A network of `base`, `mask` and `refine`; the forward refines every patch, which the paper calls -A."""
+    """A network of `base`, `mask` and `refine`; the forward refines every patch.
+
+    As the paper calls them: -B is `base`, -D `decomposed`, -A the forward, -M `masked`.
+    """
 
     base: Network
     mask: nn.Module
@@ -128,9 +131,15 @@ class MaskGuided(Network):
         return grid.reshape(images, colors, down * side, across * side)
 
     def decomposed(self, x: Tensor) -> Tensor:
-        """Base and refine network as one plain network, which the paper calls -D: the image is its only patch."""
+        """Base and refine network as one plain network: an image of any size is its only patch."""
         y: Tensor = self.refine(F.pad(self.features(x), (PADDING,) * 4))
         return y
+
+    def masked(self, x: Tensor, k: int) -> Tensor:
+        """The `k` patches with the highest scores refined: one image (1, C, H, W), H and W multiples of 4."""
+        coarse, features, scores = self.look(x)
+        chosen = best(scores, k)
+        return paste(coarse, self.refine(crops(features, chosen)), chosen)
 
     def fold_value_range(self, value_range: float) -> None:
         self.base.fold_value_range(value_range)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.architectures import reference
-from sr_deploy.architectures.mga import PATCH, MaskGuided, best, crops, paste
+from sr_deploy.architectures.mga import PATCH, MaskGuided
 from sr_deploy.training.losses import Loss
 from sr_deploy.training.recipe import Part
 
@@ -93,9 +93,8 @@ class Mask(EveryPatch):
         return self._padded(lr, self._masked)
 
     def _masked(self, lr: Tensor) -> Tensor:
-        coarse, features, scores = self._network.look(lr)
-        chosen = best(scores, max(1, round(REFINED * scores.numel())))
-        return paste(coarse, self._network.refine(crops(features, chosen)), chosen)
+        patches = lr.shape[2] // PATCH * (lr.shape[3] // PATCH)
+        return self._network.masked(lr, max(1, round(REFINED * patches)))
 
 
 def error_map(coarse: Tensor, refined: Tensor, scale: int) -> Tensor:
