@@ -22,7 +22,7 @@ def test_rfdn_mga_is_the_published_network(shared: Path) -> None:
     network.load_state_dict(torch.load(shared / "golden" / "rfdn_mga_x4.pth", weights_only=True))
     golden = {name: torch.from_numpy(array) for name, array in np.load(shared / "golden" / "rfdn_mga_x4.npz").items()}
     with torch.inference_mode():
-        coarse, features, scores = network.look(golden["x"])
+        coarse, _, scores = network.look(golden["x"])
         chosen = best(scores, 24)
         refined = network.masked(golden["x"], 24)
     torch.testing.assert_close(coarse, golden["coarse"], atol=1e-5, rtol=0)
