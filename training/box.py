@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from sr_deploy import Upscaler
+from sr_deploy.bundle import REPORT_FILE
 from sr_deploy.export import export
 from sr_deploy.runtime.evaluate import evaluate, find_pairs, mean_score
 from sr_deploy.settings import load_toml
@@ -31,10 +32,11 @@ def main() -> None:
     parser.add_argument("--license", default="Apache-2.0")
     options = parser.parse_args()
     recipe = load_toml(options.run / "recipe.toml", Recipe)
-    bundle = ROOT / "sr_deploy" / "models" / recipe.name.replace("_x", "-x")
+    bundle = ROOT / "sr_deploy" / "models" / recipe.name.replace("_", "-")
     make_bundle(options.run, recipe, bundle, options.license, {})
     measured = {name_of(folder): measure(bundle, folder, recipe.network["scale"]) for folder in options.hr}
     make_bundle(options.run, recipe, bundle, options.license, measured)
+    (bundle / REPORT_FILE).unlink()  # half of all bytes, and what it shows is in the card
     for file in ("recipe.toml", "log.csv"):
         shutil.copy(options.run / file, bundle)
     shutil.copy(options.run / "training_form.pth", ROOT / "training" / "weights" / f"{recipe.name}.pth")
