@@ -64,18 +64,20 @@ def main() -> None:
 
 
 def mosaic(folder: Path, side: int) -> Array:
-    """(side,side,3) of the pictures in a folder, row by row."""
-    pictures = [read_image(path).pixels for path in sorted(folder.iterdir()) if path.suffix.lower() in READABLE_SUFFIXES]
-    rows, height = [], 0
-    for picture in itertools.cycle(pictures):
-        strip = [picture]
-        while sum(part.shape[1] for part in strip) < side:
-            strip.append(next(part for part in itertools.cycle(pictures) if part.shape[0] >= picture.shape[0]))
-        rows.append(np.concatenate([part[: picture.shape[0]] for part in strip], axis=1)[:, :side])
-        height += picture.shape[0]
-        if height >= side:
-            return np.ascontiguousarray(np.concatenate(rows)[:side])
-    raise SystemExit(f"{folder}: no pictures")
+    """(side,side,3) of the pictures in a folder, row by row, each row as low as its lowest picture."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in READABLE_SUFFIXES]
+    pictures = [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in (read_image(file).pixels for file in files)]
+    if not pictures:
+        raise SystemExit(f"{folder}: no pictures")
+    rows, height, each = [], 0, itertools.cycle(pictures)
+    while height < side:
+        row: list[Array] = []
+        while sum(part.shape[1] for part in row) < side:
+            row.append(next(each))
+        lowest = min(part.shape[0] for part in row)
+        rows.append(np.concatenate([part[:lowest] for part in row], axis=1)[:, :side])
+        height += lowest
+    return np.ascontiguousarray(np.concatenate(rows)[:side])
 
 
 def time_all(
@@ -99,7 +101,7 @@ def time_pair(base: Path, refine: Path, folder: Path, side: int, rounds: int, cl
     scale = plain["base"].scale
     hr = mosaic(folder, side * scale)
     lr = imresize(hr, side, side)
-    masked = {f"{budget:.0%}": MaskedUpscaler(base=base, refine=refine, budget=budget) for budget in BUDGETS}
+    masked = {f"{budget:.0%}": pairs.PairUpscaler(plain["base"], plain["refine"], budget=budget) for budget in BUDGETS}
     seconds, quality = time_all({**plain, **masked}, lr, hr, rounds, clock)
     whole, least = seconds["refine"], seconds["base"]
     gain = quality["refine"] - quality["base"]
