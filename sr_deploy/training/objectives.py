@@ -1,6 +1,7 @@
 """What a stage computes and compares: the whole network, or one part of a mask-guided one.
 
-Source of the three parts and their order: Hu et al., Restore Globally, Refine Locally, ECCV 2022, section 3.4.
+Source of the three parts and their order: Hu et al., Restore Globally, Refine Locally: A Mask-Guided Scheme to Accelerate
+Super-Resolution Networks, ECCV 2022.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Objective:
 
 
 class Decomposed(Objective):
-    """Base and refine network as one plain network (-D)."""
+    """Base and refine network as one plain network (-D); mask-guided networks all run on [0, 1]."""
 
     def __init__(self, network: MaskGuided, loss: Loss) -> None:
         super().__init__(network, 1.0, loss)

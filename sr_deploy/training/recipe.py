@@ -178,6 +178,8 @@ def _check_stage(stage: Stage, where: str) -> None:
     if not 0 <= stage.ema < 1:
         raise UsageError(f"{where}: ema {stage.ema} is not in [0, 1); 0.999 averages over about 1000 steps")
     weights = dataclasses.asdict(stage.losses)
+    if stage.part == "mask" and stage.losses != Weights(l1=stage.losses.l1):
+        raise UsageError(f"{where}: a mask learns the error map by L1 alone; set losses = {{ l1 = 1.0 }}")
     if min(weights.values()) < 0 or not any(weights.values()):
         raise UsageError(f"{where}: losses must have a weight above 0 and none below; valid: {', '.join(weights)}")
 

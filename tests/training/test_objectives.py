@@ -124,6 +124,7 @@ def test_three_steps_leave_a_mask_guided_network(make_recipe: MakeRecipe, tmp_pa
     ("architecture", "network", "stage", "words"),
     [
         ("pan_mga", NETWORK, {"part": "whole"}, "pan_mga is trained by 'decomposed', 'patches' or 'mask'"),
+        ("pan_mga", NETWORK, {"part": "mask", "losses": Weights(mse=1.0)}, "a mask learns the error map by L1 alone"),
         ("ecbsr", None, {"part": "mask"}, "ecbsr is trained by 'whole'"),
         ("pan_mga", NETWORK, {"part": "mask", "crop": 20}, "no multiple of 8, a patch of 4 LR pixels; 16 is"),
     ],
