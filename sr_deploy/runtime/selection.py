@@ -45,12 +45,21 @@ def select_blocks(gains: Array, costs: Costs, seconds: float) -> Selection:
     gains: (rows, columns) float, not negative: what refining a block of the smallest size is worth, in any unit.
     """
     pyramid = _Pyramid(gains, costs)
-    best = pyramid.select(_HIGHEST)
+    found = [_within(pyramid, costs, seconds, top) for top in range(len(costs.base))]
+    fitting = [selection for selection in found if selection.seconds(costs) <= seconds]
+    return max(fitting, key=pyramid.gain) if fitting else pyramid.select(_HIGHEST, len(costs.base) - 1)
+
+
+def _within(pyramid: _Pyramid, costs: Costs, seconds: float, top: int) -> Selection:
+    """What gains most for the lowest price of a second that keeps the time, with no block above size number `top`.
+
+    Between two prices a large block changes as a whole, and the time is used badly; smaller ones leave smaller gaps.
+    """
+    best = pyramid.select(_HIGHEST, top)
     low, high = -30.0, 30.0
-    unit = max(float(gains.sum()), 1e-30) / (gains.size * costs.refine[0])
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        found = pyramid.select(unit * 2.0**middle)
+        found = pyramid.select(pyramid.unit * 2.0**middle, top)
         if found.seconds(costs) <= seconds:
             best, high = found, middle
         else:
@@ -70,10 +79,14 @@ class _Pyramid:
         for _ in costs.base[1:]:
             self.gains.append(_sums(self.gains[-1]))
             self._inside.append(_sums(self._inside[-1]) > 0)
+        self.unit = max(float(gains.sum()), 1e-30) / (gains.size * costs.refine[0])
 
-    def select(self, price: float) -> Selection:
-        """The blocks with the largest sum of gains, less `price` for each second."""
-        restored, whole, refined = self._values(price)
+    def gain(self, selection: Selection) -> float:
+        return float(sum((mask * gains).sum() for mask, gains in zip(selection.refine, self.gains, strict=True)))
+
+    def select(self, price: float, top: int) -> Selection:
+        """The blocks up to size number `top` with the largest sum of gains, less `price` for each second."""
+        restored, whole, refined = self._values(price, top)
         base, refine = [], []
         bare = self._inside[-1]
         covered = np.zeros_like(bare)
@@ -90,13 +103,17 @@ class _Pyramid:
                 covered &= self._inside[level - 1]
         return Selection(tuple(reversed(base)), tuple(reversed(refine)))
 
-    def _values(self, price: float) -> tuple[list[Array], list[Array], list[Array]]:
+    def _values(self, price: float, top: int) -> tuple[list[Array], list[Array], list[Array]]:
         """By size, whether it is best to refine a block that the base restores; to let the base restore it; to refine it."""
-        restored, whole, refined = [], [], []
+        restored, whole, refined = list[Array](), list[Array](), list[Array]()
         covered, bare = np.zeros_like(self.gains[0]), np.full_like(self.gains[0], -np.inf)
         for level, (gains, inside) in enumerate(zip(self.gains, self._inside, strict=True)):
             if level > 0:
                 covered, bare = _sums(covered), _sums(bare)
+            if level > top:
+                for masks in (restored, whole, refined):
+                    masks.append(np.zeros(gains.shape, bool))
+                continue
             by_refine = gains - price * self._costs.refine[level]
             restored.append(by_refine > covered)
             covered = np.where(inside, np.maximum(covered, by_refine), 0.0)

@@ -95,3 +95,28 @@ def test_what_is_selected_depends_on_nothing_else() -> None:
     assert isinstance(first, Selection)
     for mask, same in zip(first.base + first.refine, second.base + second.refine, strict=True):
         np.testing.assert_array_equal(mask, same)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8, 0.9, 0.97])
+def test_no_division_into_blocks_of_one_size_gains_more(seed: int, share: float) -> None:
+    gains = np.random.default_rng(seed).random((16, 16))
+    sides = [8.0 + 32 * 2**level for level in range(5)]
+    costs = Costs(base=tuple(0.27 * side**2 for side in sides), refine=tuple(side**2 for side in sides))
+    seconds = share * 520**2
+    selection = select_blocks(gains, costs, seconds)
+    assert selection.seconds(costs) <= seconds
+    found = sum((mask * sums).sum() for mask, sums in zip(selection.refine, pyramid(gains, 5), strict=True))
+    for level, sums in enumerate(pyramid(gains, 5)):
+        dearer = costs.refine[level] - costs.base[level]
+        count = int((seconds - sums.size * costs.base[level]) / dearer)
+        assert found >= 0.97 * np.sort(sums.ravel())[::-1][: max(count, 0)].sum()
+
+
+def pyramid(gains: Array, levels: int) -> list[Array]:
+    """Sums over blocks of every size, the smallest first."""
+    sums = [gains]
+    for _ in range(levels - 1):
+        rows, columns = sums[-1].shape
+        sums.append(sums[-1].reshape(rows // 2, 2, columns // 2, 2).sum(axis=(1, 3)))
+    return sums
