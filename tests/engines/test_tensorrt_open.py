@@ -22,27 +22,16 @@ from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.pixels import INPUT, OUTPUT, load_float_form, load_pixel_form
 from sr_deploy.engines.target import BuildSettings, load_target
 from sr_deploy.engines.tensorrt import TensorRTEngine
-from sr_deploy.engines.tensorrt_library import TENSORRT, TENSORRT_RTX, Flavour, Library
+from sr_deploy.engines.tensorrt_library import Flavour, Library
 from sr_deploy.engines.tensorrt_open import open_graph, run_settings
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError
 from sr_deploy.runtime.upscaler import Upscaler
-from tests.engines.fake_tensorrt import Severity, fake_module
+from tests.engines.fake_tensorrt import Severity
 from tests.graphs import image_graph, masked_bundle, save
 
 L4, H200 = GPU("NVIDIA L4", "8.9"), GPU("NVIDIA H200", "9.0")
 ROOT = Path(__file__).parents[2]
 SIZES = {"min": "16x16", "opt": "64x32", "max": "128x128"}
-
-
-@pytest.fixture(scope="module")
-def device() -> Device:
-    pytest.importorskip("warp")
-    return Device("cpu")
-
-
-@pytest.fixture(params=[TENSORRT, TENSORRT_RTX], ids=lambda flavour: flavour.name)
-def library(request: pytest.FixtureRequest) -> Library:
-    return Library(request.param, fake_module(rtx=request.param.builds_ahead))
 
 
 @pytest.fixture

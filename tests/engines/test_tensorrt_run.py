@@ -31,17 +31,6 @@ Open = Callable[..., TensorRTEngine]
 LEAST, LARGEST = (1, 4, 4, 3), (2, 64, 64, 3)
 
 
-@pytest.fixture(scope="module")
-def device() -> Device:
-    pytest.importorskip("warp")
-    return Device("cpu")
-
-
-@pytest.fixture(params=[TENSORRT, TENSORRT_RTX], ids=lambda flavour: flavour.name)
-def library(request: pytest.FixtureRequest) -> Library:
-    return Library(request.param, fake_module(rtx=request.param.builds_ahead))
-
-
 @pytest.fixture
 def rtx() -> Library:
     return Library(TENSORRT_RTX, fake_module(rtx=True))
