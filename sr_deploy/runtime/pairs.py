@@ -15,7 +15,7 @@ from sr_deploy.errors import UsageError
 from sr_deploy.runtime.forms import ImageUpscaler, MaskedStats, Progress
 from sr_deploy.runtime.selection import Costs, Selection, select_blocks
 from sr_deploy.runtime.tiling import FAST_MULTIPLE, Axis, Region, Tiling
-from sr_deploy.runtime.upscaler import Upscaler
+from sr_deploy.runtime.upscaler import Upscaler, paste
 
 _HALO = 4
 """LR pixels around a block that its network sees too; more cost more than they bring, even where attention reaches far."""
@@ -118,7 +118,7 @@ class PairUpscaler(ImageUpscaler):
         for index, (network, masks) in enumerate(zip(self._networks, chosen, strict=True)):
             for tiling, tiles in grid.tiles(masks, index):
                 for row, column, window in network.run_tiles(pixels, tiling, tiles, batch=_batch(tiling)):
-                    _paste(large, window, row, column, self.scale)
+                    paste(large, window, row, column, self.scale)
                     done += 1
                     if progress is not None:
                         progress(done, total)
@@ -279,12 +279,6 @@ def _batch(tiling: Tiling) -> int:
 def _region(first: int, end: int, length: int, size: int, multiple: int) -> Region:
     start = (first + end - length) // 2 // multiple * multiple
     return Region(min(max(start, 0), size - length), first, first, end)
-
-
-def _paste(large: Array, window: Array, row: Region, column: Region, scale: int) -> None:
-    top, left = (row.fade_from - row.start) * scale, (column.fade_from - column.start) * scale
-    target = large[row.fade_from * scale : row.end * scale, column.fade_from * scale : column.end * scale]
-    target[...] = window[top : top + target.shape[0], left : left + target.shape[1]]
 
 
 def _energy(pixels: Array) -> Array:

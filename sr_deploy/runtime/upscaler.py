@@ -302,7 +302,7 @@ class Upscaler(ImageUpscaler):
             fading = large[row.fade_from * scale : row.solid_from * scale]
             if column.start == 0:
                 above = fading.copy()
-            _paste(large, window, row, column, scale)
+            paste(large, window, row, column, scale)
             if column.end == width:
                 _fade(above, fading, axis=0)
         return large
@@ -342,7 +342,7 @@ def _host_memory() -> int:
     return min(_DEFAULT_MEMORY, available_memory() // 2)
 
 
-def _paste(large: Array, window: Array, row: Region, column: Region, scale: int) -> None:
+def paste(large: Array, window: Array, row: Region, column: Region, scale: int) -> None:
     """Put a window's share into `large`, fading from what its left neighbor put there."""
     share = window[
         (row.fade_from - row.start) * scale : (row.end - row.start) * scale,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sr_deploy.errors import UsageError, VideoError
+from sr_deploy.runtime.video.segment import sync
 
 if sys.platform == "win32":
     import msvcrt
@@ -179,17 +180,6 @@ def clear_concluded(folder: Path) -> None:
     if concluded:
         with contextlib.suppress(VideoError), _locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if sys.platform == "win32" and path.is_dir():
-        return  # folders have no handle there
-    handle = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _locked(folder: Path) -> IO[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -154,14 +155,20 @@ def decoding_number(shown: int, decoded: int | None) -> int:
 
 def put_in_place(part: Path, path: Path) -> None:
     """Rename a file that is complete, so that neither its bytes nor its name are lost in a power cut."""
-    for entry, rename in ((part, True), (path.parent, False)):
-        descriptor = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if rename:
-            part.replace(path)
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if sys.platform == "win32" and path.is_dir():
+        return  # folders have no handle there
+    handle = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def discard(container: av.container.OutputContainer, part: Path) -> None:
