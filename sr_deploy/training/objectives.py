@@ -6,8 +6,6 @@ Super-Resolution Networks, ECCV 2022.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,13 +66,15 @@ class EveryPatch(Decomposed):
         return coarse, self._network.refine_all(features)
 
     def upscaled(self, lr: Tensor) -> Tensor:
-        return self._padded(lr, lambda padded: self.outputs(padded)[-1])
-
-    def _padded(self, lr: Tensor, upscale: Callable[[Tensor], Tensor]) -> Tensor:
         height, width = lr.shape[2:]
-        image = upscale(F.pad(lr, (0, -width % PATCH, 0, -height % PATCH), mode="replicate"))
-        scale = image.shape[2] // (height + -height % PATCH)
+        padded = F.pad(lr, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
+        image = self._image(padded)
+        scale = image.shape[2] // padded.shape[2]
         return image[:, :, : height * scale, : width * scale]
+
+    def _image(self, lr: Tensor) -> Tensor:
+        """The image that is validated; height and width are multiples of a patch."""
+        return self._network(lr)  # type: ignore[no-any-return]
 
 
 class Mask(EveryPatch):
@@ -90,10 +90,7 @@ class Mask(EveryPatch):
         scores, coarse, refined = outputs
         return self._loss.weights.l1 * F.l1_loss(scores, error_map(coarse, refined, hr.shape[2] // lr.shape[2]))
 
-    def upscaled(self, lr: Tensor) -> Tensor:
-        return self._padded(lr, self._masked)
-
-    def _masked(self, lr: Tensor) -> Tensor:
+    def _image(self, lr: Tensor) -> Tensor:
         patches = lr.shape[2] // PATCH * (lr.shape[3] // PATCH)
         return self._network.masked(lr, max(1, round(REFINED * patches)))
 
