@@ -20,13 +20,14 @@ ROOT = PACKAGE.parent
 
 MAY_IMPORT = {
     "errors": set(),
+    "files": set(),
     "bicubic": set(),
     "metrics": set(),
     "settings": {"errors"},
     "bundle": {"errors", "settings"},
     "architectures": {"errors", "bundle"},
-    "training": {"errors", "settings", "bicubic", "metrics", "architectures"},
-    "engines": {"errors", "settings", "bundle", "models"},
+    "training": {"errors", "files", "settings", "bicubic", "metrics", "architectures"},
+    "engines": {"errors", "files", "settings", "bundle", "models"},
     "models": {"errors", "bundle"},
     "runtime": {"errors", "bicubic", "metrics", "bundle", "engines"},
     "export": {"errors", "settings", "bicubic", "metrics", "bundle", "architectures", "engines"},
@@ -34,6 +35,7 @@ MAY_IMPORT = {
 }
 THIRD_PARTY = {
     "errors": set(),
+    "files": set(),
     "bicubic": {"numpy"},
     "metrics": {"numpy"},
     "settings": set(),

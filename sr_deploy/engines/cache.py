@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sr_deploy import files
 from sr_deploy.bundle import Precision
 from sr_deploy.errors import EngineError, UsageError
 from sr_deploy.settings import from_table
@@ -202,17 +203,10 @@ def write_whole(path: Path, contents: bytes) -> None:
 
     Raises: EngineError when it cannot be written.
     """
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
-        with part.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        files.write_whole(path, path.with_name(f"{path.name}.part-{os.getpid()}"), contents)
     except OSError as exc:
         raise EngineError(f"{path}: cannot be written ({exc.strerror}); choose another folder") from exc
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def kernels_path(engine: Path, gpu: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sr_deploy import files
 from sr_deploy.errors import CheckpointError, UsageError
 
 if sys.platform == "win32":
@@ -115,13 +115,7 @@ def save_weights(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all. Raises: CheckpointError when it cannot be written."""
-    part = path.with_name(f"{path.name}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        files.write_whole(path, path.with_name(f"{path.name}.part"), data)
     except OSError as exc:
-        part.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({exc.strerror}); make room, and run the same command again") from exc
