@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +15,17 @@ import numpy as np
 from sr_deploy.engines.engine import Array
 from sr_deploy.errors import UsageError
 from sr_deploy.runtime.forms import ImageUpscaler, MaskedStats, Progress
-from sr_deploy.runtime.selection import Costs, Selection, select_blocks
+from sr_deploy.runtime.selection import Costs, Selection, painted, select
 from sr_deploy.runtime.tiling import FAST_MULTIPLE, Axis, Region, Tiling
 from sr_deploy.runtime.upscaler import Upscaler, paste
 
 _HALO = 4
 """LR pixels around a block that its network sees too; more cost more than they bring, even where attention reaches far."""
 
+_BLOCK = 32
+"""Side of the smallest blocks, in LR pixels: with its halo a window is of a length that networks are fast at."""
+
 _LARGEST = 512
-_SMALLEST = 24
 _PROBED = (40, 72, 136, 264)
 _TIMED = 4
 _BATCHED_AREA = 100_000
@@ -50,6 +54,7 @@ class PairUpscaler(ImageUpscaler):
         self._networks = (base, refine)
         self._budget = budget
         self._speeds: dict[tuple[str, int], tuple[_Speed, _Speed]] = {}
+        self._prepared = {(network, side, side) for network in range(2) for side in _PROBED}
         self._own = MaskedStats()
         self._probes = 0
         self._lock = threading.Lock()
@@ -79,11 +84,11 @@ class PairUpscaler(ImageUpscaler):
             speeds = self._measured(pixels)
             start = time.perf_counter()
             grid = _Grid.of(pixels, self._networks)
-            costs = Costs(*(tuple(map(speed.seconds, sizes)) for speed, sizes in zip(speeds, grid.windows, strict=True)))
+            costs = Costs(*(self._seconds(grid, index, speed) for index, speed in enumerate(speeds)))
             whole = self._networks[1].plan(*pixels.shape[:2])
-            allowed = self._budget * len(whole) * speeds[1].seconds(whole.window)
+            allowed = self._budget * len(whole) * float(speeds[1].seconds(*map(np.array, whole.window)))
             gains = grid.sums(_energy(pixels)) ** _EXPONENT
-            selection = select_blocks(gains, costs, allowed - (time.perf_counter() - start))
+            selection = select(gains, costs, allowed - (time.perf_counter() - start), sizes=grid.sizes)
             return self._restore(pixels, grid, selection, progress)
 
     def heat(self, image: Array) -> Array:
@@ -91,7 +96,7 @@ class PairUpscaler(ImageUpscaler):
         pixels = image[..., None] if image.ndim == 2 else image
         grid = _Grid.of(pixels, self._networks)
         heat = np.sqrt(grid.sums(_energy(pixels)))
-        heat = heat.repeat(grid.leaf[0], axis=0).repeat(grid.leaf[1], axis=1)[: pixels.shape[0], : pixels.shape[1]]
+        heat = heat.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)[: pixels.shape[0], : pixels.shape[1]]
         return (heat / max(float(heat.max()), 1e-12)).astype(np.float32)
 
     def close(self) -> None:
@@ -108,15 +113,18 @@ class PairUpscaler(ImageUpscaler):
     def _restore(self, pixels: Array, grid: _Grid, selection: Selection, progress: Progress | None) -> Array:
         height, width, channels = pixels.shape
         base, start = self._networks[0], time.perf_counter()
-        covered = bool(selection.base[-1].all())
+        covered = bool(painted(selection.base, grid.counts).all())
         if covered:
             large = base.upscale_pixels(pixels)
         else:
             large = np.empty((height * self.scale, width * self.scale, channels), pixels.dtype)
-        chosen = (() if covered else selection.base, selection.refine)
-        total, done, seconds = sum(int(mask.sum()) for masks in chosen for mask in masks), 0, [0.0, 0.0]
-        for index, (network, masks) in enumerate(zip(self._networks, chosen, strict=True)):
-            for tiling, tiles in grid.tiles(masks, index):
+        chosen = [grid.tiles(boxes, index) for index, boxes in enumerate((selection.base, selection.refine))]
+        if covered:
+            chosen[0] = []
+        total, done, seconds = sum(len(tiles) for shapes in chosen for _, tiles in shapes), 0, [0.0, 0.0]
+        for index, (network, shapes) in enumerate(zip(self._networks, chosen, strict=True)):
+            for tiling, tiles in shapes:
+                self._prepared.add((index, *tiling.window))
                 for row, column, window in network.run_tiles(pixels, tiling, tiles, batch=_batch(tiling)):
                     paste(large, window, row, column, self.scale)
                     done += 1
@@ -127,6 +135,16 @@ class PairUpscaler(ImageUpscaler):
             progress(1, 1)
         self._own = self._own.plus(height * width, grid.area(selection.refine), *seconds)
         return large
+
+    def _seconds(self, grid: _Grid, network: int, speed: _Speed) -> Array:
+        """What boxes take, in a network that has run windows of some shapes before."""
+        seconds, (rows, columns) = grid.seconds(network, speed), grid.lengths[network]
+        for (row, tall), (column, wide) in itertools.product(
+            enumerate(rows.window.tolist()), enumerate(columns.window.tolist())
+        ):
+            if row and column and (network, tall, wide) not in self._prepared:
+                seconds[row, column] += speed.new
+        return seconds
 
     def _measured(self, pixels: Array) -> tuple[_Speed, _Speed]:
         """How fast the networks are on pixels of that kind; tried on the first image."""
@@ -141,24 +159,29 @@ class PairUpscaler(ImageUpscaler):
 
 @dataclass(frozen=True)
 class _Speed:
-    """Seconds per LR pixel of windows by their area, increasing."""
+    """Seconds per LR pixel of windows by their area, increasing; `new`: what the first window of a shape takes more."""
 
     areas: tuple[int, ...]
     rates: tuple[float, ...]
+    new: float
 
     @staticmethod
     def measure(network: Upscaler, pixels: Array) -> _Speed:
         """The fastest of a few rounds over all sizes: what else the machine does meanwhile comes and goes."""
         probes = [_Probe.of(network, pixels, side) for side in _PROBED]
         rounds = [[probe.run() for probe in probes] for _ in range(1 + _TIMED)]
+        fastest = [min(runs) for runs in zip(*rounds[1:], strict=True)]
+        late = [len(probe.tiles) * (first - best) for probe, first, best in zip(probes, rounds[0], fastest, strict=True)]
         return _Speed(
             tuple(side * side for side in _PROBED),
-            tuple(min(runs) / (side * side) for side, *runs in zip(_PROBED, *rounds[1:], strict=True)),
+            tuple(best / (side * side) for side, best in zip(_PROBED, fastest, strict=True)),
+            max(0.0, statistics.median(late)),
         )
 
-    def seconds(self, window: tuple[int, int]) -> float:
-        area = window[0] * window[1]
-        return float(np.interp(area, self.areas, self.rates)) * area
+    def seconds(self, tall: Array, wide: Array) -> Array:
+        """Of windows of these sides."""
+        area = tall * wide
+        return np.asarray(np.interp(area, self.areas, self.rates) * area)
 
 
 @dataclass(frozen=True)
@@ -188,71 +211,99 @@ class _Probe:
 
 
 @dataclass(frozen=True)
-class _Grid:
-    """Blocks of an image of `size`: the smallest are `leaf` LR pixels, and twice that from size to size.
+class _Lengths:
+    """What a network sees of 0, 1, 2, ... blocks along one side of an image: `pieces` windows of `blocks` each, `window` long.
 
-    By network, `windows` are what it sees of a block of each size, `padded` is the image that it takes, and windows start at
-    multiples of `multiples`.
+    `padded` is the side of the image that it takes; windows start at multiples of `multiple`.
+    """
+
+    blocks: Array
+    pieces: Array
+    window: Array
+    padded: int
+    multiple: int
+
+    @staticmethod
+    def of(count: int, axis: Axis, least: int, multiple: int) -> _Lengths:
+        """A window has a halo, is of a length that a network takes and is fast at, and within the image."""
+        numbers, step = np.arange(count + 1), math.lcm(multiple, FAST_MULTIPLE)
+        wanted = np.maximum(numbers * _BLOCK + 2 * _HALO + multiple - 1, least)
+        windows = np.minimum(-(-wanted // step) * step, axis.size)
+        most = max(1, int(numbers[windows <= axis.length][-1]))
+        pieces = -(-numbers // most)
+        blocks = -(-numbers // np.maximum(pieces, 1))
+        return _Lengths(blocks, pieces, windows[blocks], axis.size, multiple)
+
+    def region(self, first: int, end: int, window: int) -> Region:
+        start = (first + end - window) // 2 // self.multiple * self.multiple
+        return Region(min(max(start, 0), self.padded - window), first, first, end)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The smallest blocks of an image of `size`, `counts` of them; blocks have `sizes` sizes, each twice the last.
+
+    `lengths`, by network and axis: the windows that hold blocks.
     """
 
     size: tuple[int, int]
     counts: tuple[int, int]
-    leaf: tuple[int, int]
-    windows: tuple[tuple[tuple[int, int], ...], ...]
-    padded: tuple[tuple[int, int], ...]
-    multiples: tuple[int, ...]
+    sizes: int
+    lengths: tuple[tuple[_Lengths, ...], ...]
 
     @staticmethod
     def of(pixels: Array, networks: Sequence[Upscaler]) -> _Grid:
         height, width = pixels.shape[:2]
         plans = [network.plan(height, width) for network in networks]
         limits = [side - 4 * _HALO for plan in plans for side in plan.window if len(plan) > 1]
-        largest = max(_SMALLEST, min([_LARGEST, *limits]))
-        levels = 1 + max(0, int(math.log2(min(largest, max(height, width)) / _SMALLEST)))
-        counts = [math.ceil(side / largest) * 2 ** (levels - 1) for side in (height, width)]
-        leaf = [math.ceil(side / count) for side, count in zip((height, width), counts, strict=True)]
-        padded = [(plan.rows.size, plan.columns.size) for plan in plans]
-        multiples = [network.card.size_multiple for network in networks]
-        windows = [
-            tuple(_window(leaf, level, network, size) for level in range(levels))
-            for network, size in zip(networks, padded, strict=True)
-        ]
-        return _Grid((height, width), _pair(counts), _pair(leaf), tuple(windows), tuple(padded), tuple(multiples))
+        sizes = 1 + int(math.log2(max(1, min([_LARGEST, max(height, width), *limits]) / _BLOCK)))
+        counts = [math.ceil(side / _BLOCK) for side in (height, width)]
+        lengths = tuple(
+            tuple(
+                _Lengths.of(count, axis, max(network.card.min_size, least), network.card.size_multiple)
+                for count, axis, least in zip(counts, (plan.rows, plan.columns), network.window_limits()[0], strict=True)
+            )
+            for network, plan in zip(networks, plans, strict=True)
+        )
+        return _Grid((height, width), _pair(counts), sizes, lengths)
 
     def sums(self, values: Array) -> Array:
         """Sum of (H,W) values over each of the smallest blocks."""
-        whole = [length * count for length, count in zip(self.leaf, self.counts, strict=True)]
-        padded = np.pad(values, [(0, side - length) for side, length in zip(whole, values.shape, strict=True)])
-        across = padded.reshape(whole[0], self.counts[1], self.leaf[1]).sum(axis=2, dtype=np.float64)
-        return np.asarray(across.reshape(self.counts[0], self.leaf[0], self.counts[1]).sum(axis=1))
+        rows, columns = self.counts
+        padded = np.pad(values, [(0, -length % _BLOCK) for length in values.shape])
+        across = padded.reshape(-1, columns, _BLOCK).sum(axis=2, dtype=np.float64)
+        return np.asarray(across.reshape(rows, _BLOCK, columns).sum(axis=1))
 
-    def area(self, masks: Iterable[Array]) -> int:
-        """LR pixels of the blocks."""
-        return sum(
-            (bottom - top) * (right - left)
-            for level, mask in enumerate(masks)
-            for top, left, bottom, right in self._boxes(mask, level)
-        )
+    def seconds(self, network: int, speed: _Speed) -> Array:
+        """(rows + 1, columns + 1): what boxes of that many blocks take."""
+        rows, columns = self.lengths[network]
+        return np.outer(rows.pieces, columns.pieces) * speed.seconds(rows.window[:, None], columns.window)
 
-    def tiles(self, masks: Iterable[Array], network: int) -> Iterator[tuple[Tiling, list[tuple[Region, Region]]]]:
-        """The blocks as windows of one shape after the other."""
-        (padded_height, padded_width), multiple = self.padded[network], self.multiples[network]
-        for level, mask in enumerate(masks):
-            tall, wide = self.windows[network][level]
-            tiling = Tiling(Axis(padded_height, tall, (), ()), Axis(padded_width, wide, (), ()))
-            yield (
-                tiling,
-                [
-                    (_region(top, bottom, tall, padded_height, multiple), _region(left, right, wide, padded_width, multiple))
-                    for top, left, bottom, right in self._boxes(mask, level)
-                ],
-            )
+    def area(self, boxes: Array) -> int:
+        """LR pixels of the boxes."""
+        edges = np.minimum(boxes * _BLOCK, (*self.size, *self.size))
+        return int(((edges[:, 2] - edges[:, 0]) * (edges[:, 3] - edges[:, 1])).sum())
 
-    def _boxes(self, mask: Array, level: int) -> Iterator[tuple[int, int, int, int]]:
-        tall, wide = (side * 2**level for side in self.leaf)
-        height, width = self.size
-        for row, column in np.argwhere(mask).tolist():
-            yield row * tall, column * wide, min((row + 1) * tall, height), min((column + 1) * wide, width)
+    def tiles(self, boxes: Array, network: int) -> list[tuple[Tiling, list[tuple[Region, Region]]]]:
+        """The boxes as windows of one shape after the other."""
+        rows, columns = self.lengths[network]
+        shapes: dict[tuple[int, int], list[tuple[Region, Region]]] = {}
+        for top, left, bottom, right in boxes.tolist():
+            tall, wide = int(rows.window[bottom - top]), int(columns.window[right - left])
+            for (y, end_y), (x, end_x) in itertools.product(
+                self._pieces(rows, 0, top, bottom), self._pieces(columns, 1, left, right)
+            ):
+                shapes.setdefault((tall, wide), []).append((rows.region(y, end_y, tall), columns.region(x, end_x, wide)))
+        return [
+            (Tiling(Axis(rows.padded, tall, (), ()), Axis(columns.padded, wide, (), ())), tiles)
+            for (tall, wide), tiles in shapes.items()
+        ]
+
+    def _pieces(self, lengths: _Lengths, axis: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Where what each window of these blocks restores begins and ends, in LR pixels."""
+        blocks = int(lengths.blocks[last - first])
+        for block in range(first, last, blocks):
+            yield block * _BLOCK, min(min(block + blocks, last) * _BLOCK, self.size[axis])
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
@@ -260,25 +311,10 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return first, second
 
 
-def _window(leaf: Sequence[int], level: int, network: Upscaler, padded: tuple[int, int]) -> tuple[int, int]:
-    """What a network sees of a block: with a halo, of a size that it takes and is fast at, and within the image."""
-    multiple = network.card.size_multiple
-    step = math.lcm(multiple, FAST_MULTIPLE)
-    least = [max(network.card.min_size, side) for side in network.window_limits()[0]]
-    wanted = [max(side * 2**level + 2 * _HALO + multiple - 1, low) for side, low in zip(leaf, least, strict=True)]
-    tall, wide = (min(math.ceil(side / step) * step, size) for side, size in zip(wanted, padded, strict=True))
-    return tall, wide
-
-
 def _batch(tiling: Tiling) -> int:
     """How many windows go through a network at once: as many as make a large one."""
     tall, wide = tiling.window
     return 1 << min(3, max(0, int(math.log2(_BATCHED_AREA / (tall * wide)))))
-
-
-def _region(first: int, end: int, length: int, size: int, multiple: int) -> Region:
-    start = (first + end - length) // 2 // multiple * multiple
-    return Region(min(max(start, 0), size - length), first, first, end)
 
 
 def _energy(pixels: Array) -> Array:
