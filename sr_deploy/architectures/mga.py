@@ -36,6 +36,9 @@ PATCH = 4
 PADDING = 1
 """LR pixels around a patch that the refine network sees too."""
 
+SHIFT = 4.0
+"""Features of PAN are seldom below -SHIFT."""
+
 
 @dataclass(frozen=True)
 class MGAConfig(Config):
@@ -266,12 +269,14 @@ class PANMGA(MaskGuided):
     def look(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(self.base, PAN)
         features, large = self.base.features(x), enlarged(x, self.scale)
-        coarse = self.base.upsample(features) + large
-        return coarse, torch.cat([features, F.pixel_unshuffle(large, self.scale)], 1), self.mask(features)
+        return self.base.upsample(features) + large, self._joined(features, large), self.mask(features)
 
     def features(self, x: Tensor) -> Tensor:
         assert isinstance(self.base, PAN)
-        return torch.cat([self.base.features(x), F.pixel_unshuffle(enlarged(x, self.scale), self.scale)], 1)
+        return self._joined(self.base.features(x), enlarged(x, self.scale))
+
+    def _joined(self, features: Tensor, large: Tensor) -> Tensor:
+        return torch.cat([features, F.pixel_unshuffle(large, self.scale)], 1)
 
     def score(self, features: Tensor) -> Tensor:
         scores: Tensor = self.mask(features[:, : self.refine.channels])
@@ -313,23 +318,27 @@ def _of_rfdn(state: State, config: MGAConfig) -> State:  # noqa: ARG001
 def _of_pan(state: State, config: MGAConfig) -> State:
     """PAN's weights: its last blocks go to the refine network, its upsampler to both.
 
-    They were never trained to follow the base's features, so the refine network begins as next to nothing before its upsampler:
-    its blocks add zero, and its two convs pass on what is above -1.
+    What follows PAN's last block, `trunk_conv`, is the refine network's `conv2`. The convs that PAN has no weights for begin by
+    passing on what they get: the base's `trunk_conv`, and `conv1` as long as that is above -SHIFT.
     """
+    if "trunk_conv.weight" not in state:
+        return {}
     blocks, taken = config.blocks - config.refine_blocks, dict[str, Tensor]()
     for key, tensor in state.items():
         name, number, rest = (*key.split(".", 2), "")[:3]
         if name == "SCPA_trunk" and int(number) >= blocks:
-            taken[f"refine.{name}.{int(number) - blocks}.{rest}"] = (
-                torch.zeros_like(tensor) if rest == "conv3.weight" else tensor
-            )
-            continue
-        taken[f"base.{key}"] = tensor
-        if name not in ("conv_first", "SCPA_trunk", "trunk_conv"):
-            taken[f"refine.{key}"] = tensor
-    identity = nn.init.dirac_(torch.empty(config.channels, config.channels, 3, 3))
-    for conv, bias in (("conv1", 1.0), ("conv2", -1.0)):
-        taken |= {f"refine.{conv}.weight": identity, f"refine.{conv}.bias": torch.full((config.channels,), bias)}
+            taken[f"refine.{name}.{int(number) - blocks}.{rest}"] = tensor
+        elif name == "trunk_conv":
+            taken[f"refine.conv2.{number}"] = tensor
+        else:
+            taken[f"base.{key}"] = tensor
+            if name not in ("conv_first", "SCPA_trunk"):
+                taken[f"refine.{key}"] = tensor
+    weight = taken["refine.conv2.weight"]
+    identity, shift = nn.init.dirac_(torch.empty_like(weight)), torch.full_like(weight[0, :, 0, 0], SHIFT)
+    taken |= {"base.trunk_conv.weight": identity, "base.trunk_conv.bias": torch.zeros_like(shift)}
+    taken |= {"refine.conv1.weight": identity, "refine.conv1.bias": shift}
+    taken["refine.conv2.bias"] = taken["refine.conv2.bias"] - weight.sum((2, 3)) @ shift
     return taken
 
 

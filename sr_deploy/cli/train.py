@@ -23,6 +23,7 @@ from sr_deploy.cli.output import json_option, print_json
     "--validation-hr", multiple=True, type=click.Path(path_type=Path), help="Folder of photos to validate on; may be repeated."
 )
 @click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from, of the same or another scale.")
+@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint whose images the network learns to make.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--threads", type=click.IntRange(min=0), help="Threads of torch; 0 for as many as it takes.")
 @json_option
@@ -35,7 +36,7 @@ def command(recipe: Path, output: Path | None, as_json: bool, **options: Any) ->
     """
     given = {name: value for name, value in options.items() if value not in (None, ())}
     given |= {name: tuple(map(str, given[name])) for name in ("hr", "validation_hr") if name in given}
-    given |= {"start": str(given["start"])} if "start" in given else {}
+    given |= {name: str(given[name]) for name in ("start", "teacher") if name in given}
 
     from sr_deploy.training import read_recipe, train
 

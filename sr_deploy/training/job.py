@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from sr_deploy.architectures import Architecture, Config, Network
 from sr_deploy.errors import BackendUnavailableError, UsageError
 from sr_deploy.training.photos import Photo, fingerprint, hold_out, read_photos
 from sr_deploy.training.recipe import Recipe, architecture_of, config_of
+from sr_deploy.training.teacher import Teacher, read_teacher
 
 WITHOUT_EFFECT = (
-    *("name", "hr", "validation_hr", "validation_lr", "start"),
+    *("name", "hr", "validation_hr", "validation_lr", "start", "teacher"),
     *("validate_every", "save_every", "device", "threads"),
 )
-"""What a run may be interrupted and gone on with differently; photos are known by their pixels."""
+"""What a run may be interrupted and gone on with differently; photos are known by their pixels, a teacher by its bytes."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Job:
     device: torch.device
     photos: list[Photo]
     validation: list[Photo]
+    teacher: Teacher | None = None
 
     @property
     def identity(self) -> str:
         """What the trained weights depend on, in few letters."""
         settings = {key: value for key, value in asdict(self.recipe).items() if key not in WITHOUT_EFFECT}
         settings |= {"config": asdict(self.config), "photos": fingerprint(self.photos)}
+        settings |= {"teacher": self.teacher.sha256} if self.teacher else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(self) -> Network:
@@ -47,10 +51,10 @@ class Job:
 
 
 def prepare(recipe: Recipe) -> Job:
-    """Read all photos of a recipe into memory, and find its device.
+    """Read all photos of a recipe into memory, and its teacher, and find its device.
 
-    Raises: UsageError for folders without photos; ImageError for damaged ones; BackendUnavailableError without the GPU asked
-    for.
+    Raises: UsageError for folders without photos, or a teacher that does not fit; CheckpointError for a teacher that cannot be
+    read; ImageError for damaged photos; BackendUnavailableError without the GPU asked for.
     """
     device, config = _device(recipe), config_of(recipe)
     if not recipe.hr:
@@ -62,7 +66,20 @@ def prepare(recipe: Recipe) -> Job:
         photos, validation = hold_out(photos, recipe.hold_out)
     if not validation:
         raise UsageError(f"recipe '{recipe.name}': no photos to validate on; set hold_out, or name folders in validation_hr")
-    return Job(recipe, architecture_of(recipe), config, device, photos, validation)
+    return Job(
+        recipe, architecture_of(recipe), config, device, photos, validation, _teacher(recipe, config, validation, device)
+    )
+
+
+def _teacher(recipe: Recipe, config: Config, validation: list[Photo], device: torch.device) -> Teacher | None:
+    wanted = any(stage.losses.teacher for stage in recipe.stages)
+    if wanted and not recipe.teacher:
+        raise UsageError(f"recipe '{recipe.name}': no teacher; name a checkpoint in `teacher`, or with --teacher")
+    if recipe.teacher and not wanted:
+        raise UsageError(
+            f"recipe '{recipe.name}': a teacher, but no stage has a weight for its loss; set losses = {{ teacher = 1.0 }}"
+        )
+    return read_teacher(Path(recipe.teacher), config, validation, device) if wanted else None
 
 
 def _device(recipe: Recipe) -> torch.device:

@@ -42,14 +42,23 @@ class Contrastive(nn.Module):
 
 
 class Loss(nn.Module):
-    """The weighted sum of losses; those of weight 0 are not computed."""
+    """The weighted sum of losses; those of weight 0 are not computed. `teacher` takes LR and gives its SR."""
 
-    def __init__(self, weights: Weights, colors: int, seed: int) -> None:
+    def __init__(self, weights: Weights, colors: int, seed: int, teacher: nn.Module | None = None) -> None:
         super().__init__()
         self.weights = weights
         self.contrastive = Contrastive(colors, seed) if weights.contrastive else None
+        self.teacher = teacher if weights.teacher else None
 
-    def forward(self, sr: Tensor, hr: Tensor, lr: Tensor) -> Tensor:
+    def taught(self, lr: Tensor) -> Tensor | None:
+        """The teacher's image, where there is a teacher."""
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            image: Tensor = self.teacher(lr)
+        return image
+
+    def forward(self, sr: Tensor, hr: Tensor, lr: Tensor, taught: Tensor | None) -> Tensor:
         weights, total = self.weights, sr.new_zeros(())
         if weights.l1:
             total = total + weights.l1 * F.l1_loss(sr, hr)
@@ -59,6 +68,8 @@ class Loss(nn.Module):
             total = total + weights.fourier * fourier(sr, hr)
         if self.contrastive is not None:
             total = total + weights.contrastive * self.contrastive(sr, hr, lr)
+        if taught is not None:
+            total = total + weights.teacher * F.l1_loss(sr, taught)
         return total
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sr_deploy.architectures import reference
 from sr_deploy.architectures.mga import PATCH, MaskGuided
 from sr_deploy.training.losses import Loss
-from sr_deploy.training.recipe import Part
+from sr_deploy.training.recipe import Stage
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in Y (BT.601)."""
@@ -40,7 +40,9 @@ class Objective:
 
     def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor) -> Tensor:
         """A scalar."""
-        return torch.stack([self._loss(image, hr, lr) for image in outputs]).sum()
+        (image,) = outputs
+        total: Tensor = self._loss(image, hr, lr, self._loss.taught(lr))
+        return total
 
     def upscaled(self, lr: Tensor) -> Tensor:
         """The image of one photo, of any size."""
@@ -59,11 +61,20 @@ class Decomposed(Objective):
 
 
 class EveryPatch(Decomposed):
-    """The base's own image, and all patches refined (-A)."""
+    """The base's own image, whose loss counts `coarse`, and all patches refined (-A)."""
+
+    def __init__(self, network: MaskGuided, loss: Loss, coarse: float = 1.0) -> None:
+        super().__init__(network, loss)
+        self._coarse = coarse
 
     def outputs(self, lr: Tensor) -> tuple[Tensor, ...]:
         coarse, features, _ = self._network.look(lr)
         return coarse, self._network.refine_all(features)
+
+    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor) -> Tensor:
+        (coarse, refined), taught = outputs, self._loss.taught(lr)
+        total: Tensor = self._coarse * self._loss(coarse, hr, lr, taught) + self._loss(refined, hr, lr, taught)
+        return total
 
     def upscaled(self, lr: Tensor) -> Tensor:
         height, width = lr.shape[2:]
@@ -104,9 +115,11 @@ def error_map(coarse: Tensor, refined: Tensor, scale: int) -> Tensor:
     return F.avg_pool2d(error / error.max().clamp_min(1e-12), PATCH * scale)
 
 
-def objective(part: Part, network: nn.Module, value_range: float, loss: Loss) -> Objective:
-    """What a stage minimizes that trains this part of the network."""
-    if part == "whole":
+def objective(stage: Stage, network: nn.Module, value_range: float, loss: Loss) -> Objective:
+    """What a stage minimizes."""
+    if stage.part == "whole":
         return Objective(network, value_range, loss)
     assert isinstance(network, MaskGuided)
-    return {"decomposed": Decomposed, "patches": EveryPatch, "mask": Mask}[part](network, loss)
+    if stage.part == "patches":
+        return EveryPatch(network, loss, stage.coarse)
+    return {"decomposed": Decomposed, "mask": Mask}[stage.part](network, loss)

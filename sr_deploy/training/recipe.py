@@ -25,6 +25,7 @@ class Weights:
     mse: float = 0.0
     fourier: float = 0.0
     contrastive: float = 0.0
+    teacher: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Stage:
     `crop`: side of the HR crops. `schedule`: 'halving' halves the learning rate every `halve_every` steps, 'cosine' ends at
     `final_learning_rate`. `ema`: decay of the averaged weights, which are the ones that are measured and handed on; 0 for none.
     `part`: what a stage of a mask-guided network trains: base and refine network as one plain network ('decomposed'), then the
-    refine network on all patches beside the base ('patches'), then the mask alone ('mask').
+    refine network on all patches beside the base ('patches'), then the mask alone ('mask'). `coarse`: what the base's own
+    image counts in 'patches', beside the refined one.
     """
 
     steps: int
@@ -47,6 +49,7 @@ class Stage:
     final_learning_rate: float = 0.0
     ema: float = 0.0
     part: Part = "whole"
+    coarse: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Recipe:
     `merged` says otherwise. Folders are relative to the recipe's own. `hr`: folders of HR photos. `hold_out`: how many of them
     are kept for validation, when `validation_hr` names no folder. `validation_lr`: a folder with the LR images of
     `validation_hr`, made by bicubic when it is not given. `start`: a checkpoint of the same network, or of another scale.
+    `teacher`: a checkpoint of any network of ours, whose images the loss 'teacher' compares with.
     `threads`: 0 for as many as torch takes.
     """
 
@@ -70,6 +74,7 @@ class Recipe:
     validation_lr: str = ""
     hold_out: int = 8
     start: str = ""
+    teacher: str = ""
     validate_every: int = 1000
     save_every: int = 1000
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -94,6 +99,7 @@ def read_recipe(path: Path, **given: Any) -> Recipe:
         validation_hr=tuple(str(folder / name) for name in recipe.validation_hr),
         validation_lr=str(folder / recipe.validation_lr) if recipe.validation_lr else "",
         start=str(folder / recipe.start) if recipe.start else "",
+        teacher=str(folder / recipe.teacher) if recipe.teacher else "",
     )
     recipe = dataclasses.replace(recipe, **given)
     _check(recipe, str(path))
@@ -108,6 +114,7 @@ def portable(recipe: Recipe) -> Recipe:
         validation_hr=tuple(Path(folder).name for folder in recipe.validation_hr),
         validation_lr=Path(recipe.validation_lr).name,
         start="/".join(Path(recipe.start).parts[-2:]),
+        teacher=Path(recipe.teacher).name,
     )
 
 
@@ -177,6 +184,8 @@ def _check_stage(stage: Stage, where: str) -> None:
         raise UsageError(f"{where}: schedule 'halving' needs halve_every, in steps")
     if not 0 <= stage.ema < 1:
         raise UsageError(f"{where}: ema {stage.ema} is not in [0, 1); 0.999 averages over about 1000 steps")
+    if stage.coarse < 0 or (stage.coarse != 1 and stage.part != "patches"):
+        raise UsageError(f"{where}: coarse {stage.coarse:g} is a weight of the part 'patches', and not negative")
     weights = dataclasses.asdict(stage.losses)
     if stage.part == "mask" and stage.losses != Weights(l1=stage.losses.l1):
         raise UsageError(f"{where}: a mask learns the error map by L1 alone; set losses = {{ l1 = 1.0 }}")

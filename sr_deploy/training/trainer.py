@@ -61,6 +61,8 @@ def train(
     with _threads(recipe.threads), alone(output):
         job = prepare(recipe)
         say(f"{len(job.photos)} photos to train on, {len(job.validation)} for validation, on {job.device}")
+        if job.teacher:
+            say(f"taught by {job.teacher.title} of {recipe.teacher}, PSNR-Y {job.teacher.psnr_y:.3f}")
         run = Run(job, output, say, stopped)
         while run.stage < len(recipe.stages):
             run.run_stage()
@@ -85,7 +87,7 @@ class Run:
         elif job.recipe.start:
             self._start(Path(job.recipe.start))
         for network in (self._network, self._average):
-            run_merged(network.to(job.device))
+            run_merged(network.to(job.device, memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     @property
     def _done(self) -> int:
@@ -98,9 +100,10 @@ class Run:
         Raises: CancelledError; UnhealthyOutputError.
         """
         job, stage = self._job, self._job.recipe.stages[self.stage]
-        loss = Loss(stage.losses, job.config.colors, job.recipe.seed).to(job.device)
+        teacher = job.teacher.network if job.teacher else None
+        loss = Loss(stage.losses, job.config.colors, job.recipe.seed, teacher).to(job.device)
         own, average = (
-            objective(stage.part, network, job.architecture.value_range, loss) for network in (self._network, self._average)
+            objective(stage, network, job.architecture.value_range, loss) for network in (self._network, self._average)
         )
         optimization = Optimization(own, average, stage, half=job.device.type == "cuda")
         if self.step:

@@ -60,15 +60,25 @@ def test_bicubic_is_imresize_inside(noise: np.random.Generator) -> None:
 
 
 def test_weights_add_up(noise: np.random.Generator) -> None:
-    sr, hr, lr = images(noise, 1, 3, 8, 8), images(noise, 1, 3, 8, 8), images(noise, 1, 3, 4, 4)
+    sr, hr, taught = (images(noise, 1, 3, 8, 8) for _ in range(3))
+    lr = images(noise, 1, 3, 4, 4)
 
     def value(**weights: float) -> float:
-        return float(Loss(Weights(**weights), 3, 1).double()(sr, hr, lr))
+        return float(Loss(Weights(**weights), 3, 1).double()(sr, hr, lr, taught))
 
-    parts = 2 * value(l1=1) + 3 * value(mse=1) + 0.5 * value(fourier=1) + 0.25 * value(contrastive=1)
-    assert value(l1=2, mse=3, fourier=0.5, contrastive=0.25) == pytest.approx(parts)
+    parts = 2 * value(l1=1) + 3 * value(mse=1) + 0.5 * value(fourier=1) + 0.25 * value(contrastive=1) + 5 * value(teacher=1)
+    assert value(l1=2, mse=3, fourier=0.5, contrastive=0.25, teacher=5) == pytest.approx(parts)
     assert value(l1=1) == pytest.approx(np.abs(sr.numpy() - hr.numpy()).mean())
+    assert value(teacher=1) == pytest.approx(np.abs(sr.numpy() - taught.numpy()).mean())
     assert value(mse=1) == pytest.approx(((sr - hr) ** 2).mean().item())
+
+
+def test_a_teacher_learns_nothing(noise: np.random.Generator) -> None:
+    teacher, lr = torch.nn.Upsample(scale_factor=2), images(noise, 1, 3, 4, 4).requires_grad_()
+    taught = Loss(Weights(teacher=1.0), 3, 1, teacher).taught(lr)
+    assert taught is not None and not taught.requires_grad
+    assert torch.equal(taught, teacher(lr))
+    assert Loss(Weights(l1=1.0), 3, 1, teacher).taught(lr) is None
 
 
 @pytest.mark.parametrize("kind", ["random", "perfect", "flat"])
@@ -78,7 +88,7 @@ def test_gradients_are_finite(noise: np.random.Generator, kind: str) -> None:
     if kind == "flat":
         hr, lr = torch.full_like(hr, 0.5), torch.full_like(lr, 0.5)
     sr = (images(noise, 2, 3, 8, 8).float() if kind == "random" else hr.clone()).requires_grad_()
-    loss = Loss(ALL, 3, 1)(sr, hr, lr)
+    loss = Loss(ALL, 3, 1)(sr, hr, lr, None)
     loss.backward()
     assert sr.grad is not None and bool(torch.isfinite(sr.grad).all()) and math.isfinite(loss.item())
 

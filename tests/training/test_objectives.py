@@ -85,12 +85,23 @@ def test_a_stage_trains_its_part_alone(part: Part, trained: set[str]) -> None:
     before, average = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
     stage = Stage(steps=3, batch=2, crop=16, learning_rate=1e-2, losses=Weights(l1=1.0), ema=0.5, part=part)
     loss = Loss(stage.losses, 3, 1)
-    run = Optimization(objective(part, network, 1.0, loss), objective(part, average, 1.0, loss), stage, half=False)
+    run = Optimization(objective(stage, network, 1.0, loss), objective(stage, average, 1.0, loss), stage, half=False)
     values = [run.step(number, images(2, 3, 8, 8), images(2, 3, 16, 16)) for number in range(3)]
     assert values[2] < values[0]
     for after in (network.state_dict(), average.state_dict()):
         changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
         assert changed == trained
+
+
+@pytest.mark.parametrize("coarse", [1.0, 0.25, 0.0])
+def test_the_base_s_own_image_counts_as_the_stage_says(coarse: float) -> None:
+    network, lr, hr = build(), images(2, 3, 8, 8), images(2, 3, 16, 16)
+    stage = Stage(steps=1, batch=2, crop=16, learning_rate=1e-2, losses=Weights(l1=1.0), part="patches", coarse=coarse)
+    patches = objective(stage, network, 1.0, Loss(stage.losses, 3, 1))
+    with torch.no_grad():
+        own = float(patches.loss(patches.outputs(lr), hr, lr))
+        expected = coarse * F.l1_loss(network.base(lr), hr) + F.l1_loss(network(lr), hr)
+    assert own == pytest.approx(float(expected))
 
 
 def test_the_plain_network_has_no_use_for_the_base_s_upsampler() -> None:
@@ -125,6 +136,7 @@ def test_three_steps_leave_a_mask_guided_network(make_recipe: MakeRecipe, tmp_pa
     [
         ("pan_mga", NETWORK, {"part": "whole"}, "pan_mga is trained by 'decomposed', 'patches' or 'mask'"),
         ("pan_mga", NETWORK, {"part": "mask", "losses": Weights(mse=1.0)}, "a mask learns the error map by L1 alone"),
+        ("pan_mga", NETWORK, {"part": "mask", "coarse": 0.5}, "a weight of the part 'patches'"),
         ("ecbsr", None, {"part": "mask"}, "ecbsr is trained by 'whole'"),
         ("pan_mga", NETWORK, {"part": "mask", "crop": 20}, "no multiple of 8, a patch of 4 LR pixels; 16 is"),
     ],

@@ -1,0 +1,92 @@
+"""Networks that teach: which reading of their weights, and which are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sr_deploy.architectures.mga import PAN_MGA, MGAConfig
+from sr_deploy.architectures.rlfn import ARCHITECTURE as RLFN
+from sr_deploy.architectures.rlfn import RLFNConfig
+from sr_deploy.errors import CancelledError, UsageError
+from sr_deploy.training import train
+from sr_deploy.training.job import prepare
+from sr_deploy.training.recipe import Weights
+from sr_deploy.training.teacher import read_teacher
+from sr_deploy.training.validation import as_tensor, validate
+from tests.training.conftest import MakeRecipe
+
+TEACHER = Path(__file__).parents[2] / "training" / "weights" / "quality_small_x2.pth"
+CPU = torch.device("cpu")
+TAUGHT = Weights(teacher=1.0)
+
+
+def test_a_published_teacher_is_read_in_its_own_range(make_recipe: MakeRecipe, shared: Path) -> None:
+    job = prepare(make_recipe())
+    teacher = read_teacher(shared / "checkpoints" / "rlfn_x2.pth", job.config, job.validation, CPU)
+    published = RLFN.build(RLFNConfig(scale=2, colors=3))
+    published.load_state_dict(torch.load(shared / "checkpoints" / "rlfn_x2.pth", weights_only=True, map_location=CPU))
+    expected = validate(lambda x: published(255 * x) / 255, job.validation, CPU)
+    assert teacher.psnr_y == pytest.approx(expected.psnr_y)
+    assert teacher.title == "RLFN"
+
+
+def test_a_network_learns_its_teachers_images(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(teacher=str(TEACHER), stages=(replace(make_recipe().stages[0], losses=TAUGHT),))
+    job = prepare(recipe)
+    assert job.teacher is not None
+    lr = as_tensor(job.validation[0].lr[None], CPU)
+    distances = []
+    for steps in (1, 40):
+        run = train(replace(recipe, stages=(replace(recipe.stages[0], steps=steps),)), tmp_path / f"{steps}")
+        network = job.build()
+        network.load_state_dict(torch.load(run.training_form, weights_only=True)["params"])
+        with torch.no_grad():
+            distances.append(float(F.l1_loss(network(lr), job.teacher.network(lr))))
+    assert distances[1] < 0.7 * distances[0]
+
+
+def test_another_teacher_does_not_go_on_in_the_folder(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    state = torch.load(TEACHER, weights_only=True)["params"]
+    torch.save({"params": {key: tensor * 0.999 for key, tensor in state.items()}}, tmp_path / "other.pth")
+    stages = (replace(make_recipe().stages[0], losses=TAUGHT),)
+    first, other = (make_recipe(teacher=str(teacher), stages=stages) for teacher in (TEACHER, tmp_path / "other.pth"))
+    with pytest.raises(CancelledError):
+        train(first, tmp_path / "run", stopped=lambda: True)
+    with pytest.raises(UsageError, match="another recipe or other photos"):
+        train(other, tmp_path / "run")
+    train(first, tmp_path / "run")
+
+
+def random_rlfn(scale: int) -> torch.nn.Module:
+    return RLFN.build(RLFNConfig(scale=scale, colors=3, channels=8, inner=8, esa=4, blocks=1))
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (random_rlfn(2), "on the validation photos, where bicubic has"),
+        (random_rlfn(4), "a teacher for x4 with 3 colors; the recipe trains x2 with 3"),
+        (
+            PAN_MGA.build(MGAConfig(scale=2, colors=3, channels=8, blocks=3, refine_blocks=1)),
+            "a mask-guided network teaches nothing",
+        ),
+    ],
+    ids=["random", "scale", "mask-guided"],
+)
+def test_who_cannot_teach(make_recipe: MakeRecipe, tmp_path: Path, network: torch.nn.Module, words: str) -> None:
+    torch.save({"params": network.state_dict()}, tmp_path / "teacher.pth")
+    recipe = make_recipe(teacher=str(tmp_path / "teacher.pth"), stages=(replace(make_recipe().stages[0], losses=TAUGHT),))
+    with pytest.raises(UsageError, match=words):
+        prepare(recipe)
+
+
+def test_a_teacher_and_its_loss_go_together(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(UsageError, match="no teacher; name a checkpoint in `teacher`, or with --teacher"):
+        prepare(make_recipe(stages=(replace(make_recipe().stages[0], losses=TAUGHT),)))
+    with pytest.raises(UsageError, match="no stage has a weight for its loss"):
+        prepare(make_recipe(teacher=str(TEACHER)))
