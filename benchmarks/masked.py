@@ -4,8 +4,9 @@ python benchmarks/masked.py pair BASE REFINE PICTURES [--side 1000] [--rounds 3]
 python benchmarks/masked.py guided BUNDLE PICTURES [--side 256] [--rounds 3]
 
 The pictures, whatever their size, are laid beside each other until they fill a square of --side LR pixels; LR is made by
-bicubic. In each round everything runs in turn, so that a noisy machine disturbs all alike; medians are printed, as Markdown.
-Time is that of the processor, on all cores: what else the machine does does not count; --wall takes the clock's.
+bicubic. Everything runs once, and then in turn in each round, so that a noisy machine disturbs all alike. Medians are printed
+as Markdown, shares of time as medians of those of each round. Time is that of the processor, on all cores: what else the
+machine does does not count; --wall takes the clock's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from sr_deploy.runtime.masked import MaskedUpscaler
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+BUDGETS = (0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
@@ -82,18 +83,24 @@ def mosaic(folder: Path, side: int) -> Array:
 
 def time_all(
     upscalers: dict[str, ImageUpscaler], lr: Array, hr: Array, rounds: int, clock: Callable[[], float]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds and PSNR-Y of each."""
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of every round, and PSNR-Y of the last one, of each."""
     seconds: dict[str, list[float]] = {name: [] for name in upscalers}
     quality = {}
-    for name, upscale in upscalers.items():
-        quality[name] = psnr_y(hr, upscale(lr), border=upscale.scale)
-    for _ in range(rounds):
+    for number in range(rounds + 1):
         for name, upscale in upscalers.items():
             start = clock()
-            upscale(lr)
-            seconds[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}, quality
+            large = upscale(lr)
+            if number:
+                seconds[name].append(clock() - start)
+            if number == rounds:
+                quality[name] = psnr_y(hr, large, border=upscale.scale)
+    return seconds, quality
+
+
+def share(part: list[float], whole: list[float]) -> float:
+    """Median over the rounds of one time's share in another."""
+    return statistics.median(one / other for one, other in zip(part, whole, strict=True))
 
 
 def time_pair(base: Path, refine: Path, folder: Path, side: int, rounds: int, clock: Callable[[], float]) -> None:
@@ -103,30 +110,31 @@ def time_pair(base: Path, refine: Path, folder: Path, side: int, rounds: int, cl
     lr = imresize(hr, side, side)
     masked = {f"{budget:.0%}": pairs.PairUpscaler(plain["base"], plain["refine"], budget=budget) for budget in BUDGETS}
     seconds, quality = time_all({**plain, **masked}, lr, hr, rounds, clock)
-    whole, least = seconds["refine"], seconds["base"]
+    whole, least = seconds["refine"], share(seconds["base"], seconds["refine"])
     gain = quality["refine"] - quality["base"]
-    print(f"base {least:.2f} s {quality['base']:.3f} dB, refine {whole:.2f} s {quality['refine']:.3f} dB\n")
+    for name in plain:
+        print(f"{name} {statistics.median(seconds[name]):.2f} s {quality[name]:.3f} dB")
+    print(f"base in {least:.0%} of the time of refine\n")
     print("| budget | time | refined | PSNR-Y | share of the gain | on the straight line |\n|---|---|---|---|---|---|")
     for name, upscale in masked.items():
         reached = (quality[name] - quality["base"]) / gain
-        line = (seconds[name] - least) / (whole - least)
-        print(
-            f"| {name} | {seconds[name] / whole:.0%} | {upscale.stats.share:.0%} | {quality[name]:.3f} | "
-            f"{reached:.2f} | {line:.2f} |"
-        )
+        time_taken = share(seconds[name], whole)
+        line = (time_taken - least) / (1 - least)
+        print(f"| {name} | {time_taken:.0%} | {upscale.stats.share:.0%} | {quality[name]:.3f} | {reached:.2f} | {line:.2f} |")
 
 
 def time_guided(bundle: Path, folder: Path, side: int, rounds: int, clock: Callable[[], float]) -> None:
-    upscalers = {f"{share:.0%}": MaskedUpscaler(bundle, k=share, on_failure="bicubic") for share in SHARES}
+    upscalers = {f"{refined:.0%}": MaskedUpscaler(bundle, k=refined, on_failure="bicubic") for refined in SHARES}
     scale = next(iter(upscalers.values())).scale
     hr = mosaic(folder, side * scale)
     seconds, _ = time_all(dict(upscalers), imresize(hr, side, side), hr, rounds, clock)
-    base, everything = seconds["0%"], seconds["100%"]
+    base, everything = (statistics.median(seconds[name]) for name in ("0%", "100%"))
     print("| refined | ms | at most | of refining all |\n|---|---|---|---|")
-    for share in SHARES:
-        taken = seconds[f"{share:.0%}"]
-        bound = base + 1.15 * share * (everything - base)
-        print(f"| {share:.0%} | {taken * 1e3:.0f} | {bound * 1e3:.0f} | {taken / everything:.2f} |")
+    for refined in SHARES:
+        taken = seconds[f"{refined:.0%}"]
+        bound = base + 1.15 * refined * (everything - base)
+        of_all = share(taken, seconds["100%"])
+        print(f"| {refined:.0%} | {statistics.median(taken) * 1e3:.0f} | {bound * 1e3:.0f} | {of_all:.2f} |")
 
 
 if __name__ == "__main__":
