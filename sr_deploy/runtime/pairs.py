@@ -119,12 +119,12 @@ class PairUpscaler(ImageUpscaler):
         else:
             large = np.empty((height * self.scale, width * self.scale, channels), pixels.dtype)
         chosen = [grid.tiles(boxes, index) for index, boxes in enumerate((selection.base, selection.refine))]
+        self._prepared |= {(index, *tiling.window) for index in (0, 1) for tiling, _ in chosen[index]}
         if covered:
             chosen[0] = []
         total, done, seconds = sum(len(tiles) for shapes in chosen for _, tiles in shapes), 0, [0.0, 0.0]
         for index, (network, shapes) in enumerate(zip(self._networks, chosen, strict=True)):
             for tiling, tiles in shapes:
-                self._prepared.add((index, *tiling.window))
                 for row, column, window in network.run_tiles(pixels, tiling, tiles, batch=_batch(tiling)):
                     paste(large, window, row, column, self.scale)
                     done += 1
@@ -229,7 +229,7 @@ class _Lengths:
         numbers, step = np.arange(count + 1), math.lcm(multiple, FAST_MULTIPLE)
         wanted = np.maximum(numbers * _BLOCK + 2 * _HALO + multiple - 1, least)
         windows = np.minimum(-(-wanted // step) * step, axis.size)
-        most = max(1, int(numbers[windows <= axis.length][-1]))
+        most = max(1, int((windows <= axis.length).sum()) - 1)
         pieces = -(-numbers // most)
         blocks = -(-numbers // np.maximum(pieces, 1))
         return _Lengths(blocks, pieces, windows[blocks], axis.size, multiple)

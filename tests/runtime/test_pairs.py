@@ -159,3 +159,14 @@ def test_networks_that_do_not_fit_together_are_refused(base: Path, refine: Path,
     with pytest.raises(UsageError, match="base, refine and budget"):
         MaskedUpscaler(base=base, refine=refine)
     assert PairUpscaler.__doc__
+
+
+@pytest.mark.parametrize("tile", [32, 50, 130])
+def test_windows_are_no_larger_than_the_tiles_of_the_networks(base: Path, refine: Path, tile: int) -> None:
+    image = picture()
+    with MaskedUpscaler(base=base, refine=refine, budget=0.9, backend="onnxruntime", precision="fp32", tile=tile) as upscale:
+        large = upscale(image)
+        assert upscale.stats.share > 0.5
+    near = np.abs(large.astype(int) - whole(refine, image)).max(axis=2) <= 2
+    by_base = np.abs(large.astype(int) - whole(base, image)).max(axis=2) <= 2
+    assert (near | by_base).mean() > 0.99
