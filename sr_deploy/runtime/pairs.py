@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,9 @@ _LARGEST = 512
 _PROBED = (40, 72, 136, 264)
 _TIMED = 4
 _BATCHED_AREA = 100_000
+_LATEST = 0.3
+"""Share of the time by which images may seem late; more is the machine's unrest."""
+
 _EXPONENT = 0.85
 """What refining brings falls a little behind the energy of the details."""
 
@@ -54,7 +57,7 @@ class PairUpscaler(ImageUpscaler):
         self._networks = (base, refine)
         self._budget = budget
         self._speeds: dict[tuple[str, int], tuple[_Speed, _Speed]] = {}
-        self._prepared = {(network, side, side) for network in range(2) for side in _PROBED}
+        self._late = 0.0
         self._own = MaskedStats()
         self._probes = 0
         self._lock = threading.Lock()
@@ -84,12 +87,17 @@ class PairUpscaler(ImageUpscaler):
             speeds = self._measured(pixels)
             start = time.perf_counter()
             grid = _Grid.of(pixels, self._networks)
-            costs = Costs(*(self._seconds(grid, index, speed) for index, speed in enumerate(speeds)))
+            costs = Costs(*(grid.seconds(index, speed) for index, speed in enumerate(speeds)))
             whole = self._networks[1].plan(*pixels.shape[:2])
-            allowed = self._budget * len(whole) * float(speeds[1].seconds(*map(np.array, whole.window)))
+            allowed = self._budget * len(whole) * speeds[1].expected(whole.window)
             gains = grid.sums(_energy(pixels)) ** _EXPONENT
-            selection = select(gains, costs, allowed - (time.perf_counter() - start), sizes=grid.sizes)
-            return self._restore(pixels, grid, selection, progress)
+            allowed -= time.perf_counter() - start
+            selection = select(gains, costs, allowed / (1 + self._late), sizes=grid.sizes)
+            start, expected = time.perf_counter(), selection.seconds(costs)
+            large = self._restore(pixels, grid, selection, speeds, progress)
+            late = (time.perf_counter() - start) / expected - 1
+            self._late = min(max((self._late + late) / 2, 0.0), _LATEST)
+            return large
 
     def heat(self, image: Array) -> Array:
         """(H,W) float32 in [0,1]: how much each part of an image (H,W,C) or (H,W) has of what would be refined first."""
@@ -110,41 +118,34 @@ class PairUpscaler(ImageUpscaler):
         self._own = self._own.plus(area, area, 0.0, time.perf_counter() - start)
         return large
 
-    def _restore(self, pixels: Array, grid: _Grid, selection: Selection, progress: Progress | None) -> Array:
+    def _restore(
+        self, pixels: Array, grid: _Grid, selection: Selection, speeds: Sequence[_Speed], progress: Progress | None
+    ) -> Array:
         height, width, channels = pixels.shape
         base, start = self._networks[0], time.perf_counter()
-        covered = bool(painted(selection.base, grid.counts).all())
-        if covered:
+        chosen = [grid.tiles(boxes, index) for index, boxes in enumerate((selection.base, selection.refine))]
+        if painted(selection.base, grid.counts).all():
             large = base.upscale_pixels(pixels)
+            if len(selection.base) == 1:
+                speeds[0].learn(chosen[0][0][0].window, (time.perf_counter() - start) / len(chosen[0][0][1]))
+            chosen[0] = []
         else:
             large = np.empty((height * self.scale, width * self.scale, channels), pixels.dtype)
-        chosen = [grid.tiles(boxes, index) for index, boxes in enumerate((selection.base, selection.refine))]
-        self._prepared |= {(index, *tiling.window) for index in (0, 1) for tiling, _ in chosen[index]}
-        if covered:
-            chosen[0] = []
         total, done, seconds = sum(len(tiles) for shapes in chosen for _, tiles in shapes), 0, [0.0, 0.0]
         for index, (network, shapes) in enumerate(zip(self._networks, chosen, strict=True)):
             for tiling, tiles in shapes:
+                begun = time.perf_counter()
                 for row, column, window in network.run_tiles(pixels, tiling, tiles, batch=_batch(tiling)):
                     paste(large, window, row, column, self.scale)
                     done += 1
                     if progress is not None:
                         progress(done, total)
+                speeds[index].learn(tiling.window, (time.perf_counter() - begun) / len(tiles))
             seconds[index], start = time.perf_counter() - start, time.perf_counter()
         if progress is not None and total == 0:
             progress(1, 1)
         self._own = self._own.plus(height * width, grid.area(selection.refine), *seconds)
         return large
-
-    def _seconds(self, grid: _Grid, network: int, speed: _Speed) -> Array:
-        """What boxes take, in a network that has run windows of some shapes before."""
-        seconds, (rows, columns) = grid.seconds(network, speed), grid.lengths[network]
-        for (row, tall), (column, wide) in itertools.product(
-            enumerate(rows.window.tolist()), enumerate(columns.window.tolist())
-        ):
-            if row and column and (network, tall, wide) not in self._prepared:
-                seconds[row, column] += speed.new
-        return seconds
 
     def _measured(self, pixels: Array) -> tuple[_Speed, _Speed]:
         """How fast the networks are on pixels of that kind; tried on the first image."""
@@ -159,11 +160,15 @@ class PairUpscaler(ImageUpscaler):
 
 @dataclass(frozen=True)
 class _Speed:
-    """Seconds per LR pixel of windows by their area, increasing; `new`: what the first window of a shape takes more."""
+    """Seconds per LR pixel of windows by their area, increasing; `new`: what the first window of a shape takes more.
+
+    `seen`: seconds of windows of the shapes that have run.
+    """
 
     areas: tuple[int, ...]
     rates: tuple[float, ...]
     new: float
+    seen: dict[tuple[int, int], float] = field(default_factory=dict)
 
     @staticmethod
     def measure(network: Upscaler, pixels: Array) -> _Speed:
@@ -176,12 +181,21 @@ class _Speed:
             tuple(side * side for side in _PROBED),
             tuple(best / (side * side) for side, best in zip(_PROBED, fastest, strict=True)),
             max(0.0, statistics.median(late)),
+            {probe.tiling.window: best for probe, best in zip(probes, fastest, strict=True)},
         )
 
-    def seconds(self, tall: Array, wide: Array) -> Array:
-        """Of windows of these sides."""
-        area = tall * wide
-        return np.asarray(np.interp(area, self.areas, self.rates) * area)
+    def expected(self, window: tuple[int, int]) -> float:
+        """Seconds of a window, whether its shape has run or not."""
+        area = window[0] * window[1]
+        return float(np.interp(area, self.areas, self.rates)) * area
+
+    def learn(self, window: tuple[int, int], seconds: float) -> None:
+        """What a window took; the first one of a shape tells little about the next."""
+        self.seen[window] = (self.seen[window] + seconds) / 2 if window in self.seen else self.expected(window)
+
+    def seconds(self, window: tuple[int, int]) -> float:
+        """What the next window of this shape takes."""
+        return self.seen[window] if window in self.seen else self.expected(window) + self.new
 
 
 @dataclass(frozen=True)
@@ -277,7 +291,8 @@ class _Grid:
     def seconds(self, network: int, speed: _Speed) -> Array:
         """(rows + 1, columns + 1): what boxes of that many blocks take."""
         rows, columns = self.lengths[network]
-        return np.outer(rows.pieces, columns.pieces) * speed.seconds(rows.window[:, None], columns.window)
+        each = [[speed.seconds((tall, wide)) for wide in columns.window.tolist()] for tall in rows.window.tolist()]
+        return np.asarray(np.outer(rows.pieces, columns.pieces) * np.array(each))
 
     def area(self, boxes: Array) -> int:
         """LR pixels of the boxes."""
