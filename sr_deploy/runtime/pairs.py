@@ -95,7 +95,7 @@ class PairUpscaler(ImageUpscaler):
             selection = select(gains, costs, allowed / (1 + self._late), sizes=grid.sizes)
             start, expected = time.perf_counter(), selection.seconds(costs)
             large = self._restore(pixels, grid, selection, speeds, progress)
-            late = (time.perf_counter() - start) / expected - 1
+            late = (time.perf_counter() - start) / max(expected, 1e-9) - 1
             self._late = min(max((self._late + late) / 2, 0.0), _LATEST)
             return large
 

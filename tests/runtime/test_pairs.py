@@ -170,3 +170,24 @@ def test_windows_are_no_larger_than_the_tiles_of_the_networks(base: Path, refine
     near = np.abs(large.astype(int) - whole(refine, image)).max(axis=2) <= 2
     by_base = np.abs(large.astype(int) - whole(base, image)).max(axis=2) <= 2
     assert (near | by_base).mean() > 0.99
+
+
+def test_times_are_learned(base: Path, refine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take a quarter longer than the trial windows say: after a few of them the budget is kept."""
+    restore, image = PairUpscaler._restore, picture()
+
+    def slower(self: PairUpscaler, *arguments: Any) -> Array:
+        begun = pairs.time.perf_counter()
+        large = restore(self, *arguments)
+        pairs.time.now += (pairs.time.perf_counter() - begun) / 4  # type: ignore[attr-defined]
+        return large
+
+    monkeypatch.setattr(PairUpscaler, "_restore", slower)
+    taken = []
+    with pair(base, refine, 0.6) as upscale:
+        for _ in range(6):
+            begun = pairs.time.perf_counter()
+            upscale(image)
+            taken.append((pairs.time.perf_counter() - begun) / (50 + 300 * 400 * 5))
+    assert taken[1] > 0.65
+    assert 0.5 < taken[-1] <= 0.62
