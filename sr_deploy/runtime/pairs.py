@@ -127,7 +127,8 @@ class PairUpscaler(ImageUpscaler):
         if painted(selection.base, grid.counts).all():
             large = base.upscale_pixels(pixels)
             if len(selection.base) == 1:
-                speeds[0].learn(chosen[0][0][0].window, (time.perf_counter() - start) / len(chosen[0][0][1]))
+                [(tiling, tiles)] = chosen[0]
+                speeds[0].learn(tiling.window, (time.perf_counter() - start) / len(tiles))
             chosen[0] = []
         else:
             large = np.empty((height * self.scale, width * self.scale, channels), pixels.dtype)
@@ -193,9 +194,13 @@ class _Speed:
         """What a window took; the first one of a shape tells little about the next."""
         self.seen[window] = (self.seen[window] + seconds) / 2 if window in self.seen else self.expected(window)
 
-    def seconds(self, window: tuple[int, int]) -> float:
-        """What the next window of this shape takes."""
-        return self.seen[window] if window in self.seen else self.expected(window) + self.new
+    def seconds(self, tall: Array, wide: Array) -> Array:
+        """What the next window of each height and each width takes: (heights, widths)."""
+        areas = np.outer(tall, wide)
+        seconds = np.interp(areas, self.areas, self.rates) * areas + self.new
+        for (height, width), known in self.seen.items():
+            seconds[np.ix_(tall == height, wide == width)] = known
+        return np.asarray(seconds)
 
 
 @dataclass(frozen=True)
@@ -271,7 +276,7 @@ class _Grid:
         plans = [network.plan(height, width) for network in networks]
         limits = [side - 4 * _HALO for plan in plans for side in plan.window if len(plan) > 1]
         sizes = 1 + int(math.log2(max(1, min([_LARGEST, max(height, width), *limits]) / _BLOCK)))
-        counts = [math.ceil(side / _BLOCK) for side in (height, width)]
+        counts = math.ceil(height / _BLOCK), math.ceil(width / _BLOCK)
         lengths = tuple(
             tuple(
                 _Lengths.of(count, axis, max(network.card.min_size, least), network.card.size_multiple)
@@ -279,7 +284,7 @@ class _Grid:
             )
             for network, plan in zip(networks, plans, strict=True)
         )
-        return _Grid((height, width), _pair(counts), sizes, lengths)
+        return _Grid((height, width), counts, sizes, lengths)
 
     def sums(self, values: Array) -> Array:
         """Sum of (H,W) values over each of the smallest blocks."""
@@ -291,8 +296,7 @@ class _Grid:
     def seconds(self, network: int, speed: _Speed) -> Array:
         """(rows + 1, columns + 1): what boxes of that many blocks take."""
         rows, columns = self.lengths[network]
-        each = [[speed.seconds((tall, wide)) for wide in columns.window.tolist()] for tall in rows.window.tolist()]
-        return np.asarray(np.outer(rows.pieces, columns.pieces) * np.array(each))
+        return np.asarray(np.outer(rows.pieces, columns.pieces) * speed.seconds(rows.window, columns.window))
 
     def area(self, boxes: Array) -> int:
         """LR pixels of the boxes."""
@@ -319,11 +323,6 @@ class _Grid:
         blocks = int(lengths.blocks[last - first])
         for block in range(first, last, blocks):
             yield block * _BLOCK, min(min(block + blocks, last) * _BLOCK, self.size[axis])
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    first, second = values
-    return first, second
 
 
 def _batch(tiling: Tiling) -> int:

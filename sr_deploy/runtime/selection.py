@@ -79,8 +79,9 @@ def select(gains: Array, costs: Costs, seconds: float, *, sizes: int) -> Selecti
     divisions += [_Bands(gains, costs, turned=turned, widest=widest).select for turned in (False, True) for widest in _WIDEST]
     found = [_within(divide, costs, seconds, unit) for divide in divisions]
     fitting = [_filled(selection, gains, costs, seconds) for selection in found if selection.seconds(costs) <= seconds]
-    fastest = pyramid.select(_HIGHEST, top=sizes - 1)
-    return max(fitting, key=lambda selection: selection.gain(gains), default=fastest)
+    if not fitting:
+        return pyramid.select(_HIGHEST, top=sizes - 1)
+    return max(fitting, key=lambda selection: selection.gain(gains))
 
 
 def _within(divide: Division, costs: Costs, seconds: float, unit: float) -> Selection:
