@@ -5,8 +5,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from sr_deploy.architectures import ecbsr
 from sr_deploy.errors import ExportError
 from sr_deploy.export.trace import OPSET, trace
 
@@ -91,3 +93,14 @@ def test_tracing_is_silent(tiny: nn.Module, capfd: pytest.CaptureFixture[str]) -
     trace(tiny, channels=3)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_ecbsr_adds_its_input_before_the_shuffle(scale: int) -> None:
+    network = ecbsr.ECBSR(ecbsr.ECBSRConfig(scale=scale, colors=3, channels=8, blocks=1)).eval()
+    model = trace(network, channels=3)
+    assert [node.op_type for node in model.graph.node][-3:] == ["Add", "DepthToSpace", "Clip"]
+    x = torch.rand(1, 3, 9, 7)
+    with torch.inference_mode():
+        expected = network.shuffle(network.backbone(x)) + F.interpolate(x, scale_factor=scale, mode="nearest")
+    np.testing.assert_allclose(run(model, x.numpy()), expected.clamp(0, 1), atol=2e-6)
