@@ -31,7 +31,7 @@ from sr_deploy.runtime.masked import MaskedUpscaler
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BUDGETS = (0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+BUDGETS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
@@ -87,13 +87,13 @@ def time_all(
     """Seconds of every round, and PSNR-Y of the last one, of each."""
     seconds: dict[str, list[float]] = {name: [] for name in upscalers}
     quality = {}
-    for number in range(rounds + 1):
+    for number in range(rounds + 2):
         for name, upscale in upscalers.items():
             start = clock()
             large = upscale(lr)
-            if number:
+            if number > 1:
                 seconds[name].append(clock() - start)
-            if number == rounds:
+            if number == rounds + 1:
                 quality[name] = psnr_y(hr, large, border=upscale.scale)
     return seconds, quality
 

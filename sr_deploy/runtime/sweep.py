@@ -19,6 +19,9 @@ _INK, _GRID, _LINE, _POINTS = (60, 60, 60), (226, 226, 226), (160, 160, 160), (3
 _PER_TICK = 110
 """Pixels between two numbers on an axis, about."""
 
+_WARM_UP = 2
+"""A pair prepares its engines for a size when it comes again."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -39,7 +42,7 @@ def sweep(
     """
     for amount in amounts:
         with open_at(amount) as upscaler:
-            scores = evaluate(upscaler, pairs(), runs=runs)
+            scores = evaluate(upscaler, pairs(), runs=runs, warm_up=_WARM_UP)
             stats = upscaler.stats
             yield Point(amount, stats.share if isinstance(stats, MaskedStats) else 0.0, scores, mean_score(scores))
 

@@ -176,15 +176,13 @@ class Upscaler(ImageUpscaler):
         return large if padded is pixels else np.ascontiguousarray(large[:height, :width])
 
     def run_tiles(
-        self, pixels: Array, tiling: Tiling, tiles: Sequence[tuple[Region, Region]], *, batch: int = 1
+        self, pixels: Array, tiling: Tiling, tiles: Sequence[tuple[Region, Region]]
     ) -> Iterator[tuple[Region, Region, Array]]:
         """Some tiles of a tiling for the image's size: of each its rows, its columns, and its whole window upscaled.
 
-        `batch` of them go through the network at once on a CPU, those that are left one by one.
-
         Raises: as `run_tiling`.
         """
-        return self._run_windows(self._padded(pixels), tiling, tiles, None, batch if self._frames is None else 1)
+        return self._run_windows(self._padded(pixels), tiling, tiles, None)
 
     def window_limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Smallest and largest window (h,w) that the engines take."""
@@ -308,26 +306,17 @@ class Upscaler(ImageUpscaler):
         return large
 
     def _run_windows(
-        self,
-        pixels: Array,
-        tiling: Tiling,
-        tiles: Sequence[tuple[Region, Region]],
-        progress: Progress | None,
-        batch: int = 1,
+        self, pixels: Array, tiling: Tiling, tiles: Sequence[tuple[Region, Region]], progress: Progress | None
     ) -> Iterator[tuple[Region, Region, Array]]:
         """These tiles of the tiling through the network: of each its rows, its columns, and its window's result."""
         tall, wide = tiling.window
-        done, whole = 0, len(tiles) // batch * batch
-        while done < len(tiles):
-            part = tiles[done : done + (batch if done < whole else 1)]
-            boxes = [pixels[row.start : row.start + tall, column.start : column.start + wide] for row, column in part]
-            results = self._windows.run_batch(boxes, [(row.start, column.start) for row, column in part])
-            for (row, column), (window, outcome) in zip(part, results, strict=True):
-                done += 1
-                self._count(outcome)
-                if progress is not None:
-                    progress(done, len(tiles))
-                yield row, column, window
+        for done, (row, column) in enumerate(tiles, start=1):
+            box = pixels[row.start : row.start + tall, column.start : column.start + wide]
+            window, outcome = self._windows.run(box, top=row.start, left=column.start)
+            self._count(outcome)
+            if progress is not None:
+                progress(done, len(tiles))
+            yield row, column, window
 
     def _count(self, outcome: Outcome, tiles: int = 1) -> None:
         with self._stats_lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Literal, cast
 
 import numpy as np
@@ -80,21 +79,6 @@ class WindowRunner:
             f"{' and '.join(precisions)} for the tile x={left} y={top} {width}x{height}; "
             "the network diverges on this content: use --on-failure bicubic or another network"
         )
-
-    def run_batch(self, windows: Sequence[Array], places: Sequence[tuple[int, int]]) -> list[tuple[Array, Outcome]]:
-        """`run` of windows of one shape, in one go where they are 8-bit RGB; `places` are their (top, left).
-
-        Raises: as `run`.
-        """
-        first = windows[0]
-        if len(windows) == 1 or first.dtype != np.uint8 or first.shape[2] != 3 or self._bundle.card.channels != 3:
-            return [self.run(window, top=top, left=left) for window, (top, left) in zip(windows, places, strict=True)]
-        results = self._engine("pixels", self._precision, self._gpu).run({INPUT: np.stack(windows)})
-        finished: list[tuple[Array, Outcome]] = []
-        for window, large, health, (top, left) in zip(windows, results[OUTPUT], results[HEALTH], places, strict=True):
-            good = is_healthy(float(health), _brightness(window))
-            finished.append((large, "good") if good else self.run(window, top=top, left=left))
-        return finished
 
     def device_engine(self, dtype: DTypeLike, gpu: int) -> DeviceEngine:
         """The engine on that GPU that RGB frames of that dtype go to first; for backends that have one.
