@@ -14,7 +14,7 @@ import numpy as np
 
 from sr_deploy.engines.engine import Array
 
-_STEPS = 24
+_STEPS = 14
 _HIGHEST = 1e30
 
 

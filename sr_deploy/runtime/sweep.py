@@ -19,6 +19,9 @@ _INK, _GRID, _LINE, _POINTS = (60, 60, 60), (226, 226, 226), (160, 160, 160), (3
 _PER_TICK = 110
 """Pixels between two numbers on an axis, about."""
 
+_LABEL = 36
+"""Pixels that a point's label needs; one that is nearer to the last has none."""
+
 _WARM_UP = 2
 """A pair prepares its engines for a size when it comes again."""
 
@@ -61,9 +64,12 @@ def draw_sweep(points: Sequence[Point], title: str) -> Array:
     places = [(across.at(point.mean.seconds * 1e3), up.at(point.mean.psnr_y)) for point in points]
     cv2.line(canvas, places[0], places[-1], _LINE, 1, cv2.LINE_AA)
     cv2.polylines(canvas, [np.array(places, np.int32)], False, _POINTS, 2, cv2.LINE_AA)
+    labeled = -_LABEL
     for point, (x, y) in zip(points, places, strict=True):
         cv2.circle(canvas, (x, y), 5, _POINTS, -1, cv2.LINE_AA)
-        _text(canvas, f"{point.amount:.0%}", x, y - 11, align=0.5)
+        if x - labeled >= _LABEL:
+            _text(canvas, f"{point.amount:.0%}", x, y - 11, align=0.5)
+            labeled = x
     _text(canvas, title, _LEFT, 24)
     _text(canvas, "ms per image", (_LEFT + _WIDTH - _RIGHT) // 2, _HEIGHT - 16, align=0.5)
     _text(canvas, "PSNR-Y dB", 8, _TOP - 10)
