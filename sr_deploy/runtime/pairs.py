@@ -11,16 +11,11 @@ import numpy as np
 
 from sr_deploy.engines.engine import Array
 from sr_deploy.errors import UsageError
+from sr_deploy.runtime.blocks import Grid, View
 from sr_deploy.runtime.forms import ImageUpscaler, MaskedStats, Progress
 from sr_deploy.runtime.selection import Costs, Selection, select
-from sr_deploy.runtime.tiling import Axis, Region, Tiling
+from sr_deploy.runtime.tiling import Axis, Tiling
 from sr_deploy.runtime.upscaler import Upscaler, paste
-
-_HALO = 4
-"""LR pixels around a block that its network sees too; more cost more than they bring, even where attention reaches far."""
-
-_LARGEST = 128
-"""Side of the large blocks at most: beyond it windows are no faster per pixel on a CPU."""
 
 _PROBED = ((72, 72), (136, 136))
 _WHOLE = 264
@@ -83,12 +78,12 @@ class PairUpscaler(ImageUpscaler):
         with self._lock:
             if self._budget == 1:
                 return self._refine_all(pixels, progress)
-            grid = _Grid.of(pixels, self._networks)
+            grid = Grid.of(pixels, self._networks)
             speeds = self._measured(pixels, grid)
             start = time.perf_counter()
             plans = [network.plan(*pixels.shape[:2]) for network in self._networks]
             base, refine = (len(plan) * speed.seconds(plan.window) for plan, speed in zip(plans, speeds, strict=True))
-            costs = Costs(base, *(view.seconds(speed) for view, speed in zip(grid.views, speeds, strict=True)))
+            costs = Costs(base, *(speed.blocks(view) for view, speed in zip(grid.views, speeds, strict=True)))
             gains = grid.sums(_energy(pixels)) ** _EXPONENT
             allowed = self._budget * refine - (time.perf_counter() - start)
             return self._restore(pixels, grid, select(gains, costs, allowed), progress)
@@ -96,7 +91,7 @@ class PairUpscaler(ImageUpscaler):
     def heat(self, image: Array) -> Array:
         """(H,W) float32 in [0,1]: how much each part of an image (H,W,C) or (H,W) has of what would be refined first."""
         pixels = image[..., None] if image.ndim == 2 else image
-        grid = _Grid.of(pixels, self._networks)
+        grid = Grid.of(pixels, self._networks)
         heat = np.sqrt(grid.sums(_energy(pixels)) / np.maximum(grid.areas, 1))
         heat = heat.repeat(np.diff(grid.rows), axis=0).repeat(np.diff(grid.columns), axis=1)
         return (heat / max(float(heat.max()), 1e-12)).astype(np.float32)
@@ -112,7 +107,7 @@ class PairUpscaler(ImageUpscaler):
         self._own = self._own.plus(area, area, 0.0, time.perf_counter() - start)
         return large
 
-    def _restore(self, pixels: Array, grid: _Grid, selection: Selection, progress: Progress | None) -> Array:
+    def _restore(self, pixels: Array, grid: Grid, selection: Selection, progress: Progress | None) -> Array:
         height, width, channels = pixels.shape
         start = time.perf_counter()
         if selection.whole:
@@ -135,7 +130,7 @@ class PairUpscaler(ImageUpscaler):
         self._own = self._own.plus(height * width, int(grid.areas[selection.refined].sum()), *seconds)
         return large
 
-    def _measured(self, pixels: Array, grid: _Grid) -> tuple[_Speed, ...]:
+    def _measured(self, pixels: Array, grid: Grid) -> tuple[_Speed, ...]:
         """How fast the networks are: tried on the first image of a kind.
 
         And once more where one size comes again and again, on its own windows, on which the engines settle.
@@ -177,6 +172,11 @@ class _Speed:
         area = window[0] * window[1]
         return float(np.interp(area, self.areas, self.rates)) * area
 
+    def blocks(self, view: View) -> tuple[float, float]:
+        """Of a large block, and of a small one."""
+        large, small = (self.seconds(window) for window in view.windows)
+        return large, small
+
 
 @dataclass(frozen=True)
 class _Probe:
@@ -205,103 +205,6 @@ class _Probe:
         for _, _, window in self.network.run_tiles(self.pixels, self.tiling, list(self.tiling)):
             window.copy()
         return time.perf_counter() - start
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One side of an image in blocks between `edges`, each seen in a window of `length`; the network takes it `padded`."""
-
-    edges: Array
-    length: int
-    padded: int
-    multiple: int
-
-    @staticmethod
-    def of(edges: Array, padded: int, least: int, multiple: int) -> _Side:
-        halos = (edges[:-1] > 0).astype(int) + (edges[1:] < edges[-1])
-        wanted = max(int((np.diff(edges) + halos * _HALO).max()) + multiple - 1, least)
-        return _Side(edges, min(-(-wanted // multiple) * multiple, padded), padded, multiple)
-
-    def region(self, block: int) -> Region:
-        first, end = self.edges[block : block + 2].tolist()
-        start = max(0, first - _HALO) // self.multiple * self.multiple
-        return Region(min(start, self.padded - self.length), first, first, end)
-
-
-@dataclass(frozen=True)
-class _View:
-    """An image as a network sees it: its (rows, columns) of the large and of the small blocks."""
-
-    sizes: tuple[tuple[_Side, _Side], ...]
-
-    @staticmethod
-    def of(network: Upscaler, plan: Tiling, rows: Array, columns: Array) -> _View:
-        multiple, least = network.card.size_multiple, [max(network.card.min_size, side) for side in network.window_limits()[0]]
-        return _View(
-            tuple(
-                (
-                    _Side.of(rows[::step], plan.rows.size, least[0], multiple),
-                    _Side.of(columns[::step], plan.columns.size, least[1], multiple),
-                )
-                for step in (2, 1)
-            )
-        )
-
-    @property
-    def windows(self) -> tuple[tuple[int, int], ...]:
-        return tuple((rows.length, columns.length) for rows, columns in self.sizes)
-
-    def seconds(self, speed: _Speed) -> tuple[float, float]:
-        large, small = (speed.seconds(window) for window in self.windows)
-        return large, small
-
-    def tiles(self, masks: Sequence[Array]) -> list[tuple[Tiling, list[tuple[Region, Region]]]]:
-        """The large blocks in one mask, and the small ones in the other."""
-        return [
-            (
-                Tiling(Axis(rows.padded, rows.length, (), ()), Axis(columns.padded, columns.length, (), ())),
-                [(rows.region(row), columns.region(column)) for row, column in np.argwhere(mask)],
-            )
-            for (rows, columns), mask in zip(self.sizes, masks, strict=True)
-            if mask.any()
-        ]
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """The edges of an image's small blocks; `views`: as the base and the refine network see it."""
-
-    rows: Array
-    columns: Array
-    views: tuple[_View, ...]
-
-    @staticmethod
-    def of(pixels: Array, networks: Sequence[Upscaler]) -> _Grid:
-        height, width = pixels.shape[:2]
-        plans = [network.plan(height, width) for network in networks]
-        tiled = [side for plan in plans if len(plan) > 1 for side in plan.window]
-        multiple = max(network.card.size_multiple for network in networks)
-        largest = max(8, min([_LARGEST, *(side - 2 * _HALO - 2 * multiple for side in tiled)]))
-        rows, columns = _edges(height, largest), _edges(width, largest)
-        views = (_View.of(network, plan, rows, columns) for network, plan in zip(networks, plans, strict=True))
-        return _Grid(rows, columns, tuple(views))
-
-    @property
-    def areas(self) -> Array:
-        """(rows, columns): LR pixels of each small block."""
-        return np.outer(np.diff(self.rows), np.diff(self.columns))
-
-    def sums(self, values: Array) -> Array:
-        """Sum of (H,W) values over each of the small blocks."""
-        down = np.add.reduceat(values, self.rows[:-1], axis=0, dtype=np.float64)
-        return np.asarray(np.add.reduceat(down, self.columns[:-1], axis=1))
-
-
-def _edges(length: int, largest: int) -> Array:
-    """Where small blocks meet, two to a large one: the outer ones are as much longer as they need no halo."""
-    count = max(1, -(-(length - 2 * _HALO) // largest))
-    edges = np.linspace(_HALO, length - _HALO, 2 * count + 1).round().astype(int)
-    return np.concatenate([[0], edges[1:-1], [length]])
 
 
 def _energy(pixels: Array) -> Array:
