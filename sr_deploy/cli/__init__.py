@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -32,7 +33,20 @@ def program() -> None:
 def main() -> None:
     """Run the program with the arguments of this process, and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _keep_stderr()
     program(prog_name="sr-deploy")
+
+
+def _keep_stderr() -> None:
+    """Give Python's stderr a descriptor of its own: while images are decoded, descriptor 2 is listened to.
+
+    Where the caller has closed it, what would be told goes nowhere, and no file that is opened later becomes descriptor 2.
+    """
+    while (unused := os.open(os.devnull, os.O_WRONLY)) <= 2:
+        pass
+    os.close(unused)
+    encoding, errors = (getattr(sys.stderr, name, None) for name in ("encoding", "errors"))
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=encoding, errors=errors)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

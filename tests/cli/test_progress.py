@@ -52,6 +52,33 @@ def test_a_bar_on_a_terminal(bundle: Path, pictures: list[Path], columns: int) -
     assert any(line.startswith("4 done in") for line in lines)
 
 
+def test_what_is_told_while_a_picture_is_decoded_keeps_its_place() -> None:
+    """Decoding takes what the decoders write to descriptor 2, and nothing of the bar."""
+    told = """
+import os, sys
+from sr_deploy import cli
+from sr_deploy.runtime.formats import decode
+def program(prog_name):
+    with decode._listening() as heard:
+        print("bar é", file=sys.stderr, end="", flush=True)
+        os.write(2, b"of a decoder ")
+        os.write(1, b"path ")
+    assert heard == b"of a decoder "
+cli.program = program
+cli.main()
+"""
+    command = [sys.executable, "-X", "utf8", "-c", told]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    assert result.stdout.decode() == "bar épath of a decoder "
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-"])
+def test_without_stderr_pictures_are_upscaled(bundle: Path, pictures: list[Path], closed: str) -> None:
+    program = f"{sys.executable} -c 'from sr_deploy.cli import main; main()'"
+    subprocess.run(["bash", "-c", f"{program} upscale in -m '{bundle}' -o out {closed}"], check=True)
+    assert all((Path("out") / path.relative_to("in")).is_file() for path in pictures)
+
+
 def test_the_pace_counts_pictures_where_the_upscaling_is(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
