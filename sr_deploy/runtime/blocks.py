@@ -15,7 +15,7 @@ _HALO = 4
 """LR pixels around a block that its network sees too; more cost more than they bring, even where attention reaches far."""
 
 _LARGEST = 128
-"""Side of the large blocks at most: beyond it windows are no faster per pixel on a CPU."""
+"""Side of the large blocks, unless an engine takes none but larger windows: beyond it they are no faster per pixel on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Grid:
         plans = [network.plan(height, width) for network in networks]
         tiled = [side for plan in plans if len(plan) > 1 for side in plan.window]
         multiple = max(network.card.size_multiple for network in networks)
-        largest = max(8, min([_LARGEST, *(side - 2 * _HALO - 2 * multiple for side in tiled)]))
+        least = max(side for network in networks for side in network.window_limits()[0])
+        largest = max(8, least - 2 * _HALO, min([_LARGEST, *(side - 2 * _HALO - 2 * multiple for side in tiled)]))
         rows, columns = _edges(height, largest), _edges(width, largest)
         views = (View.of(network, plan, rows, columns) for network, plan in zip(networks, plans, strict=True))
         return Grid(rows, columns, tuple(views))
