@@ -15,6 +15,7 @@ from sr_deploy.errors import BackendUnavailableError, UsageError
 from sr_deploy.training.photos import Photo, fingerprint, hold_out, read_photos
 from sr_deploy.training.recipe import Recipe, architecture_of, config_of
 from sr_deploy.training.teacher import Teacher, read_teacher
+from sr_deploy.training.validation import Score, validate_bicubic
 
 WITHOUT_EFFECT = (
     *("name", "hr", "validation_hr", "validation_lr", "start", "teacher"),
@@ -33,6 +34,7 @@ class Job:
     device: torch.device
     photos: list[Photo]
     validation: list[Photo]
+    bicubic: Score
     teacher: Teacher | None = None
 
     @property
@@ -66,12 +68,12 @@ def prepare(recipe: Recipe) -> Job:
         photos, validation = hold_out(photos, recipe.hold_out)
     if not validation:
         raise UsageError(f"recipe '{recipe.name}': no photos to validate on; set hold_out, or name folders in validation_hr")
-    return Job(
-        recipe, architecture_of(recipe), config, device, photos, validation, _teacher(recipe, config, validation, device)
-    )
+    bicubic = validate_bicubic(validation)
+    teacher = _teacher(recipe, config, validation, bicubic, device)
+    return Job(recipe, architecture_of(recipe), config, device, photos, validation, bicubic, teacher)
 
 
-def _teacher(recipe: Recipe, config: Config, validation: list[Photo], device: torch.device) -> Teacher | None:
+def _teacher(recipe: Recipe, config: Config, validation: list[Photo], bicubic: Score, device: torch.device) -> Teacher | None:
     wanted = any(stage.losses.teacher for stage in recipe.stages)
     if wanted and not recipe.teacher:
         raise UsageError(f"recipe '{recipe.name}': no teacher; name a checkpoint in `teacher`, or with --teacher")
@@ -79,7 +81,7 @@ def _teacher(recipe: Recipe, config: Config, validation: list[Photo], device: to
         raise UsageError(
             f"recipe '{recipe.name}': a teacher, but no stage has a weight for its loss; set losses = {{ teacher = 1.0 }}"
         )
-    return read_teacher(Path(recipe.teacher), config, validation, device) if wanted else None
+    return read_teacher(Path(recipe.teacher), config, validation, bicubic, device) if wanted else None
 
 
 def _device(recipe: Recipe) -> torch.device:

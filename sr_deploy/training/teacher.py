@@ -15,7 +15,7 @@ from torch import nn
 from sr_deploy.architectures import Config, load_checkpoint, reference
 from sr_deploy.errors import UsageError
 from sr_deploy.training.photos import Photo
-from sr_deploy.training.validation import validate, validate_bicubic
+from sr_deploy.training.validation import Score, validate
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Teacher:
     sha256: str
 
 
-def read_teacher(path: Path, config: Config, validation: Sequence[Photo], device: torch.device) -> Teacher:
+def read_teacher(path: Path, config: Config, validation: Sequence[Photo], bicubic: Score, device: torch.device) -> Teacher:
     """The network of a checkpoint, read as the validation photos say where its weights leave that open.
 
     Raises: CheckpointError, UnknownArchitectureError for a file that is no network of ours; UsageError for one of another
@@ -49,10 +49,9 @@ def read_teacher(path: Path, config: Config, validation: Sequence[Photo], device
     networks = [reference(loaded.network(reading), reading.value_range).to(device) for reading in fitting]
     scores = [validate(network, validation, device).psnr_y for network in networks]
     best = max(range(len(scores)), key=scores.__getitem__)
-    bicubic = validate_bicubic(validation).psnr_y
-    if not scores[best] > bicubic:
+    if not scores[best] > bicubic.psnr_y:
         raise UsageError(
-            f"{path}: a teacher with {scores[best]:.2f} dB on the validation photos, where bicubic has {bicubic:.2f}; "
+            f"{path}: a teacher with {scores[best]:.2f} dB on the validation photos, where bicubic has {bicubic.psnr_y:.2f}; "
             "take another checkpoint"
         )
     return Teacher(networks[best].requires_grad_(False), loaded.architecture.title, scores[best], loaded.checkpoint.sha256)

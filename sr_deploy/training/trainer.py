@@ -21,7 +21,7 @@ from sr_deploy.training.optimization import Optimization, learning_rate
 from sr_deploy.training.photos import Ahead, Batch, Crops
 from sr_deploy.training.recipe import Recipe, as_toml, portable
 from sr_deploy.training.state import Entry, State, alone, load_state, save_state, save_weights, write_whole
-from sr_deploy.training.validation import Score, as_tensor, validate, validate_bicubic
+from sr_deploy.training.validation import Score, as_tensor, validate
 from sr_deploy.training.warm_start import warm_start
 
 CHECKPOINT, TRAINING_FORM, STATE, STAGE = "checkpoint.pth", "training_form.pth", "state.pth", "stage_{}.pth"
@@ -77,7 +77,6 @@ class Run:
         self._job, self._output, self._say, self._stopped = job, output, say, stopped
         self._identity = job.identity
         self._network, self._average = job.build(), job.build().eval()
-        self._bicubic = validate_bicubic(job.validation)
         self._seconds, self._log, self._losses = 0.0, list[Entry](), list[float]()
         self._adam: dict[str, object] = {}
         self._saved = 0
@@ -136,7 +135,7 @@ class Run:
             checkpoint=output / CHECKPOINT,
             training_form=output / TRAINING_FORM,
             score=Score(last.psnr_y, last.ssim_y),
-            bicubic=self._bicubic,
+            bicubic=job.bicubic,
             steps=job.recipe.steps,
             seconds=self._seconds,
             merge_difference=difference,
@@ -185,12 +184,12 @@ class Run:
         pace = self._seconds / self._done
         self._say(
             f"step {self._done}/{job.recipe.steps} stage {entry.stage} loss {loss:.5f} lr {rate:.2g} "
-            f"PSNR-Y {score.psnr_y:.3f} (bicubic {self._bicubic.psnr_y:.3f}) SSIM-Y {score.ssim_y:.4f} "
+            f"PSNR-Y {score.psnr_y:.3f} (bicubic {job.bicubic.psnr_y:.3f}) SSIM-Y {score.ssim_y:.4f} "
             f"{1000 * pace:.1f} ms/step, {ahead.waited / self._seconds:.1%} of it waiting for photos, "
             f"{(job.recipe.steps - self._done) * pace / 60:.1f} min to go"
         )
         write_whole(self._output / "log.csv", as_csv(self._log))
-        write_whole(self._output / "curve.png", as_png(self._log, title=job.recipe.name, bicubic=self._bicubic.psnr_y))
+        write_whole(self._output / "curve.png", as_png(self._log, title=job.recipe.name, bicubic=job.bicubic.psnr_y))
 
     def _save(self, optimization: Optimization) -> None:
         state = State(

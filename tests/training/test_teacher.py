@@ -27,7 +27,7 @@ TAUGHT = Weights(teacher=1.0)
 
 def test_a_published_teacher_is_read_in_its_own_range(make_recipe: MakeRecipe, shared: Path) -> None:
     job = prepare(make_recipe())
-    teacher = read_teacher(shared / "checkpoints" / "rlfn_x2.pth", job.config, job.validation, CPU)
+    teacher = read_teacher(shared / "checkpoints" / "rlfn_x2.pth", job.config, job.validation, job.bicubic, CPU)
     published = RLFN.build(RLFNConfig(scale=2, colors=3))
     published.load_state_dict(torch.load(shared / "checkpoints" / "rlfn_x2.pth", weights_only=True, map_location=CPU))
     expected = validate(lambda x: published(255 * x) / 255, job.validation, CPU)

@@ -1,11 +1,11 @@
-"""Frames -> raw video for a pipe, or one image file each; and what all writers of frames have in common."""
+"""Frames -> raw video for a pipe, or one image file each. Both take frames in the order they are shown."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, cast
 
 import numpy as np
 from av.video.plane import VideoPlane
@@ -37,19 +37,6 @@ _NAMES = {
 }
 _SITED = {1: "420mpeg2", 3: "420paldv"}
 _PATTERN = re.compile(r"%(0?)(\d*)d")
-
-
-class FrameSink(Protocol):
-    """Takes frames in the order they are shown; `close` finishes, `abort` leaves nothing half-written."""
-
-    def write(self, frame: Frame) -> None:
-        """Take one more frame."""
-
-    def close(self) -> object:
-        """Finish; nothing can be written after it."""
-
-    def abort(self) -> None:
-        """Stop; what is unfinished is removed."""
 
 
 class Y4MWriter:
