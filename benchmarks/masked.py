@@ -87,13 +87,13 @@ def time_all(
     """Seconds of every round, and PSNR-Y of the last one, of each."""
     seconds: dict[str, list[float]] = {name: [] for name in upscalers}
     quality = {}
-    for number in range(rounds + 2):
+    for number in range(rounds + 1):
         for name, upscale in upscalers.items():
             start = clock()
             large = upscale(lr)
-            if number > 1:
+            if number:
                 seconds[name].append(clock() - start)
-            if number == rounds + 1:
+            if number == rounds:
                 quality[name] = psnr_y(hr, large, border=upscale.scale)
     return seconds, quality
 

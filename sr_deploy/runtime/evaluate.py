@@ -96,25 +96,19 @@ def find_pairs(hr: Path, lr: Path | None = None, *, scale: int) -> tuple[PairFil
 
 
 def evaluate(
-    upscaler: AnyUpscaler,
-    pairs: Iterable[Pair],
-    *,
-    runs: int = 1,
-    warm_up: int = 1,
-    observer: Callable[[Score], None] | None = None,
+    upscaler: AnyUpscaler, pairs: Iterable[Pair], *, runs: int = 1, observer: Callable[[Score], None] | None = None
 ) -> tuple[Score, ...]:
     """One score per pair, in their order.
 
-    A size that was not seen before runs `warm_up` times untimed, then each image `runs` times; the median counts. observer:
-    called with each score when it is there.
+    A size that was not seen before runs once untimed, then each image `runs` times; the median counts. observer: called with
+    each score when it is there.
 
     Raises: UsageError when a pair is of another scale; as the upscaler raises.
     """
     scores, warm = [], set()
     for pair in pairs:
         if pair.lr.shape not in warm:
-            for _ in range(warm_up):
-                upscaler(pair.lr)
+            upscaler(pair.lr)
             warm.add(pair.lr.shape)
         scores.append(_score(upscaler, pair, runs))
         if observer is not None:

@@ -25,6 +25,9 @@ _ROUNDS = 3
 _SETTLED_AT = 2_000_000
 """LR pixels of images of one size in a row from which on engines settle on their windows."""
 
+_LARGE = 500_000
+"""LR pixels of a first image that is taken for the first of many."""
+
 _EXPONENT = 0.85
 """What refining brings falls a little behind the energy of the details."""
 
@@ -131,19 +134,20 @@ class PairUpscaler(ImageUpscaler):
         return large
 
     def _measured(self, pixels: Array, grid: Grid) -> tuple[_Speed, ...]:
-        """How fast the networks are: tried on the first image of a kind.
+        """How fast the networks are: for a size that comes often, on its own windows, on which engines settle.
 
-        And once more where one size comes again and again, on its own windows, on which the engines settle.
+        Else as fast as on the first image of that kind, on windows of the usual sizes.
         """
-        area = pixels.shape[0] * pixels.shape[1]
+        area, first = pixels.shape[0] * pixels.shape[1], not self._last
         self._in_a_row = area + (self._in_a_row if pixels.shape == self._last else 0)
         self._last = pixels.shape
-        settled = self._in_a_row >= _SETTLED_AT
-        key = (pixels.dtype.name, pixels.shape if settled else pixels.shape[2:])
+        own, kind = ((pixels.dtype.name, shape) for shape in (pixels.shape, pixels.shape[2:]))
+        often = own in self._speeds or self._in_a_row >= _SETTLED_AT or (first and area >= _LARGE)
+        key = own if often else kind
         if key not in self._speeds:
             tried = sum(network.stats.tiles for network in self._networks)
             self._speeds[key] = tuple(
-                _Speed.measure(network, pixels, view.windows if settled else _PROBED, settled=settled)
+                _Speed.measure(network, pixels, view.windows if often else _PROBED, settled=often)
                 for network, view in zip(self._networks, grid.views, strict=True)
             )
             self._probes += sum(network.stats.tiles for network in self._networks) - tried
@@ -164,7 +168,7 @@ class _Speed:
         if settled:
             for probe in probes[:-1]:
                 network.settle(probe.tiling)
-        rounds = [[probe.run() for probe in probes] for _ in range(2 * _ROUNDS if settled else _ROUNDS)]
+        rounds = [[probe.run() for probe in probes] for _ in range(_ROUNDS)]
         rates = {probe.area: min(runs) / probe.area for probe, runs in zip(probes, zip(*rounds[1:], strict=True), strict=True)}
         return _Speed(tuple(sorted(rates)), tuple(rates[area] for area in sorted(rates)))
 

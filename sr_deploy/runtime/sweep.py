@@ -22,9 +22,6 @@ _PER_TICK = 110
 _LABEL = 36
 """Pixels that a point's label needs; one that is nearer to the last has none."""
 
-_WARM_UP = 2
-"""A pair prepares its engines for a size when it comes again."""
-
 
 @dataclass(frozen=True)
 class Point:
@@ -45,7 +42,7 @@ def sweep(
     """
     for amount in amounts:
         with open_at(amount) as upscaler:
-            scores = evaluate(upscaler, pairs(), runs=runs, warm_up=_WARM_UP)
+            scores = evaluate(upscaler, pairs(), runs=runs)
             stats = upscaler.stats
             yield Point(amount, stats.share if isinstance(stats, MaskedStats) else 0.0, scores, mean_score(scores))
 

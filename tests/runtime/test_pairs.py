@@ -172,18 +172,29 @@ def test_windows_are_no_larger_than_the_tiles_of_the_networks(base: Path, refine
     assert (near | by_base).mean() > 0.99
 
 
-def test_engines_settle_where_one_size_comes_again(base: Path, refine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_settle_on_a_large_first_image_and_where_one_size_comes_again(
+    base: Path, refine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settled: list[tuple[str, tuple[int, int]]] = []
-    monkeypatch.setattr(pairs, "_SETTLED_AT", 2 * 290 * 400)
     monkeypatch.setattr(Upscaler, "settle", lambda network, tiling: settled.append((network.card.name, tiling.window)))
     image = picture()
+    low = image[:290].copy()
+    monkeypatch.setattr(pairs, "_SETTLED_AT", 2 * 290 * 400)
     with pair(base, refine, 0.5) as upscale:
-        for pixels in (image, image[:290], image, image[:290]):
+        for pixels in (image, low, image, low):
             upscale(pixels)
         assert not settled
-        first = upscale(image[:290].copy()), upscale(image), upscale(image)
+        first = upscale(low), upscale(image), upscale(image)
         assert len(settled) == 8 and {name for name, _ in settled} == {"base", "refine"}
+        upscale(low)
         upscale(image)
         assert len(settled) == 8
         assert all(max(window) <= 136 for _, window in settled)
     np.testing.assert_array_equal(first[1], first[2])
+    monkeypatch.setattr(pairs, "_LARGE", 300 * 400)
+    with pair(base, refine, 0.5) as upscale:
+        upscale(image)
+        assert len(settled) == 12
+        upscale(image[:, 1:].copy())
+        upscale(image)
+        assert len(settled) == 12
