@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sr_deploy.architectures import bsrn, bsrn_s, ecbsr, mga, msrn, pan, reprfn, rfdn, rlfn
+from sr_deploy.architectures import bsrn, bsrn_s, ecbsr, msrn, pan, pan_mga, reprfn, rfdn, rfdn_mga, rlfn
 from sr_deploy.architectures.architecture import Architecture, Config, detect, require
 from sr_deploy.architectures.blocks import Network
 from sr_deploy.architectures.checkpoint import Checkpoint, read_checkpoint
@@ -42,8 +42,8 @@ REGISTRY: tuple[Architecture[Any], ...] = (
     pan.ARCHITECTURE,
     msrn.ARCHITECTURE,
     ecbsr.ARCHITECTURE,
-    mga.RFDN_MGA,
-    mga.PAN_MGA,
+    rfdn_mga.ARCHITECTURE,
+    pan_mga.ARCHITECTURE,
 )
 
 

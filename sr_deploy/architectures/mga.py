@@ -10,13 +10,13 @@ Source: Hu et al., Restore Globally, Refine Locally: A Mask-Guided Scheme to Acc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Config
 from sr_deploy.architectures.blocks import (
     Foldable,
     Network,
@@ -25,10 +25,7 @@ from sr_deploy.architectures.blocks import (
     conv1,
     conv3,
     conv_of,
-    scale_output,
 )
-from sr_deploy.architectures.pan import PAN, SCPA, PANConfig, PANTail, enlarged
-from sr_deploy.architectures.rfdn import RFDN, RFDNConfig, rfdb
 
 PATCH = 4
 """Side of a patch in LR pixels."""
@@ -36,8 +33,9 @@ PATCH = 4
 PADDING = 1
 """LR pixels around a patch that the refine network sees too."""
 
-SHIFT = 4.0
-"""Features of PAN are seldom below -SHIFT."""
+PAPER = "Hu et al., Restore Globally, Refine Locally: A Mask-Guided Scheme to Accelerate Super-Resolution Networks, ECCV 2022"
+MASK_KEYS = ("mask.spa_mask_1.0.weight", "mask.spa_mask_1.2.weight", "mask.conv_kernel.weight")
+"""The mask predictor's weights: what tells a mask-guided network from a plain one."""
 
 
 @dataclass(frozen=True)
@@ -172,215 +170,6 @@ def reference_parts(network: MaskGuided, value_range: float) -> Parts:
         return pixels
 
     return Parts(look, refine)
-
-
-class RFDNRefine(Network):
-    """A shorter RFDN whose upsampler takes the middle of a patch: (K, channels, 6, 6) -> (K, C, 4s, 4s)."""
-
-    def __init__(self, config: RFDNConfig) -> None:
-        super().__init__()
-        channels = config.channels
-        self.block_names = [f"B{number}" for number in range(1, config.blocks + 1)]
-        for name in self.block_names:
-            self.add_module(name, rfdb(config, pooled=False))
-        self.c = nn.Sequential(conv1(config.blocks * channels, channels), nn.LeakyReLU(0.05))
-        self.LR_conv = conv3(channels, channels)
-        self.conv1 = conv3(channels, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3)
-        self.upsampler = nn.Sequential(conv3(channels, config.colors * config.scale**2), nn.PixelShuffle(config.scale))
-
-    def forward(self, patches: Tensor) -> Tensor:
-        outputs = [patches]
-        for name in self.block_names:
-            outputs.append(self.get_submodule(name)(outputs[-1]))
-        z = self.LR_conv(self.c(torch.cat(outputs[1:], 1))) + patches
-        y: Tensor = self.upsampler(self.conv2(F.leaky_relu(self.conv1(z), 0.1)))
-        return y
-
-    def fold_value_range(self, value_range: float) -> None:
-        scale_output(self.upsampler[0], 1 / value_range)
-
-
-class RFDNMGA(MaskGuided):
-    """RFDN-MGA as published: its attention has no max pooling."""
-
-    def __init__(self, config: MGAConfig) -> None:
-        super().__init__()
-        width = config.channels
-        base, refine = (
-            RFDNConfig(config.scale, config.colors, width, distilled=width // 2, esa=width // 4, blocks=blocks)
-            for blocks in (config.blocks, config.refine_blocks)
-        )
-        self.base = RFDN(base, pooled=False)
-        self.mask = MaskPredictor(config.channels)
-        self.refine = RFDNRefine(refine)
-
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        assert isinstance(self.base, RFDN)
-        features = self.base.features(x)
-        return self.base.upsampler(features), features, self.mask(features)
-
-    def features(self, x: Tensor) -> Tensor:
-        assert isinstance(self.base, RFDN)
-        return self.base.features(x)
-
-    def score(self, features: Tensor) -> Tensor:
-        scores: Tensor = self.mask(features)
-        return scores
-
-
-class PANRefine(PANTail):
-    """Blocks of PAN on a patch, and an upsampler for its middle: (K, channels + C s s, 6, 6) -> (K, C, 4s, 4s).
-
-    The last C s s channels hold the image upscaled by bilinear interpolation, each LR pixel with the pixels it stands for.
-    """
-
-    def __init__(self, config: PANConfig) -> None:
-        super().__init__(config)
-        self.scale = config.scale
-        self.channels = config.channels
-        self.SCPA_trunk = nn.Sequential(*(SCPA(config.channels, config.split) for _ in range(config.blocks)))
-        self.conv1 = conv3(config.channels, config.channels)
-        self.conv2 = nn.Conv2d(config.channels, config.channels, 3)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        features, enlarged = patches[:, : self.channels], patches[:, self.channels :, PADDING:-PADDING, PADDING:-PADDING]
-        z = self.conv2(F.leaky_relu(self.conv1(self.SCPA_trunk(features)), 0.1))
-        return self.upsample(z) + F.pixel_shuffle(enlarged, self.scale)
-
-    def fold_value_range(self, value_range: float) -> None:
-        scale_output(self.conv_last, 1 / value_range)
-
-
-class PANMGA(MaskGuided):
-    """PAN-MGA, the paper's main case: PAN's blocks are split into those of the base and those of the refine network."""
-
-    def __init__(self, config: MGAConfig) -> None:
-        super().__init__()
-        self.scale = config.scale
-        base, refine = (
-            PANConfig(config.scale, config.colors, config.channels, config.channels // 2, blocks=blocks)
-            for blocks in (config.blocks - config.refine_blocks, config.refine_blocks)
-        )
-        self.base = PAN(base)
-        self.mask = MaskPredictor(config.channels)
-        self.refine = PANRefine(refine)
-
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        assert isinstance(self.base, PAN)
-        features, large = self.base.features(x), enlarged(x, self.scale)
-        return self.base.upsample(features) + large, self._joined(features, large), self.mask(features)
-
-    def features(self, x: Tensor) -> Tensor:
-        assert isinstance(self.base, PAN)
-        return self._joined(self.base.features(x), enlarged(x, self.scale))
-
-    def _joined(self, features: Tensor, large: Tensor) -> Tensor:
-        return torch.cat([features, F.pixel_unshuffle(large, self.scale)], 1)
-
-    def score(self, features: Tensor) -> Tensor:
-        scores: Tensor = self.mask(features[:, : self.refine.channels])
-        return scores
-
-    def rescaled(self, features: Tensor, factor: float) -> Tensor:
-        channels = self.refine.channels
-        return torch.cat([features[:, :channels], features[:, channels:] * factor], 1)
-
-
-def _read_rfdn_config(state: State) -> MGAConfig:
-    channels, colors = state["base.fea_conv.weight"].shape[:2]
-    return MGAConfig(
-        scale=scale_of(state["base.upsampler.0.weight"].shape[0], colors, key="base.upsampler.0.weight"),
-        colors=colors,
-        channels=channels,
-        blocks=count(state, "base.B{}.", first=1),
-        refine_blocks=count(state, "refine.B{}.", first=1),
-    )
-
-
-def _read_pan_config(state: State) -> MGAConfig:
-    channels, colors = state["base.conv_first.weight"].shape[:2]
-    refine_blocks = count(state, "refine.SCPA_trunk.{}.")
-    return MGAConfig(
-        scale=4 if "base.upconv2.weight" in state else 2,
-        colors=colors,
-        channels=channels,
-        blocks=count(state, "base.SCPA_trunk.{}.") + refine_blocks,
-        refine_blocks=refine_blocks,
-    )
-
-
-def _of_rfdn(state: State, config: MGAConfig) -> State:  # noqa: ARG001
-    """RFDN's weights as those of the base; the refine network is shorter and takes none."""
-    return {f"base.{key}": tensor for key, tensor in state.items()}
-
-
-def _of_pan(state: State, config: MGAConfig) -> State:
-    """PAN's weights: its last blocks go to the refine network, its upsampler to both.
-
-    What follows PAN's last block, `trunk_conv`, is the refine network's `conv2`. The convs that PAN has no weights for begin by
-    passing on what they get: the base's `trunk_conv`, and `conv1` as long as that is above -SHIFT.
-    """
-    if "trunk_conv.weight" not in state:
-        return {}
-    blocks, taken = config.blocks - config.refine_blocks, dict[str, Tensor]()
-    for key, tensor in state.items():
-        name, number, rest = (*key.split(".", 2), "")[:3]
-        if name == "SCPA_trunk" and int(number) >= blocks:
-            taken[f"refine.{name}.{int(number) - blocks}.{rest}"] = tensor
-        elif name == "trunk_conv":
-            taken[f"refine.conv2.{number}"] = tensor
-        else:
-            taken[f"base.{key}"] = tensor
-            if name not in ("conv_first", "SCPA_trunk"):
-                taken[f"refine.{key}"] = tensor
-    weight = taken["refine.conv2.weight"]
-    identity, shift = nn.init.dirac_(torch.empty_like(weight)), torch.full_like(weight[0, :, 0, 0], SHIFT)
-    taken |= {"base.trunk_conv.weight": identity, "base.trunk_conv.bias": torch.zeros_like(shift)}
-    taken |= {"refine.conv1.weight": identity, "refine.conv1.bias": shift}
-    taken["refine.conv2.bias"] = taken["refine.conv2.bias"] - weight.sum((2, 3)) @ shift
-    return taken
-
-
-_PAPER = "Hu et al., Restore Globally, Refine Locally: A Mask-Guided Scheme to Accelerate Super-Resolution Networks, ECCV 2022"
-_MASK_KEYS = ("mask.spa_mask_1.0.weight", "mask.spa_mask_1.2.weight", "mask.conv_kernel.weight")
-
-RFDN_MGA = Architecture(
-    name="rfdn_mga",
-    title="RFDN-MGA",
-    paper=_PAPER,
-    signature=Signature(
-        has_all=("base.B1.c1_d.weight", "refine.B1.c1_d.weight", "refine.conv2.weight", *_MASK_KEYS),
-        shapes={"base.fea_conv.weight": (None, None, 3, 3), "base.upsampler.0.weight": (None, None, 3, 3)},
-    ),
-    default=MGAConfig(scale=4, colors=3),
-    read_config=_read_rfdn_config,
-    build=RFDNMGA,
-    of_plain=_of_rfdn,
-    value_range=1.0,
-    min_size=PATCH,
-    size_multiple=PATCH,
-    mask_guided=True,
-)
-
-PAN_MGA = Architecture(
-    name="pan_mga",
-    title="PAN-MGA",
-    paper=_PAPER,
-    signature=Signature(
-        has_all=("base.SCPA_trunk.0.conv1_a.weight", "refine.SCPA_trunk.0.conv1_a.weight", "refine.conv2.weight", *_MASK_KEYS),
-        shapes={"base.conv_first.weight": (None, None, 3, 3), "base.upconv1.weight": (None, None, 3, 3)},
-    ),
-    default=MGAConfig(scale=4, colors=3, channels=40, blocks=16, refine_blocks=4),
-    read_config=_read_pan_config,
-    build=PANMGA,
-    of_plain=_of_pan,
-    value_range=1.0,
-    variants=lambda config: (config,) if config.scale == 4 else (replace(config, scale=2), replace(config, scale=3)),
-    min_size=PATCH,
-    size_multiple=PATCH,
-    mask_guided=True,
-)
 
 
 def best(scores: Tensor, k: int) -> Tensor:

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.architectures import reparameterize
-from sr_deploy.architectures.mga import PANMGA, RFDNMGA, MGAConfig, best, crops, paste, reference_parts
+from sr_deploy.architectures.mga import MGAConfig, best, crops, paste, reference_parts
+from sr_deploy.architectures.pan_mga import PANMGA
+from sr_deploy.architectures.rfdn_mga import RFDNMGA
 
 SMALL = MGAConfig(scale=4, colors=3, channels=8, blocks=3, refine_blocks=1)
 

@@ -183,7 +183,8 @@ def test_of_equal_scores_the_earlier_are_selected(scores: Array, data: st.DataOb
 
 def test_the_published_network_gives_its_golden_pixels(shared: Path) -> None:
     torch = pytest.importorskip("torch")
-    from sr_deploy.architectures.mga import RFDNMGA, MGAConfig
+    from sr_deploy.architectures.mga import MGAConfig
+    from sr_deploy.architectures.rfdn_mga import RFDNMGA
 
     golden = np.load(shared / "golden" / "rfdn_mga_x4.npz")
     network = RFDNMGA(MGAConfig(scale=4, colors=3)).eval()

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_deploy.architectures import load_checkpoint
-from sr_deploy.architectures.mga import PAN_MGA, RFDN_MGA, MaskGuided, MGAConfig, crops, paste
+from sr_deploy.architectures.mga import MaskGuided, MGAConfig, crops, paste
+from sr_deploy.architectures.pan_mga import ARCHITECTURE as PAN_MGA
+from sr_deploy.architectures.rfdn_mga import ARCHITECTURE as RFDN_MGA
 from sr_deploy.errors import UsageError
 from sr_deploy.training import train
 from sr_deploy.training.losses import Loss

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sr_deploy.architectures.mga import PAN_MGA, MGAConfig
+from sr_deploy.architectures.mga import MGAConfig
+from sr_deploy.architectures.pan_mga import ARCHITECTURE as PAN_MGA
 from sr_deploy.architectures.rlfn import ARCHITECTURE as RLFN
 from sr_deploy.architectures.rlfn import RLFNConfig
 from sr_deploy.errors import CancelledError, UsageError

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 
 from sr_deploy.architectures.ecbsr import ARCHITECTURE as ECBSR
 from sr_deploy.architectures.ecbsr import ECBSRConfig
-from sr_deploy.architectures.mga import PAN_MGA, RFDN_MGA, MGAConfig
+from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.pan import ARCHITECTURE as PAN
 from sr_deploy.architectures.pan import PANConfig, enlarged
+from sr_deploy.architectures.pan_mga import ARCHITECTURE as PAN_MGA
 from sr_deploy.architectures.rfdn import ARCHITECTURE as RFDN
 from sr_deploy.architectures.rfdn import RFDNConfig
+from sr_deploy.architectures.rfdn_mga import ARCHITECTURE as RFDN_MGA
 from sr_deploy.architectures.rlfn import ARCHITECTURE as RLFN
 from sr_deploy.architectures.rlfn import RLFNConfig
 from sr_deploy.errors import CheckpointError, UsageError
