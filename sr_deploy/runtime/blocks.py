@@ -41,21 +41,23 @@ class Side:
 
 @dataclass(frozen=True)
 class View:
-    """An image as a network sees it: its (rows, columns) of the large and of the small blocks."""
+    """An image as a network sees it: whole, by `plan`; and its (rows, columns) of the large and of the small blocks."""
 
+    plan: Tiling
     sizes: tuple[tuple[Side, Side], ...]
 
     @staticmethod
     def of(network: Upscaler, plan: Tiling, rows: Array, columns: Array) -> View:
         multiple, least = network.card.size_multiple, [max(network.card.min_size, side) for side in network.window_limits()[0]]
         return View(
+            plan,
             tuple(
                 (
                     Side.of(rows[::step], plan.rows.size, least[0], multiple),
                     Side.of(columns[::step], plan.columns.size, least[1], multiple),
                 )
                 for step in (2, 1)
-            )
+            ),
         )
 
     @property

@@ -84,8 +84,7 @@ class PairUpscaler(ImageUpscaler):
             grid = Grid.of(pixels, self._networks)
             speeds = self._measured(pixels, grid)
             start = time.perf_counter()
-            plans = [network.plan(*pixels.shape[:2]) for network in self._networks]
-            base, refine = (len(plan) * speed.seconds(plan.window) for plan, speed in zip(plans, speeds, strict=True))
+            base, refine = (speed.whole(view) for view, speed in zip(grid.views, speeds, strict=True))
             costs = Costs(base, *(speed.blocks(view) for view, speed in zip(grid.views, speeds, strict=True)))
             gains = grid.sums(_energy(pixels)) ** _EXPONENT
             allowed = self._budget * refine - (time.perf_counter() - start)
@@ -175,6 +174,10 @@ class _Speed:
     def seconds(self, window: tuple[int, int]) -> float:
         area = window[0] * window[1]
         return float(np.interp(area, self.areas, self.rates)) * area
+
+    def whole(self, view: View) -> float:
+        """Of the whole image."""
+        return len(view.plan) * self.seconds(view.plan.window)
 
     def blocks(self, view: View) -> tuple[float, float]:
         """Of a large block, and of a small one."""

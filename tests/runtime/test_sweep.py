@@ -103,3 +103,14 @@ def test_the_plot_shows_the_points_where_they_are() -> None:
 )
 def test_odd_points_are_drawn_too(points: list[Point]) -> None:
     assert blue(draw_sweep(points, "é 漢字")).any()
+
+
+@pytest.mark.parametrize(("seconds", "labeled"), [(0.101, False), (0.15, True)])
+def test_a_label_is_left_out_where_it_would_lie_on_the_last(seconds: float, labeled: bool) -> None:
+    def drawn(amount: float) -> np.ndarray:
+        times = {0.0: 0.1, amount: seconds, 1.0: 0.2}
+        points = [Point(share, share, (), Score("mean", 30 + share, 0.9, taken)) for share, taken in times.items()]
+        points[1] = Point(amount, amount, (), Score("mean", 30.5, 0.9, seconds))
+        return draw_sweep(points, "title")
+
+    assert (drawn(0.25) != drawn(0.75)).any() == labeled
