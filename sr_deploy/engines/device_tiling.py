@@ -42,7 +42,7 @@ class DeviceTiling:
 
     Tiles are (N*T,C,h,w) fp16 or fp32 in [0,1], for graphs as they are, or (N*T,h,w,C) uint8, for graphs in pixel form.
     Tile t of frame n is number n * len(tiling) + t of a batch. An engine with a smaller batch runs on slices of it. Frames may
-    be smaller than what was planned: they are extended by their last row and column, and the result is cropped.
+    be smaller than what was planned: they are mirrored at their last row and column, and the result is cropped.
 
     Raises: UsageError when the spans do not cover their axis, or reach out of it.
     """

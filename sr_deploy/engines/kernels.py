@@ -16,6 +16,15 @@ START, FADE_FROM, SOLID_FROM = wp.constant(0), wp.constant(1), wp.constant(2)
 """Columns of a table of spans."""
 
 
+@wp.func
+def mirrored(place: wp.int32, length: wp.int32) -> wp.int32:
+    """Where in `length` pixels a place at or beyond their end is seen, when they are mirrored there again and again."""
+    if place < length:
+        return place
+    turn = place % (2 * length)
+    return wp.min(turn, 2 * length - 1 - turn)
+
+
 @wp.kernel
 def gather(
     frames: wp.array4d[Any],
@@ -24,13 +33,13 @@ def gather(
     factor: wp.float32,
     tiles: wp.array4d[Any],
 ):
-    """Fill tiles (N*T,C,h,w) with `factor` times frames (N,H,W,C), their borders repeated; launched over (N*T,h,w)."""
+    """Fill tiles (N*T,C,h,w) with `factor` times frames (N,H,W,C), mirrored beyond their borders; launched over (N*T,h,w)."""
     tile, y, x = wp.tid()
     across = columns.shape[0]
     count = rows.shape[0] * across
     place = tile % count
-    top = wp.min(rows[place // across, START] + y, frames.shape[1] - 1)
-    left = wp.min(columns[place % across, START] + x, frames.shape[2] - 1)
+    top = mirrored(rows[place // across, START] + y, frames.shape[1])
+    left = mirrored(columns[place % across, START] + x, frames.shape[2])
     for channel in range(tiles.shape[1]):
         value = wp.float32(frames[tile // count, top, left, channel]) * factor
         tiles[tile, channel, y, x] = tiles.dtype(value)

@@ -213,12 +213,12 @@ class Upscaler(ImageUpscaler):
         return WindowRunner(self.bundle, backend=backend, precision=precision, on_failure=on_failure, threads=threads, gpu=gpu)
 
     def _padded(self, pixels: Array) -> Array:
-        """The image extended at the right and the bottom to the size that the network takes."""
+        """The image mirrored at the right and the bottom up to the size that the network takes."""
         height, width = pixels.shape[:2]
         tall, wide = self._padded_size(height, width)
         if (tall, wide) == (height, width):
             return pixels
-        return np.pad(pixels, ((0, tall - height), (0, wide - width), (0, 0)), mode="edge")
+        return np.pad(pixels, ((0, tall - height), (0, wide - width), (0, 0)), mode="symmetric")
 
     def _padded_size(self, height: int, width: int) -> tuple[int, int]:
         """At least the smallest size of the network and of its engines, and a multiple of what it takes."""

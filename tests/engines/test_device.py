@@ -76,7 +76,7 @@ def scattered(
 def reference_tiles(tiling: Tiling, frames: Array, dtype: str) -> Array:
     tall, wide = tiling.window
     missing = (tiling.rows.size - frames.shape[1], tiling.columns.size - frames.shape[2])
-    padded = np.pad(frames, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    padded = np.pad(frames, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
     windows = [
         frame[row.start : row.start + tall, column.start : column.start + wide].transpose(2, 0, 1)
         for frame in padded

@@ -111,7 +111,7 @@ def shuffled(blocks: Array) -> Array:
 def reference(image: Array, wanted: int) -> tuple[Array, list[int]]:
     """The same network in numpy: (H,W,3) in [0,1], and the numbers of the refined patches."""
     height, width = image.shape[:2]
-    padded = np.pad(image, ((0, -height % 4), (0, -width % 4), (0, 0)), mode="edge").transpose(2, 0, 1).astype(np.float64)
+    padded = np.pad(image, ((0, -height % 4), (0, -width % 4), (0, 0)), mode="symmetric").transpose(2, 0, 1).astype(np.float64)
     kernels = weights()
     bordered = np.pad(padded, ((0, 0), (1, 1), (1, 1)))
     large = shuffled(conv(bordered, kernels["to_blocks"]))
