@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.cli.progress import FilmPace, JsonReport, Pace, shares, summary_line, video_line, warnings_as_notes
+from sr_deploy.cli.pace import FilmPace, Pace
+from sr_deploy.cli.progress import JsonReport, shares, summary_line, video_line, warnings_as_notes
 from sr_deploy.runtime.folder import Outcome, Summary
 from sr_deploy.runtime.forms import Stats
 from sr_deploy.runtime.jobs import Failure, Job
