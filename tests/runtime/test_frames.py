@@ -26,6 +26,7 @@ from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT
 from sr_deploy.errors import EngineError, FeedError, OutOfMemoryError, UnhealthyOutputError, UsageError
 from sr_deploy.runtime import frames as frames_module
+from sr_deploy.runtime import slots
 from sr_deploy.runtime import upscaler as upscaler_module
 from sr_deploy.runtime.frames import FrameRunner, Schedule
 from sr_deploy.runtime.pipeline import run_pipeline
@@ -369,7 +370,7 @@ def test_without_a_gpu_arrays_of_one_are_refused(exact: Path) -> None:
 def test_frames_of_several_sizes_never_share_a_context(exact: Path, machine: Machine) -> None:
     used: set[int] = set()
     engines: list[DeviceEngine] = []
-    build = frames_module._Context.__init__
+    build = slots.Context.__init__
 
     def note(self: Any, engine: DeviceEngine, index: int, *args: Any, **options: Any) -> None:
         used.add(index)
@@ -379,13 +380,13 @@ def test_frames_of_several_sizes_never_share_a_context(exact: Path, machine: Mac
     machine.contexts = 8
     sizes = [(24, 32), (40, 20), (33, 21)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frames_module._Context, "__init__", note)
+        patch.setattr(slots.Context, "__init__", note)
         with Upscaler(exact, precision="fp32", schedule=Schedule(slots=2)) as upscale, ThreadPoolExecutor(4) as pool:
             images = [photo(*size) for size in sizes * 4]
             for image, large in zip(images, pool.map(upscale, images), strict=True):
                 np.testing.assert_array_equal(large, host(exact, image))
             upscale(photo(*sizes[0])), upscale(photo(*sizes[1]))
-            taken = frames_module._CONTEXTS._taken[engines[0]]
+            taken = slots.CONTEXTS._taken[engines[0]]
             assert 2 <= len(taken) <= 4, "two sizes are kept, with at most two slots each"
     assert len(used) >= 4
 
