@@ -319,9 +319,7 @@ def video_line(video: VideoSummary) -> str:
     if reuse and reuse.tiles_reused:
         share = reuse.tiles_reused / (reuse.tiles_computed + reuse.tiles_reused)
         line += f"; {share:.0%} of the tiles reused, about {reuse.saved:.1f} s saved"
-    if stats.recomputed or stats.replaced:
-        line += f"; of {stats.tiles} tiles {stats.recomputed} computed again in fp32, {stats.replaced} replaced by bicubic"
-    return line
+    return f"{line}; {stats.trouble}" if stats.trouble else line
 
 
 def summary_line(summary: Summary) -> str:
@@ -332,11 +330,7 @@ def summary_line(summary: Summary) -> str:
     if summary.timing.items > 1 and summary.done:
         timing = summary.timing
         line += f" (reading {timing.read:.1f} s, upscaling {timing.work:.1f} s, writing {timing.write:.1f} s)"
-    if summary.recomputed or summary.replaced:
-        line += (
-            f"; of {summary.tiles} tiles {summary.recomputed} computed again in fp32, {summary.replaced} replaced by bicubic"
-        )
-    return line
+    return f"{line}; {summary.stats.trouble}" if summary.stats.trouble else line
 
 
 def make_report(kind: str | None, *, paths: bool, verbose: bool) -> Report:

@@ -372,9 +372,7 @@ def _document(upscaler: ImageUpscaler, summary: Summary) -> dict[str, Any]:
         "notes": [{"path": path, "note": note} for path, note in summary.notes],
         "seconds": summary.seconds,
         "timing": summary.timing,
-        "tiles": summary.tiles,
-        "recomputed": summary.recomputed,
-        "replaced": summary.replaced,
+        "stats": summary.stats,
         "videos": summary.videos,
         "refined": getattr(upscaler.stats, "share", None),
     }

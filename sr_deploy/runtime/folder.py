@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
+from sr_deploy.runtime.forms import Stats
 from sr_deploy.runtime.image import Picture, is_whole, read_image, write_image
 from sr_deploy.runtime.jobs import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.runtime.pipeline import Timing, run_pipeline
@@ -38,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a whole run; `tiles`, `recomputed` and `replaced` are the sentinel's counts; `videos`: of those done."""
+    """What became of a whole run; `stats`: what the sentinel saw; `videos`: of those done."""
 
     done: tuple[Path, ...]
     skipped: tuple[Path, ...]
@@ -46,9 +47,7 @@ class Summary:
     notes: tuple[tuple[Path, str], ...]
     seconds: float
     timing: Timing
-    tiles: int = 0
-    recomputed: int = 0
-    replaced: int = 0
+    stats: Stats
     videos: tuple[VideoSummary, ...] = ()
 
 
@@ -137,7 +136,7 @@ class _Folder:
         self._alone = False
 
     def run(self, plan: Plan) -> Summary:
-        before = self._counts()
+        before = self._upscaler.stats
         self._alone = len(plan.jobs) == 1
         self._observer.planned(plan)
         pictures = self._read_all(job for job in plan.jobs if not job.video)
@@ -147,7 +146,6 @@ class _Folder:
                 self._close(self._upscale_video(job))
         videos = tuple(outcome.video for outcome in self._outcomes if outcome.video and outcome.status == "done")
         timing = _sum([timing, *(video.timing for video in videos)])
-        tiles, recomputed, replaced = (now - then for now, then in zip(self._counts(), before, strict=True))
         notes = [(outcome.job.source, note) for outcome in self._outcomes for note in outcome.notes]
         return Summary(
             done=tuple(outcome.job.target for outcome in self._outcomes if outcome.status == "done"),
@@ -156,15 +154,9 @@ class _Folder:
             notes=plan.notes + tuple(notes),
             seconds=timing.wall,
             timing=timing,
-            tiles=tiles,
-            recomputed=recomputed,
-            replaced=replaced,
+            stats=self._upscaler.stats - before,
             videos=videos,
         )
-
-    def _counts(self) -> tuple[int, int, int]:
-        stats = self._upscaler.stats
-        return stats.tiles, stats.recomputed, stats.replaced
 
     def _read_all(self, jobs: Iterable[Job]) -> Iterator[_Item]:
         for job in jobs:
@@ -187,7 +179,7 @@ class _Folder:
         if picture is None:
             return item
         item = replace(item, started=time.perf_counter())
-        before = self._counts()
+        before = self._upscaler.stats
         try:
             picture = self._upscaler.upscale_picture(
                 picture,
@@ -196,12 +188,8 @@ class _Folder:
             )
         except Exception as exc:
             return self._failed(item, exc)
-        _, recomputed, replaced = (now - then for now, then in zip(self._counts(), before, strict=True))
-        notes = item.notes
-        if recomputed:
-            notes += (f"{recomputed} tiles were not sane and were computed again in fp32",)
-        if replaced:
-            notes += (f"{replaced} tiles were not sane in fp32 either and are bicubic",)
+        trouble = (self._upscaler.stats - before).trouble
+        notes = item.notes + ((f"not all was sane: {trouble}",) if trouble else ())
         return _timed(replace(item, picture=picture, notes=notes))
 
     def _write(self, item: _Item) -> None:

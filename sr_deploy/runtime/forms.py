@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -29,15 +29,42 @@ class Stats:
     recomputed: int = 0
     replaced: int = 0
 
+    def __sub__(self, before: Self) -> Self:
+        """What came since then."""
+        return type(self)(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
+
+    @property
+    def trouble(self) -> str:
+        """What was not sane, in words; empty when all was."""
+        if not self.recomputed and not self.replaced:
+            return ""
+        return f"of {self.tiles} tiles {self.recomputed} computed again in fp32, {self.replaced} replaced by bicubic"
+
 
 @dataclass(frozen=True)
 class MaskedStats(Stats):
-    """Also what was refined: LR pixels in all and of those refined, and seconds in the base and in the refine network."""
+    """Also what was refined: LR pixels in all and of those refined, and seconds in the base and in the refine network.
+
+    Of the `patches` that a mask chose, some were computed again in fp32; where that failed too, they are as the base made them.
+    """
 
     pixels: int = 0
     refined: int = 0
     base_seconds: float = 0.0
     refine_seconds: float = 0.0
+    patches: int = 0
+    recomputed_patches: int = 0
+    coarse_patches: int = 0
+
+    @property
+    def trouble(self) -> str:
+        parts = [super().trouble]
+        if self.recomputed_patches:
+            parts.append(
+                f"of {self.patches} patches {self.recomputed_patches} computed again in fp32, "
+                f"{self.coarse_patches} left as the base made them"
+            )
+        return "; ".join(filter(None, parts))
 
     @property
     def share(self) -> float:

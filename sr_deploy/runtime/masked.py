@@ -53,11 +53,14 @@ class MaskGuidedUpscaler(Upscaler):
         plain, counts, area = super().stats, self._meter.counts, self._masked.patch**2
         return MaskedStats(
             plain.tiles,
-            plain.recomputed + counts.recomputed,
-            plain.replaced + counts.kept,
+            plain.recomputed,
+            plain.replaced,
             counts.patches * area,
             counts.refined * area,
             *self._meter.seconds,
+            counts.refined,
+            counts.recomputed,
+            counts.kept,
         )
 
     def heat(self, image: Array) -> Array:

@@ -131,7 +131,7 @@ def frames_per_second(upscale: Upscaler, frame: Array, seconds: float) -> float:
     workers = upscale.concurrency
     run_pipeline(itertools.repeat(frame, _WARM_UP * workers), run, _drop, workers=workers)
     timing = run_pipeline(_frames(frame, seconds, 2 * workers), run, _drop, workers=workers)
-    if upscale.stats.recomputed:
+    if upscale.stats.trouble:
         raise EngineError("the pixels were not sane, and were computed again in fp32; choose another precision")
     return timing.items / timing.wall
 

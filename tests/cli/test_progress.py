@@ -104,10 +104,10 @@ def test_the_pace_counts_pictures_where_the_upscaling_is(monkeypatch: pytest.Mon
 
 
 def test_the_last_line() -> None:
-    done = Summary((Path("a"),), (), (), (), 1.26, Timing(1, 0.1, 1.0, 0.1, 1.26), tiles=1)
+    done = Summary((Path("a"),), (), (), (), 1.26, Timing(1, 0.1, 1.0, 0.1, 1.26), Stats(1))
     assert summary_line(done) == "1 done in 1.3 s"
     failure = Failure(Path("b"), "no")
-    much = Summary((Path("a"),) * 3, (Path("c"),), (failure,), (), 9.0, Timing(5, 1.0, 8.0, 2.0, 9.0), 12, 3, 1)
+    much = Summary((Path("a"),) * 3, (Path("c"),), (failure,), (), 9.0, Timing(5, 1.0, 8.0, 2.0, 9.0), Stats(12, 3, 1))
     assert summary_line(much) == (
         "3 done, 1 skipped, 1 failed in 9.0 s (reading 1.0 s, upscaling 8.0 s, writing 2.0 s); "
         "of 12 tiles 3 computed again in fp32, 1 replaced by bicubic"

@@ -173,7 +173,7 @@ def test_json_on_stdout(invoke: Invoke, bundle: Path, pictures: list[Path]) -> N
     assert document["model"] == "double" and document["scale"] == 2
     assert len(document["done"]) == len(pictures)
     assert [entry["path"] for entry in document["failed"]] == ["in/bad.png"]
-    assert document["tiles"] == len(pictures)
+    assert document["stats"]["tiles"] == len(pictures)
     assert result.stderr.count("\n") == 1
 
 

@@ -16,6 +16,7 @@ import pytest
 from sr_deploy.errors import ImageError, MissingDependencyError, UnhealthyOutputError, UsageError
 from sr_deploy.runtime import folder
 from sr_deploy.runtime.folder import Observer, Outcome, Summary, WriteOptions, upscale_files
+from sr_deploy.runtime.forms import Stats
 from sr_deploy.runtime.image import Picture, read_image, write_image
 from sr_deploy.runtime.jobs import Job, Plan
 from sr_deploy.runtime.size import TargetSize
@@ -28,17 +29,20 @@ class FakeUpscaler:
     before: Callable[[Picture], None] = lambda _: None
     scale: int = 2
     bundle: Any = field(default_factory=lambda: SimpleNamespace(card=SimpleNamespace(name="net")))
-    stats: Any = field(default_factory=lambda: SimpleNamespace(tiles=0, recomputed=0, replaced=0))
+    stats: Stats = field(default_factory=Stats)
 
     def upscale_picture(
         self, picture: Picture, *, size: TargetSize | None = None, progress: Callable[[int, int], None] | None = None
     ) -> Picture:
         self.before(picture)
-        self.stats.tiles += 1
+        self.count(tiles=1)
         if progress:
             progress(1, 1)
         factor = 2 if size is None else size.resolve(*picture.pixels.shape[:2], 2)[0] // picture.pixels.shape[0]
         return replace(picture, pixels=picture.pixels.repeat(factor, 0).repeat(factor, 1))
+
+    def count(self, **more: int) -> None:
+        self.stats = replace(self.stats, **{name: getattr(self.stats, name) + count for name, count in more.items()})
 
 
 @dataclass
@@ -90,7 +94,7 @@ def test_a_folder_is_done() -> None:
     summary = run(observer=watch)
     assert [str(path) for path in summary.done] == [f"out/{index}.png" for index in range(5)]
     assert (summary.skipped, summary.failed, summary.notes) == ((), (), ())
-    assert summary.tiles == 5 and summary.timing.items == 5
+    assert summary.stats.tiles == 5 and summary.timing.items == 5
     assert [outcome.job.target for outcome in watch.outcomes] == list(summary.done)
     assert all(outcome.seconds > 0 for outcome in watch.outcomes)
     assert watch.ticks == [(f"{index}.png", 1, 1) for index in range(5)]
@@ -212,14 +216,16 @@ def test_the_sentinels_counts_are_told() -> None:
     upscaler = FakeUpscaler()
 
     def count(picture: Picture) -> None:
-        upscaler.stats.recomputed += picture.pixels[0, 0, 0] == 1
-        upscaler.stats.replaced += picture.pixels[0, 0, 0] == 2
+        upscaler.count(recomputed=int(picture.pixels[0, 0, 0] == 1), replaced=int(picture.pixels[0, 0, 0] == 2))
 
     upscaler.before = count
-    upscaler.stats.recomputed = 7
+    upscaler.count(recomputed=7)
     summary = run(upscaler=upscaler)
-    assert (summary.recomputed, summary.replaced) == (1, 1)
-    assert [(path.name, note.split(" ", 1)[0]) for path, note in summary.notes] == [("1.png", "1"), ("2.png", "1")]
+    assert (summary.stats.recomputed, summary.stats.replaced) == (1, 1)
+    assert [(path.name, note) for path, note in summary.notes] == [
+        ("1.png", "not all was sane: of 1 tiles 1 computed again in fp32, 0 replaced by bicubic"),
+        ("2.png", "not all was sane: of 1 tiles 0 computed again in fp32, 1 replaced by bicubic"),
+    ]
 
 
 def test_notes_of_names_and_of_writing_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

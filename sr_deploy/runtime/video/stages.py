@@ -103,8 +103,7 @@ class FrameNetwork:
     @property
     def stats(self) -> Stats:
         """What the sentinel saw of these frames."""
-        now, before = self._seen(), self._before
-        return Stats(now.tiles - before.tiles, now.recomputed - before.recomputed, now.replaced - before.replaced)
+        return self._seen() - self._before
 
     def _seen(self) -> Stats:
         return self._upscaler.stats if isinstance(self._upscaler, ImageUpscaler) else Stats()
