@@ -189,7 +189,7 @@ class _Folder:
         except Exception as exc:
             return self._failed(item, exc)
         trouble = (self._upscaler.stats - before).trouble
-        notes = item.notes + ((f"not all was sane: {trouble}",) if trouble else ())
+        notes = item.notes + ((trouble,) if trouble else ())
         return _timed(replace(item, picture=picture, notes=notes))
 
     def _write(self, item: _Item) -> None:

@@ -23,7 +23,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Stats:
-    """What the sentinel saw since the Upscaler was opened: windows run, recomputed in fp32, replaced by bicubic."""
+    """What the sentinel saw since the Upscaler was opened.
+
+    tiles: windows run. recomputed: those that were not sane, and so were computed again in fp32 if they had not been. replaced:
+    those of them that are bicubic, since fp32 failed too.
+    """
 
     tiles: int = 0
     recomputed: int = 0
@@ -36,16 +40,14 @@ class Stats:
     @property
     def trouble(self) -> str:
         """What was not sane, in words; empty when all was."""
-        if not self.recomputed and not self.replaced:
-            return ""
-        return f"of {self.tiles} tiles {self.recomputed} computed again in fp32, {self.replaced} replaced by bicubic"
+        return _trouble("tiles", self.tiles, self.recomputed, self.replaced, "bicubic")
 
 
 @dataclass(frozen=True)
 class MaskedStats(Stats):
     """Also what was refined: LR pixels in all and of those refined, and seconds in the base and in the refine network.
 
-    Of the `patches` that a mask chose, some were computed again in fp32; where that failed too, they are as the base made them.
+    Of the `patches` that a mask chose, some were recomputed likewise; where fp32 failed too, they are as the base made them.
     """
 
     pixels: int = 0
@@ -58,13 +60,8 @@ class MaskedStats(Stats):
 
     @property
     def trouble(self) -> str:
-        parts = [super().trouble]
-        if self.recomputed_patches:
-            parts.append(
-                f"of {self.patches} patches {self.recomputed_patches} computed again in fp32, "
-                f"{self.coarse_patches} left as the base made them"
-            )
-        return "; ".join(filter(None, parts))
+        patches = _trouble("patches", self.patches, self.recomputed_patches, self.coarse_patches, "as the base made them")
+        return "; ".join(filter(None, [super().trouble, patches]))
 
     @property
     def share(self) -> float:
@@ -80,6 +77,12 @@ class MaskedStats(Stats):
             base_seconds=self.base_seconds + base_seconds,
             refine_seconds=self.refine_seconds + refine_seconds,
         )
+
+
+def _trouble(name: str, count: int, recomputed: int, given_up: int, instead: str) -> str:
+    if not recomputed:
+        return ""
+    return f"of {count} {name} {recomputed} were not sane: {recomputed - given_up} computed again in fp32, {given_up} {instead}"
 
 
 class ImageUpscaler(ABC):

@@ -110,7 +110,7 @@ def test_the_last_line() -> None:
     much = Summary((Path("a"),) * 3, (Path("c"),), (failure,), (), 9.0, Timing(5, 1.0, 8.0, 2.0, 9.0), Stats(12, 3, 1))
     assert summary_line(much) == (
         "3 done, 1 skipped, 1 failed in 9.0 s (reading 1.0 s, upscaling 8.0 s, writing 2.0 s); "
-        "of 12 tiles 3 computed again in fp32, 1 replaced by bicubic"
+        "of 12 tiles 3 were not sane: 2 computed again in fp32, 1 bicubic"
     )
 
 
@@ -152,7 +152,7 @@ def test_the_line_of_a_video() -> None:
     assert video_line(video) == (
         "50 frames (30 of them from an earlier run), 2 fps, 2.3 MB: "
         "reading 10%, upscaling 80%, writing 90% of 10.0 s; writing is the bottleneck; "
-        "75% of the tiles reused, about 12.5 s saved; of 20 tiles 2 computed again in fp32, 1 replaced by bicubic"
+        "75% of the tiles reused, about 12.5 s saved; of 20 tiles 2 were not sane: 1 computed again in fp32, 1 bicubic"
     )
 
 
