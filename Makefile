@@ -6,7 +6,7 @@ DEMO := demo
 # What the tests compile engines with; of TensorRT itself the bindings alone, to compare our calls with.
 TENSORRT := tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings tensorrt-cu13-bindings
 
-.PHONY: demo demo-box demo-checkpoint test check format clean
+.PHONY: demo demo-box demo-checkpoint test check format kernels clean
 
 ## demo [IMAGE=photo.png]: upscale a picture with the network in the box, and draw it before and after
 ## demo CHECKPOINT=model.pth IMAGE=photo.png: export the checkpoint, upscale the image with the bundle
@@ -37,6 +37,10 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+## kernels: compile our kernels into the package, once their sources have changed
+kernels: $(VENV)/.dev
+	$(BIN)/python benchmarks/compile_kernels.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.engines.gpu import find_gpus
+from sr_deploy.engines.kernel_files import load_compiled
 from sr_deploy.engines.streams import LEGACY, Graph, Recordings, new_stream, stream_handle, translated
 from sr_deploy.engines.streams import Stream as Stream
 from sr_deploy.errors import (
@@ -182,6 +183,7 @@ class Device:
         Raises: EngineError.
         """
         with translated():
+            load_compiled(kernel.module, self._device)
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
 
     def _empty(self, shape: Sequence[int], dtype: DTypeLike, **where: Any) -> DeviceArray:
