@@ -72,7 +72,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 def gpu_option(function: Any) -> Any:
     """The -g of commands that run on GPUs."""
     return click.option(
-        "-g", "--gpu", "gpus", type=Numbers(), default="0", show_default=True, metavar="0,1", help="GPUs to use, by number."
+        "-g", "--gpu", "gpus", type=Numbers(), metavar="0,1", help="GPUs to use, by number; without it, GPU 0 if there is one."
     )(function)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @json_option
 @verbose_option
 def command(
-    bundle: Path, size: str, backend: str, precision: str, gpus: tuple[int, ...], seconds: float, as_json: bool
+    bundle: Path, size: str, backend: str, precision: str, gpus: tuple[int, ...] | None, seconds: float, as_json: bool
 ) -> None:
     """Measure ways to run BUNDLE on this machine's GPU, and keep the fastest for `upscale`.
 
@@ -44,7 +44,7 @@ def command(
     from sr_deploy.runtime.tune import tune
     from sr_deploy.runtime.windows import Precision
 
-    frame_size = parse_size(size)
+    frame_size, gpus = parse_size(size), gpus or (0,)
     tuning = tune(
         bundle,
         backend=backend,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sr_deploy.errors import BackendUnavailableError, EngineError
+from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _TEXT_BYTES = 128
@@ -80,6 +80,22 @@ def find_gpus() -> tuple[GPU, ...]:
     if not found.gpus:
         raise BackendUnavailableError(f"{found.problem}; {found.remedy}")
     return found.gpus
+
+
+def check_gpus(numbers: Sequence[int]) -> None:
+    """Make sure that each of the numbers, in the driver's order, is a GPU of this machine.
+
+    Raises: UsageError for no number, a negative one, or one twice; BackendUnavailableError for a GPU that is not here.
+    """
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        given = ",".join(map(str, numbers)) or "none"
+        raise UsageError(f"GPUs {given}: expected numbers from 0, each once, such as 0,1")
+    found = survey()
+    if not found.gpus:
+        raise BackendUnavailableError(f"GPU {numbers[0]} is asked for, and {found.problem}; {found.remedy}, or name no GPU")
+    if max(numbers) >= len(found.gpus):
+        known = ", ".join(f"{number} ({gpu.name})" for number, gpu in enumerate(found.gpus))
+        raise BackendUnavailableError(f"there is no GPU {max(numbers)} on this machine; expected {known}")
 
 
 def free_memory(number: int) -> int | None:

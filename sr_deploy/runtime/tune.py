@@ -82,8 +82,8 @@ def tune(
     candidates: what to measure, by default a search. A schedule that runs out of memory or that the engine refuses is recorded
     as such. keep: write the best one into the user's own cache folder. progress: told of each measurement.
 
-    Raises: BackendUnavailableError without a GPU; UsageError; BundleError; EngineError when no schedule runs, or the best one
-    cannot be written.
+    Raises: BackendUnavailableError without these GPUs; UsageError; BundleError; EngineError when no schedule runs, or the best
+    one cannot be written.
     """
     chosen = _gpu_backend(backend, gpus)
     bundle = model if isinstance(model, Bundle) else open_bundle(model)
@@ -148,11 +148,7 @@ def _gpu_backend(backend: str, gpus: Sequence[int]) -> Backend:
     machine = gpu.survey()
     if not machine.gpus:
         raise BackendUnavailableError(f"there is no GPU to tune for: {machine.problem}; {machine.remedy}")
-    known = range(len(machine.gpus))
-    if not gpus or len(set(gpus)) < len(gpus) or not set(gpus) <= set(known):
-        raise UsageError(
-            f"GPUs {','.join(map(str, gpus)) or 'none'}: expected numbers of this machine's {len(known)}, each once"
-        )
+    gpu.check_gpus(gpus)
     chosen = select_backend(backend)
     if chosen.device == "cpu":
         raise UsageError(f"backend '{backend}' runs on the CPU, where there is nothing to tune; leave it out")

@@ -15,6 +15,7 @@ from sr_deploy.bundle import Bundle
 from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.device import DeviceArray, Stream
 from sr_deploy.engines.engine import Array
+from sr_deploy.engines.gpu import check_gpus
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import OutOfMemoryError, UsageError
 from sr_deploy.runtime.forms import ImageUpscaler, Progress, Stats
@@ -47,9 +48,9 @@ class Upscaler(ImageUpscaler):
     computes it natively, fp16 on a GPU, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the
     largest that fits `memory` bytes (default 768 MiB, at most half of what is free; a quarter of what is free on a GPU).
     on_failure: what happens to a window whose pixels are NaN, Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place.
-    allow_cpu: whether backend 'auto' may take the CPU where there is a GPU that no backend can use. gpus: which of them to use,
-    by number; frames go to whichever is idle. schedule: how frames go over a GPU, by default what `sr-deploy tune` found, or
-    whole frames.
+    allow_cpu: whether backend 'auto' may take the CPU where there is a GPU that no backend can use. gpus: numbers of those to
+    use, which must be there, frames go to whichever is idle; None is GPU 0 if there is one. schedule: how frames go over a GPU,
+    by default what `sr-deploy tune` found, or whole frames.
 
     Raises: BundleError, BackendUnavailableError, UsageError.
     """
@@ -65,7 +66,7 @@ class Upscaler(ImageUpscaler):
         memory: int | None = None,
         threads: int | None = None,
         allow_cpu: bool = False,
-        gpus: Sequence[int] = (0,),
+        gpus: Sequence[int] | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         if tile != "auto" and tile != 0 and tile < _SMALLEST_TILE:
@@ -74,7 +75,12 @@ class Upscaler(ImageUpscaler):
         self.card = self.bundle.card
         self.scale = self.card.scale
         self._tile = tile
+        if gpus is not None:
+            check_gpus(gpus)
         chosen = select_backend(backend, allow_cpu=allow_cpu)
+        if gpus is not None and chosen.device == "cpu" and not allow_cpu:
+            raise UsageError(f"backend '{chosen.name}' runs on the CPU, and GPUs are asked for; leave out one of the two")
+        gpus = gpus or (0,)
         self._windows = self._new_windows(chosen, precision=precision, on_failure=on_failure, threads=threads, gpu=gpus[0])
         self._frames = None
         if chosen.device != "cpu":

@@ -46,8 +46,16 @@ def test_without_a_gpu(invoke: Invoke, bundle: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("machine")
+def test_a_gpu_that_is_not_there(invoke: Invoke, bundle: Path) -> None:
+    result = invoke("tune", bundle, "-g", "7")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == "error: there is no GPU 7 on this machine; expected 0 (one), 1 (two)\n"
+
+
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
-    "options", [("-g", "a"), ("-g", ""), ("-g", "7"), ("--size", "0x5"), ("--backend", "onnxruntime"), ("--seconds", "0")]
+    "options",
+    [("-g", "a"), ("-g", ""), ("-g", "-1"), ("-g", "0,0"), ("--size", "0x5"), ("--backend", "onnxruntime"), ("--seconds", "0")],
 )
 def test_wrong_usage(invoke: Invoke, bundle: Path, options: tuple[str, ...]) -> None:
     assert invoke("tune", bundle, *options).exit_code == 2

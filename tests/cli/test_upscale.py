@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from sr_deploy.engines.gpu import Survey
+from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.runtime.image import Picture, read_image, write_image
 
 Invoke = Callable[..., Result]
@@ -114,6 +114,8 @@ def test_a_target_gives_defaults(invoke: Invoke, bundle: Path, pictures: list[Pa
         (["in/a.png", "-m", "{bundle}", "--quality", "0"], "--quality"),
         (["in/a.png", "-m", "{bundle}", "-g", "0,x"], "is not a list of numbers"),
         (["in/a.png", "-m", "{bundle}", "-g", "1,1"], "is not a list of numbers"),
+        (["in/a.png", "-m", "{bundle}", "-g", "-1"], "is not a list of numbers"),
+        (["in/a.png", "-m", "{bundle}", "-g", ""], "is not a list of numbers"),
     ],
 )
 def test_wrong_usage(invoke: Invoke, bundle: Path, pictures: list[Path], arguments: list[str], message: str) -> None:
@@ -150,6 +152,30 @@ def test_a_runtime_that_is_not_here_is_told_in_one_line(
 ) -> None:
     monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: Survey(problem="no NVIDIA driver here"))
     result = invoke("upscale", pictures[0], "-m", bundle, *arguments)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (Survey(problem="no NVIDIA driver here", remedy="install it"), "GPU 1 is asked for, and no NVIDIA driver here"),
+        (Survey((GPU("NVIDIA L4", "8.9"),)), "there is no GPU 1 on this machine; expected 0 (NVIDIA L4)"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [[], ["--allow-cpu"], ["--base", "fast", "--refine", "quality"]])
+def test_a_gpu_that_is_not_there_is_told_in_one_line(
+    invoke: Invoke,
+    bundle: Path,
+    pictures: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    found: Survey,
+    words: str,
+) -> None:
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    model = [] if "--base" in arguments else ["-m", bundle]
+    result = invoke("upscale", pictures[0], *model, "-g", "1", *arguments)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
     assert words in result.stderr
 

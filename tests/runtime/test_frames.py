@@ -22,6 +22,7 @@ from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.device import Device
 from sr_deploy.engines.engine import DeviceEngine
 from sr_deploy.engines.function import DeviceFunctionEngine
+from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT
 from sr_deploy.errors import EngineError, FeedError, OutOfMemoryError, UnhealthyOutputError, UsageError
 from sr_deploy.runtime import frames as frames_module
@@ -156,7 +157,10 @@ def test_memory_of_results_is_used_again(exact: Path) -> None:
 
 
 @pytest.mark.parametrize("gpus", [(0,), (0, 1)])
-def test_frames_are_in_flight_together_and_in_order(exact: Path, machine: Machine, gpus: tuple[int, ...]) -> None:
+def test_frames_are_in_flight_together_and_in_order(
+    exact: Path, machine: Machine, gpus: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: Survey((GPU("one", "8.9"), GPU("two", "8.9"))))
     with Upscaler(exact, precision="fp32", schedule=Schedule(slots=2), gpus=gpus) as upscale:
         assert upscale.concurrency == 2 * len(gpus)
         images = [photo(24, 32, seed) for seed in range(4 * upscale.concurrency)]

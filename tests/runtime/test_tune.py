@@ -221,10 +221,16 @@ def test_several_gpus(exact: Path, machine: Machine) -> None:
 
 
 @pytest.mark.usefixtures("machine")
-@pytest.mark.parametrize("gpus", [(2,), (0, 0), ()])
-def test_gpus_that_are_not_there(exact: Path, gpus: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match="expected numbers of this machine's 2"):
+@pytest.mark.parametrize("gpus", [(0, 0), (-1,), ()])
+def test_numbers_that_are_none_of_a_gpu(exact: Path, gpus: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="expected numbers from 0, each once"):
         quickly(exact, gpus=gpus)
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_gpu_that_is_not_there(exact: Path) -> None:
+    with pytest.raises(BackendUnavailableError, match=r"no GPU 2 on this machine; expected 0 \(one\), 1 \(two\)"):
+        quickly(exact, gpus=(0, 2))
 
 
 def test_the_cpu_is_not_tuned(exact: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from sr_deploy import Upscaler
-from sr_deploy.errors import OutOfMemoryError, UnhealthyOutputError, UsageError
+from sr_deploy.engines.gpu import GPU, Survey
+from sr_deploy.errors import BackendUnavailableError, OutOfMemoryError, UnhealthyOutputError, UsageError
 from sr_deploy.runtime import windows
 from sr_deploy.runtime.image import Metadata, Picture
 from sr_deploy.runtime.size import TargetSize
@@ -247,3 +249,43 @@ def test_collapse_and_divergence_are_caught_although_every_pixel_is_finite(tmp_p
 def test_a_tile_that_cannot_be_is_refused(exact: Path) -> None:
     with pytest.raises(UsageError, match="a tile of 8 pixels is too small"):
         Upscaler(exact, tile=8)
+
+
+NONE = Survey(problem="no driver", remedy="install it")
+ONE = Survey((GPU("one", "8.9"),))
+
+
+@pytest.mark.parametrize(
+    ("found", "gpus", "words"),
+    [
+        (NONE, (0,), "GPU 0 is asked for, and no driver; install it, or name no GPU"),
+        (NONE, (3,), "GPU 3 is asked for"),
+        (ONE, (3,), r"no GPU 3 on this machine; expected 0 \(one\)"),
+        (ONE, (0, 1), "no GPU 1"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"allow_cpu": True}, {"backend": "openvino"}])
+def test_gpus_by_number_must_be_there(
+    exact: Path, found: Survey, gpus: tuple[int, ...], words: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    with pytest.raises(BackendUnavailableError, match=words):
+        Upscaler(exact, gpus=gpus, **options)
+
+
+@pytest.mark.parametrize("gpus", [(), (-1,), (0, 0)])
+def test_numbers_that_are_none_of_gpus(exact: Path, gpus: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="expected numbers from 0, each once"):
+        Upscaler(exact, gpus=gpus)
+
+
+def test_a_backend_of_the_cpu_and_gpus_do_not_go_together(exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: ONE)
+    with pytest.raises(UsageError, match="'openvino' runs on the CPU, and GPUs are asked for"):
+        Upscaler(exact, backend="openvino", gpus=(0,))
+
+
+def test_without_a_number_the_cpu_is_taken_where_there_is_no_gpu(exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: NONE)
+    with Upscaler(exact) as upscale:
+        assert "openvino" in upscale.description
