@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,15 @@ def test_the_files_are_those_of_the_sources(tmp_path: Path) -> None:
     """If this fails: `make kernels`."""
     expected = run_python("import compile_kernels\nprint(*compile_kernels.expected_files(), sep='\\n')", tmp_path)
     assert {str(path) for path in kernel_files.COMPILED.rglob("*") if path.is_file()} == set(expected.splitlines())
+
+
+def test_the_wheel_takes_the_files_along_and_grows_by_little() -> None:
+    package = kernel_files.COMPILED.parents[1]
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    taken = {path for pattern in patterns["sr_deploy"] for path in package.glob(pattern) if path.is_file()}
+    files = {path for path in kernel_files.COMPILED.rglob("*") if path.is_file()}
+    assert files and files <= taken
+    assert sum(len(zlib.compress(path.read_bytes())) for path in files) < 4e6
 
 
 @needs_files_of_this_platform
