@@ -82,13 +82,16 @@ class Backend:
         return cast("BackendModule", module)
 
 
+# Its wheels are linked with TensorRT 10.
+_CUDA_AND_TENSORRT = 'pip install "sr-deploy[cuda]" "tensorrt-cu13~=10.13"'
+
 BACKENDS: tuple[Backend, ...] = (
     Backend("openvino", "openvino", "cpu", "pip install openvino"),
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
     Backend("tensorrt", "tensorrt_open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
     Backend("tensorrt-rtx", "tensorrt_open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),
     Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"'),
-    Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", 'pip install "sr-deploy[cuda]" tensorrt', cast_last=True),
+    Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", _CUDA_AND_TENSORRT, cast_last=True),
 )
 """In the order of preference, for each device.
 

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from sr_deploy.engines import Arithmetic, gpu
+from sr_deploy.engines import Arithmetic, cuda_libraries, gpu
 from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays
 from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
 
 Provider = tuple[str, dict[str, str]]
 """Its name and its options."""
+
+TENSORRT = "TensorrtExecutionProvider"
+"""The provider through TensorRT; what that does not take runs on the CUDA provider."""
 
 _PROVIDER_OF = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CUDA_OPTIONS = {
@@ -73,6 +76,7 @@ def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | Non
     if device == "cpu":
         session = open_session(graph, [(_PROVIDER_OF[device], {})], precision=precision, threads=threads)
         return ONNXRuntimeEngine(session, f"onnxruntime {precision}", device_name="cpu")
+    _load_libraries(_PROVIDER_OF[device])
     session = open_session(graph, [cuda_provider(gpu)], precision=precision, threads=threads)
     return ONNXRuntimeEngine(session, f"onnxruntime cuda {precision}", device_name=f"cuda:{gpu}")
 
@@ -112,13 +116,15 @@ def _why_not_initialized(provider: str) -> str:
     """Why that provider runs nothing here, '' when it runs a graph; what the runtime prints meanwhile is kept off stdout."""
     import onnxruntime
 
+    missing = _load_libraries(provider)
+    if any(library.needed for library in missing):
+        return cuda_libraries.remedy(missing)
     source, target = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("input", "output"))
     node = helper.make_node("Identity", ["input"], ["output"])
     graph = helper.make_graph([node], "probe", [source], [target])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnxruntime.set_default_logger_severity(_FATAL)
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        onnxruntime.preload_dlls()
+    with contextlib.redirect_stdout(io.StringIO()):
         try:
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[provider])
         except Exception as exc:
@@ -127,9 +133,21 @@ def _why_not_initialized(provider: str) -> str:
             onnxruntime.set_default_logger_severity(_WARNING)
     if provider in session.get_providers():
         return ""
-    failures = [line.removeprefix("Failed to load ") for line in said.getvalue().splitlines() if "Failed to load " in line]
-    reason = failures[0].partition(": ")[2] if failures else "it does not say why"
-    return f'{reason}; install CUDA and cuDNN with `pip install "onnxruntime-gpu[cuda,cudnn]"`'
+    return cuda_libraries.remedy(missing) if missing else "all of its libraries load, and it does not say why"
+
+
+def _load_libraries(provider: str) -> dict[cuda_libraries.Library, str]:
+    """Load CUDA's libraries for that provider, as `cuda_libraries.load` does; a provider that is a plugin comes up now."""
+    import onnxruntime
+
+    version = getattr(onnxruntime, "cuda_version", "")
+    libraries = cuda_libraries.cuda_libraries(version)
+    if provider == TENSORRT:
+        libraries += cuda_libraries.tensorrt_libraries(version)
+    missing = cuda_libraries.load(libraries)
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls(cuda=False, cudnn=False)
+    return missing
 
 
 class ONNXRuntimeEngine(DeviceEngine):

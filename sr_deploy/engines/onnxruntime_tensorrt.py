@@ -5,9 +5,7 @@ It builds its engines when it meets the first image of a size, which takes minut
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
 from pathlib import Path
 
 from sr_deploy.engines import Arithmetic, onnxruntime
@@ -16,14 +14,10 @@ from sr_deploy.engines.engine import DeviceEngine
 from sr_deploy.engines.gpu import find_gpus
 from sr_deploy.errors import EngineError
 
-_PROVIDER = "TensorrtExecutionProvider"
-
 
 def require() -> None:
-    """Import the runtime, and TensorRT's Python package where there is one: it loads the libraries. Raises: ImportError."""
+    """Import the runtime. Raises: ImportError."""
     onnxruntime.require()
-    with contextlib.suppress(ImportError):
-        importlib.import_module("tensorrt")
 
 
 def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
@@ -32,7 +26,7 @@ def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
     Raises: BackendUnavailableError.
     """
     precisions = onnxruntime.usable_precisions(device)
-    onnxruntime.check_provider(_PROVIDER)
+    onnxruntime.check_provider(onnxruntime.TENSORRT)
     return precisions
 
 
@@ -49,7 +43,7 @@ def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | Non
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": folder,
     }
-    providers = [(_PROVIDER, options), onnxruntime.cuda_provider(gpu)]
+    providers = [(onnxruntime.TENSORRT, options), onnxruntime.cuda_provider(gpu)]
     session = onnxruntime.open_session(graph, providers, precision=precision, threads=threads)
     return onnxruntime.ONNXRuntimeEngine(session, f"onnxruntime tensorrt {precision}", device_name=f"cuda:{gpu}")
 

@@ -218,7 +218,9 @@ class FakeSession:
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     session = FakeSession("CUDAExecutionProvider", [])
     options = SimpleNamespace(intra_op_num_threads=0)
-    runtime = SimpleNamespace(InferenceSession=session, SessionOptions=lambda: options)
+    runtime = SimpleNamespace(
+        InferenceSession=session, SessionOptions=lambda: options, cuda_version="", preload_dlls=lambda **_: None
+    )
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     return session
 
