@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from sr_deploy.engines import Arithmetic, cuda_libraries, gpu
 from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays
 from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
+from sr_deploy.engines.placement import warn_of_strays
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
 
 Provider = tuple[str, dict[str, str]]
@@ -87,7 +88,7 @@ def cuda_provider(number: int) -> Provider:
 
 
 def open_session(graph: bytes, providers: list[Provider], *, precision: Arithmetic, threads: int | None) -> Any:
-    """A session on the first of the providers; the others take what it cannot run.
+    """A session on the first of the providers; the others take what it cannot run, and the CPU the rest, which is told once.
 
     Raises: BackendUnavailableError when that provider fails to initialize, EngineError.
     """
@@ -97,6 +98,7 @@ def open_session(graph: bytes, providers: list[Provider], *, precision: Arithmet
         raise EngineError("onnxruntime computes in fp32 or fp16, not in bf16; use --precision fp32 or the openvino backend")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
@@ -108,6 +110,8 @@ def open_session(graph: bytes, providers: list[Provider], *, precision: Arithmet
         raise BackendUnavailableError(
             f"ONNX Runtime could not initialize {providers[0][0]}; see `sr-deploy doctor`, or choose --backend onnxruntime"
         )
+    if providers[0][0] != _PROVIDER_OF["cpu"]:
+        warn_of_strays(graph, session, f"onnxruntime with {providers[0][0]}")
     return session
 
 

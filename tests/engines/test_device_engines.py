@@ -191,6 +191,9 @@ class FakeSession:
         self.made.append({"providers": providers, "enable_fallback": enable_fallback, "threads": options.intra_op_num_threads})
         return self
 
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return []
+
     def get_providers(self) -> list[str]:
         return [self.provider, "CPUExecutionProvider"]
 
@@ -217,7 +220,7 @@ class FakeSession:
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     session = FakeSession("CUDAExecutionProvider", [])
-    options = SimpleNamespace(intra_op_num_threads=0)
+    options = SimpleNamespace(intra_op_num_threads=0, add_session_config_entry=lambda *_: None)
     runtime = SimpleNamespace(
         InferenceSession=session, SessionOptions=lambda: options, cuda_version="", preload_dlls=lambda **_: None
     )
