@@ -55,7 +55,13 @@ def tensorrt_libraries(version: str) -> tuple[Library, ...]:
 
 
 def load(libraries: Sequence[Library]) -> dict[Library, str]:
-    """Load them in that order; those that cannot be, with the loader's reasons."""
+    """Load them in that order; those that cannot be, with the loader's reasons.
+
+    From then on this process computes fp32 in fp32: cuBLAS, cuDNN and TensorRT read `NVIDIA_TF32_OVERRIDE` when they start, and
+    obey it whatever a program asks for; ONNX Runtime alone falls back to TF32 where a convolution has no plan without it. A
+    value that is set already is left alone.
+    """
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     return {library: problem for library in libraries if (problem := _load(library.file))}
 
 

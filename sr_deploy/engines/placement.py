@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
@@ -106,7 +107,7 @@ def _bytes(value: ValueInfoProto | None) -> int:
     if not tensor.HasField("shape") or not all(side.HasField("dim_value") for side in tensor.shape.dim):
         return 0
     sides = [side.dim_value for side in tensor.shape.dim]
-    return math.prod(sides, start=int(helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize))
+    return math.prod(sides) * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).itemsize
 
 
 @functools.cache

@@ -17,6 +17,11 @@ from sr_deploy.engines.cuda_libraries import Library, cuda_libraries, load, reme
 
 Compile = Callable[..., Library]
 
+_ASKS = """#include <stdlib.h>
+const char *asked;
+__attribute__((constructor)) static void ask(void) { asked = getenv("NVIDIA_TF32_OVERRIDE"); }
+"""
+
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
@@ -45,13 +50,13 @@ def compile_library(request: pytest.FixtureRequest) -> Compile:
         pytest.skip("there is no gcc")
     test = "".join(letter for letter in request.node.name if letter.isalnum())
 
-    def compile_library(folder: Path, name: str, *needs: tuple[Path, Library]) -> Library:
+    def compile_library(folder: Path, name: str, *needs: tuple[Path, Library], code: str = "") -> Library:
         folder.mkdir(parents=True, exist_ok=True)
         library = Library(f"lib{test}{name}.so.13", f"nvidia-{name}~=13.0")
         calls = "".join(f"+{Path(need.file).name.split('.')[0]}()" for _, need in needs)
         declared = "".join(f"int {Path(need.file).name.split('.')[0]}(void);" for _, need in needs)
         source = folder / f"{name}.c"
-        source.write_text(f"{declared}int lib{test}{name}(void){{return 7{calls};}}")
+        source.write_text(f"{code}{declared}int lib{test}{name}(void){{return 7{calls};}}")
         objects = [str(place / need.file) for place, need in needs]
         soname = f"-Wl,-soname,{library.file}"
         subprocess.run(["gcc", "-shared", "-fPIC", soname, source, *objects, "-o", folder / library.file], check=True)
@@ -88,6 +93,20 @@ def test_a_toolkit_is_taken(
     module._load.cache_clear()
     monkeypatch.setenv(variable, str(tmp_path / "toolkit"))
     assert not load([library])
+
+
+@pytest.mark.parametrize("given", [None, "1"])
+def test_libraries_find_tf32_off_when_they_are_loaded_unless_the_user_said_otherwise(
+    site: Path, compile_library: Compile, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    """As cuBLAS and cuDNN do it: a library in C asks its own environment."""
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", given or "")
+    if given is None:
+        monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    library = compile_library(site / "nvidia" / "x" / "lib", "asks", code=_ASKS)
+    assert not load([library])
+    asked = ctypes.c_char_p.in_dll(ctypes.CDLL(library.file), "asked")
+    assert asked.value == (given or "0").encode()
 
 
 def test_what_is_missing_is_named_with_the_line_that_brings_it(site: Path, compile_library: Compile) -> None:
