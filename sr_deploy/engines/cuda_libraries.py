@@ -1,6 +1,7 @@
 """CUDA's libraries, found where pip, torch or the system put them, and loaded before a runtime asks for them.
 
-A loaded library is found by its name: whoever needs it afterwards needs no search path.
+A loaded library is found by its name: whoever needs it afterwards needs no search path. Its symbols stay its own, so that
+another version of it, such as one that torch has loaded, is not disturbed.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _load(file: str) -> str:
     problems = []
     for place in _places(file):
         try:
-            ctypes.CDLL(place, mode=ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(place)
         except OSError as exc:
             problems.append(str(exc))
         else:
@@ -105,7 +106,7 @@ def _is_loaded(file: str) -> bool:
     if not _LOADED_ONLY:
         return False
     try:
-        ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL | _LOADED_ONLY)
+        ctypes.CDLL(file, mode=_LOADED_ONLY)
     except OSError:
         return False
     return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from sr_deploy.engines import Arithmetic, onnxruntime
 from sr_deploy.engines.cache import default_folder
@@ -43,9 +44,14 @@ def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | Non
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": folder,
     }
-    providers = [(onnxruntime.TENSORRT, options), onnxruntime.cuda_provider(gpu)]
-    session = onnxruntime.open_session(graph, providers, precision=precision, threads=threads)
-    return onnxruntime.ONNXRuntimeEngine(session, f"onnxruntime tensorrt {precision}", device_name=f"cuda:{gpu}")
+    onnxruntime.load_libraries(onnxruntime.TENSORRT)
+
+    def new_session(stream: int | None) -> Any:
+        own = (onnxruntime.TENSORRT, options | onnxruntime.stream_option(stream))
+        providers = [own, onnxruntime.cuda_provider(gpu, stream)]
+        return onnxruntime.open_session(graph, providers, precision=precision, threads=threads)
+
+    return onnxruntime.ONNXRuntimeEngine(new_session, f"onnxruntime tensorrt {precision}", device_name=f"cuda:{gpu}")
 
 
 def _folder(graph: bytes, gpu: str) -> Path:

@@ -106,7 +106,7 @@ def _bytes(value: ValueInfoProto | None) -> int:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape") or not all(side.HasField("dim_value") for side in tensor.shape.dim):
         return 0
-    sides = [side.dim_value for side in tensor.shape.dim]
+    sides: list[int] = [side.dim_value for side in tensor.shape.dim]
     return math.prod(sides) * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).itemsize
 
 
