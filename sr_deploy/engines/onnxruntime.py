@@ -34,7 +34,7 @@ _CUDA_OPTIONS = {
     # TF32 has 10 bits of mantissa: no place for it where fp32 is the reference that others are recomputed in.
     "use_tf32": "0",
 }
-_WARNING, _FATAL = 2, 4
+_ERROR, _FATAL = 3, 4
 _DTYPE_OF = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -107,7 +107,8 @@ def open_session(graph: bytes, providers: list[Provider], *, precision: Arithmet
     if precision == "bf16":
         raise EngineError("onnxruntime computes in fp32 or fp16, not in bf16; use --precision fp32 or the openvino backend")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = _ERROR
+    onnxruntime.set_default_logger_severity(_ERROR)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -144,7 +145,7 @@ def _why_not_initialized(provider: str) -> str:
         except Exception as exc:
             return (str(exc).splitlines() or [type(exc).__name__])[0]
         finally:
-            onnxruntime.set_default_logger_severity(_WARNING)
+            onnxruntime.set_default_logger_severity(_ERROR)
     if provider in session.get_providers():
         return ""
     return cuda_libraries.remedy(missing) if missing else "all of its libraries load, and it does not say why"

@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 _FRAME = (540, 960)
 """Bytes are told for a frame of that height and width."""
 
+_CPU = "CPUExecutionProvider"
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
 _NAMED = 4
 """So many nodes are named, and the rest counted."""
@@ -34,30 +35,29 @@ def warn_of_strays(graph: bytes, session: Any, description: str) -> None:
     except AttributeError:
         _warn_once(f"{description}: this ONNX Runtime does not tell what it runs on the CPU; {_UPGRADE}")
         return
-    names = [node.name for part in parts if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()]
-    strays = stray_nodes(graph, names)
+    nodes = [(node.name, node.op_type) for part in parts if part.ep_name == _CPU for node in part.get_nodes()]
+    strays = stray_nodes(graph, nodes)
     if strays:
         _warn_once(_told(strays, description))
 
 
-def stray_nodes(graph: bytes, names: Sequence[str]) -> list[tuple[str, int]]:
-    """Those of the named nodes that do more than shape arithmetic, with the bytes of their inputs and outputs for one frame.
+def stray_nodes(graph: bytes, nodes: Sequence[tuple[str, str]]) -> list[tuple[str, int]]:
+    """Those of the nodes, given by name and operator, that do more than shape arithmetic, with the bytes of their inputs and
+    outputs for one frame; tensors of unknown shape count as none.
 
-    Shape arithmetic makes whole numbers of rank 0 or 1. A node that the graph does not have is one that the runtime made, and
-    counts with 0 bytes; so do tensors of unknown shape.
+    Shape arithmetic makes whole numbers of rank 0 or 1. Nodes that the graph does not have are the runtime's own, and no
+    strays; of nodes without a name that have one operator all must be.
     """
-    if not names:
+    if not nodes:
         return []
     model = _inferred(graph)
     values = {value.name: value for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
-    nodes = {node.name: node for node in model.graph.node}
     strays = []
-    for name in names:
-        node = nodes.get(name)
-        if node is None:
-            strays.append((name, 0))
-        elif not all(_is_shape_arithmetic(values.get(output)) for output in node.output):
-            strays.append((f"{name} ({node.op_type})", sum(_bytes(values.get(edge)) for edge in (*node.input, *node.output))))
+    for name, operator in dict.fromkeys(nodes):
+        alike = [node for node in model.graph.node if (node.name, node.op_type) == (name, operator)]
+        if alike and not any(_is_shape_arithmetic(values.get(output)) for node in alike for output in node.output):
+            edges = dict.fromkeys(edge for node in alike for edge in (*node.input, *node.output))
+            strays.append((f"{name or alike[0].output[0]} ({operator})", sum(_bytes(values.get(edge)) for edge in edges)))
     return strays
 
 

@@ -262,6 +262,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
         RunOptions=FakeRunOptions,
         cuda_version="",
         preload_dlls=lambda **_: None,
+        set_default_logger_severity=lambda _: None,
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     return session
