@@ -6,8 +6,8 @@ import contextlib
 import functools
 import io
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ _CUDA_OPTIONS = {
     # TF32 has 10 bits of mantissa: no place for it where fp32 is the reference that others are recomputed in.
     "use_tf32": "0",
 }
+_RECORDS = "enable_cuda_graph"
+_MOST_RECORDS = 64
+"""Per context. Whoever gives new arrays each time pays for a record each time, and these stay."""
+
+_NOT_RECORDED = -1
 _ERROR, _FATAL = 3, 4
 _DTYPE_OF = {
     "tensor(float)": np.float32,
@@ -71,8 +76,16 @@ def check_provider(provider: str) -> None:
         raise BackendUnavailableError(f"ONNX Runtime cannot initialize {provider}: {problem}; or use --backend onnxruntime")
 
 
-def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | None, gpu: int = 0) -> DeviceEngine:
-    """Load `graph` into a session.
+def open(
+    graph: bytes,
+    *,
+    device: str,
+    precision: Arithmetic,
+    threads: int | None,
+    gpu: int = 0,
+    options: tuple[str, ...] = (),
+) -> DeviceEngine:
+    """Load `graph` into a session. `options` of the CUDA provider are turned on for arrays that lie on the GPU.
 
     Raises: BackendUnavailableError when the GPU fails to initialize, EngineError.
     """
@@ -82,9 +95,12 @@ def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | Non
     load_libraries(_PROVIDER_OF[device])
 
     def new_session(stream: int | None) -> Any:
-        return open_session(graph, [cuda_provider(gpu, stream)], precision=precision, threads=threads)
+        name, settings = cuda_provider(gpu, stream)
+        chosen = {} if stream is None else dict.fromkeys(options, "1")
+        return open_session(graph, [(name, settings | chosen)], precision=precision, threads=threads)
 
-    return ONNXRuntimeEngine(new_session, f"onnxruntime cuda {precision}", device_name=f"cuda:{gpu}")
+    records = _RECORDS in options
+    return ONNXRuntimeEngine(new_session, f"onnxruntime cuda {precision}", device_name=f"cuda:{gpu}", records=records)
 
 
 def cuda_provider(number: int, stream: int | None = None) -> Provider:
@@ -167,10 +183,11 @@ def load_libraries(provider: str) -> dict[cuda_libraries.Library, str]:
 
 @dataclass(frozen=True)
 class _Lane:
-    """A session and the stream that it runs on; None on the CPU."""
+    """A session and the stream that it runs on, None on the CPU; numbers of its CUDA graphs, by the arrays that they use."""
 
     session: Any
     stream: Stream
+    records: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
 
 
 class ONNXRuntimeEngine(DeviceEngine):
@@ -180,12 +197,15 @@ class ONNXRuntimeEngine(DeviceEngine):
     to one stream for ever. `enqueue` orders that stream with the caller's by events, and nothing waits. `run` has one more
     session, which also tells the inputs and outputs. On the CPU all of them are one session, whose runs may overlap.
 
-    new_session: makes a session on the stream of that CUDA handle, or for None on one of its own.
+    new_session: makes a session on the stream of that CUDA handle, or for None on one of its own. records: the sessions with a
+    stream record a CUDA graph for each set of arrays when it first comes, while all others keep from allocating and waiting.
     """
 
     contexts = 8
 
-    def __init__(self, new_session: Callable[[int | None], Any], description: str, *, device_name: str) -> None:
+    def __init__(
+        self, new_session: Callable[[int | None], Any], description: str, *, device_name: str, records: bool = False
+    ) -> None:
         super().__init__()
         self.description = description
         self._new_session = new_session
@@ -193,6 +213,7 @@ class ONNXRuntimeEngine(DeviceEngine):
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         self._device_name = device_name
+        self._records = records
         self._lanes: dict[int, _Lane] = {}
         self._opening = threading.Lock()
 
@@ -204,10 +225,11 @@ class ONNXRuntimeEngine(DeviceEngine):
         check_arrays(self, arrays, context)
         lane = self._lane(context)
         self.device.wait_event(self.device.record_event(stream), lane.stream)
-        try:
-            lane.session.run_with_iobinding(self._bound(lane.session, arrays), _without_waiting())
-        except Exception as exc:
-            raise _translated(exc, "failed while running") from exc
+        with self._kept_apart(lane, arrays) as options:
+            try:
+                lane.session.run_with_iobinding(self._bound(lane.session, arrays), options)
+            except Exception as exc:
+                raise _translated(exc, "failed while running") from exc
         self.device.wait_event(self.device.record_event(lane.stream), stream)
 
     def _lane(self, context: int) -> _Lane:
@@ -222,7 +244,20 @@ class ONNXRuntimeEngine(DeviceEngine):
         if not self.device.is_gpu:
             return _Lane(self._session, None)
         stream = self.device.stream()
-        return _Lane(self._new_session(stream_handle(stream)), stream)
+        with self.device.alone():
+            return _Lane(self._new_session(stream_handle(stream)), stream)
+
+    @contextlib.contextmanager
+    def _kept_apart(self, lane: _Lane, arrays: Mapping[str, DeviceArray]) -> Iterator[Any]:
+        """The options of a run, which has the GPU to itself if it records."""
+        if not self._records:
+            yield _without_waiting()
+            return
+        key = tuple((name, array.ptr, array.shape) for name, array in sorted(arrays.items()))
+        is_new = key not in lane.records and len(lane.records) < _MOST_RECORDS
+        number = lane.records.setdefault(key, len(lane.records)) if is_new else lane.records.get(key, _NOT_RECORDED)
+        with self.device.alone() if is_new else contextlib.nullcontext():
+            yield _without_waiting(gpu_graph_id=str(number))
 
     def _bound(self, session: Any, arrays: Mapping[str, DeviceArray]) -> Any:
         binding = session.io_binding()
@@ -248,12 +283,13 @@ class ONNXRuntimeEngine(DeviceEngine):
             self._session = None
 
 
-def _without_waiting() -> Any:
-    """Options of a run that returns when its work is on the stream."""
+def _without_waiting(**entries: str) -> Any:
+    """Options of a run that returns when its work is on the stream, and these."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
-    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    for key, value in {"disable_synchronize_execution_providers": "1", **entries}.items():
+        options.add_run_config_entry(key, value)
     return options
 
 
