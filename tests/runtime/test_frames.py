@@ -22,7 +22,6 @@ from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.device import Device
 from sr_deploy.engines.engine import DeviceEngine
 from sr_deploy.engines.function import DeviceFunctionEngine
-from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT
 from sr_deploy.errors import EngineError, FeedError, OutOfMemoryError, UnhealthyOutputError, UsageError
 from sr_deploy.runtime import frames as frames_module
@@ -88,7 +87,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     backend = MachineBackend("machine", "function", "cuda", "", machine=machine)
     monkeypatch.setattr(upscaler_module, "select_backend", lambda *_, **__: backend)
-    monkeypatch.setattr(frames_module, "survey", lambda: Survey((GPU("one", "8.9", 1 << 30), GPU("two", "8.9", 1 << 30))))
+    monkeypatch.setattr(frames_module, "free_memory", lambda _: 1 << 30)
     return machine
 
 
