@@ -97,7 +97,7 @@ class Backend:
         return cast("BackendModule", module)
 
 
-_CUDA_OPTIONS = ("prefer_nhwc", "fuse_conv_bias", "enable_cuda_graph")
+_CUDA_OPTIONS = ("prefer_nhwc", "fuse_conv_bias")
 
 # Its wheels are linked with TensorRT 10.
 _CUDA_AND_TENSORRT = 'pip install "sr-deploy[cuda]" "tensorrt-cu13~=10.13"'

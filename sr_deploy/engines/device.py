@@ -145,10 +145,6 @@ class Device:
             return function
         return Graph(self._warp, stream or self._device.stream, function, _RECORDINGS)
 
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """No `Device` records, allocates or waits for a stream in the block: for runtimes that record by themselves."""
-        return _RECORDINGS.alone()
-
     def array(self, source: Any, *, stream: Stream = None) -> DeviceArray:
         """`source` on this device: what lies here already is not copied, and is kept alive.
 

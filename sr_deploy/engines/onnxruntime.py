@@ -6,17 +6,18 @@ import contextlib
 import functools
 import io
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from sr_deploy.engines import Arithmetic, cuda_libraries, gpu
-from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays, stream_handle
+from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays
 from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
 from sr_deploy.engines.placement import warn_of_strays
+from sr_deploy.engines.streams import stream_handle
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
 
 Provider = tuple[str, dict[str, str]]
@@ -34,11 +35,6 @@ _CUDA_OPTIONS = {
     # TF32 has 10 bits of mantissa: no place for it where fp32 is the reference that others are recomputed in.
     "use_tf32": "0",
 }
-_RECORDS = "enable_cuda_graph"
-_MOST_RECORDS = 64
-"""Per context. Whoever gives new arrays each time pays for a record each time, and these stay."""
-
-_NOT_RECORDED = -1
 _ERROR, _FATAL = 3, 4
 _DTYPE_OF = {
     "tensor(float)": np.float32,
@@ -99,8 +95,7 @@ def open(
         chosen = {} if stream is None else dict.fromkeys(options, "1")
         return open_session(graph, [(name, settings | chosen)], precision=precision, threads=threads)
 
-    records = _RECORDS in options
-    return ONNXRuntimeEngine(new_session, f"onnxruntime cuda {precision}", device_name=f"cuda:{gpu}", records=records)
+    return ONNXRuntimeEngine(new_session, f"onnxruntime cuda {precision}", device_name=f"cuda:{gpu}")
 
 
 def cuda_provider(number: int, stream: int | None = None) -> Provider:
@@ -183,29 +178,26 @@ def load_libraries(provider: str) -> dict[cuda_libraries.Library, str]:
 
 @dataclass(frozen=True)
 class _Lane:
-    """A session and the stream that it runs on, None on the CPU; numbers of its CUDA graphs, by the arrays that they use."""
+    """A session and the stream that it runs on; None on the CPU."""
 
     session: Any
     stream: Stream
-    records: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
 
 
 class ONNXRuntimeEngine(DeviceEngine):
     """Sessions of ONNX Runtime, whose arrays lie on `device_name`.
 
     On a GPU each context has a session of its own, made when it is first used, and a stream that lives as long: a session keeps
-    to one stream for ever. `enqueue` orders that stream with the caller's by events, and nothing waits. `run` has one more
-    session, which also tells the inputs and outputs. On the CPU all of them are one session, whose runs may overlap.
+    to one stream for ever. `enqueue` orders that stream with the caller's by events, and nothing waits; it allocates in the first
+    runs of a shape, so no graph records it. `run` has one more session, which also tells the inputs and outputs. On the CPU all
+    of them are one session, whose runs may overlap.
 
-    new_session: makes a session on the stream of that CUDA handle, or for None on one of its own. records: the sessions with a
-    stream record a CUDA graph for each set of arrays when it first comes, while all others keep from allocating and waiting.
+    new_session: makes a session on the stream of that CUDA handle, or for None on one of its own.
     """
 
     contexts = 8
 
-    def __init__(
-        self, new_session: Callable[[int | None], Any], description: str, *, device_name: str, records: bool = False
-    ) -> None:
+    def __init__(self, new_session: Callable[[int | None], Any], description: str, *, device_name: str) -> None:
         super().__init__()
         self.description = description
         self._new_session = new_session
@@ -213,7 +205,6 @@ class ONNXRuntimeEngine(DeviceEngine):
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         self._device_name = device_name
-        self._records = records
         self._lanes: dict[int, _Lane] = {}
         self._opening = threading.Lock()
 
@@ -225,9 +216,9 @@ class ONNXRuntimeEngine(DeviceEngine):
         check_arrays(self, arrays, context)
         lane = self._lane(context)
         self.device.wait_event(self.device.record_event(stream), lane.stream)
-        with self._kept_apart(lane, arrays) as options:
+        with self.device.preparing():
             try:
-                lane.session.run_with_iobinding(self._bound(lane.session, arrays), options)
+                lane.session.run_with_iobinding(self._bound(lane.session, arrays), _without_waiting())
             except Exception as exc:
                 raise _translated(exc, "failed while running") from exc
         self.device.wait_event(self.device.record_event(lane.stream), stream)
@@ -244,20 +235,8 @@ class ONNXRuntimeEngine(DeviceEngine):
         if not self.device.is_gpu:
             return _Lane(self._session, None)
         stream = self.device.stream()
-        with self.device.alone():
+        with self.device.preparing():
             return _Lane(self._new_session(stream_handle(stream)), stream)
-
-    @contextlib.contextmanager
-    def _kept_apart(self, lane: _Lane, arrays: Mapping[str, DeviceArray]) -> Iterator[Any]:
-        """The options of a run, which has the GPU to itself if it records."""
-        if not self._records:
-            yield _without_waiting()
-            return
-        key = tuple((name, array.ptr, array.shape) for name, array in sorted(arrays.items()))
-        is_new = key not in lane.records and len(lane.records) < _MOST_RECORDS
-        number = lane.records.setdefault(key, len(lane.records)) if is_new else lane.records.get(key, _NOT_RECORDED)
-        with self.device.alone() if is_new else contextlib.nullcontext():
-            yield _without_waiting(gpu_graph_id=str(number))
 
     def _bound(self, session: Any, arrays: Mapping[str, DeviceArray]) -> Any:
         binding = session.io_binding()
@@ -278,18 +257,18 @@ class ONNXRuntimeEngine(DeviceEngine):
     def _close(self) -> None:
         with self._opening:
             for lane in self._lanes.values():
-                self.device.synchronize(lane.stream)
+                with contextlib.suppress(EngineError):  # whoever waits for the run is told
+                    self.device.synchronize(lane.stream)
             self._lanes.clear()
             self._session = None
 
 
-def _without_waiting(**entries: str) -> Any:
-    """Options of a run that returns when its work is on the stream, and these."""
+def _without_waiting() -> Any:
+    """Options of a run that returns when its work is on the stream."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
-    for key, value in {"disable_synchronize_execution_providers": "1", **entries}.items():
-        options.add_run_config_entry(key, value)
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
 
 
