@@ -67,10 +67,12 @@ def command(
 def _line(found: Measurement) -> str:
     schedule = found.schedule
     reached = found.problem if found.fps is None else f"{found.fps:.1f} frames/s"
-    return f"tile {schedule.tile or 'whole'}, batch {schedule.batch}, {schedule.slots} in flight: {reached}"
+    options = "".join(f", {option}" for option in schedule.options)
+    return f"tile {schedule.tile or 'whole'}, batch {schedule.batch}, {schedule.slots} in flight{options}: {reached}"
 
 
 def _row(found: Measurement, *, chosen: bool) -> tuple[object, ...]:
     schedule = found.schedule
     fps = "-" if found.fps is None else f"{found.fps:.1f}"
-    return ("*" if chosen else "", schedule.tile or "whole", schedule.batch, schedule.slots, fps, found.problem)
+    note = " ".join(filter(None, (*schedule.options, found.problem)))
+    return ("*" if chosen else "", schedule.tile or "whole", schedule.batch, schedule.slots, fps, note)

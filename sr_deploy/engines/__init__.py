@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sr_deploy.bundle import Arithmetic
 from sr_deploy.engines import gpu
@@ -40,7 +41,8 @@ __all__ = [
 class Backend:
     """One way to run a graph: a module of this package, or `module:object`, the device it drives, and how to install it.
 
-    cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it.
+    cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it. options: what `tune` may turn on in its engines, for
+    speed alone; chosen: what is on.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Backend:
     device: Literal["cpu", "cuda"]
     install: str
     cast_last: bool = False
+    options: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
 
     def usable_precisions(self) -> tuple[Arithmetic, ...]:
         """Arithmetic that this machine does natively with this backend.
@@ -64,12 +68,23 @@ class Backend:
             return str(exc)
         return ""
 
+    def with_options(self, chosen: tuple[str, ...]) -> Backend:
+        """The same, whose engines have these options turned on.
+
+        Raises: UsageError for one that the backend does not have.
+        """
+        if unknown := set(chosen) - set(self.options):
+            known = ", ".join(self.options) or "none"
+            raise UsageError(f"backend '{self.name}' has no option {', '.join(sorted(unknown))}; there are: {known}")
+        return dataclasses.replace(self, chosen=chosen)
+
     def open(self, graph: bytes, *, precision: Arithmetic, threads: int | None, gpu: int = 0) -> Engine:
         """An engine that runs `graph`; `gpu` is its number in the driver's order, of no meaning on the CPU.
 
         Raises: UsageError, BackendUnavailableError, OutOfMemoryError, EngineError when the runtime refuses the graph.
         """
-        return self._load().open(graph, device=self.device, precision=precision, threads=threads, gpu=gpu)
+        options: dict[str, Any] = {"options": self.chosen} if self.chosen else {}
+        return self._load().open(graph, device=self.device, precision=precision, threads=threads, gpu=gpu, **options)
 
     def _load(self) -> BackendModule:
         module = pkgutil.resolve_name(f"sr_deploy.engines.{self.module}")
@@ -82,13 +97,18 @@ class Backend:
         return cast("BackendModule", module)
 
 
+_CUDA_OPTIONS = ("prefer_nhwc", "fuse_conv_bias")
+
+# Its wheels are linked with TensorRT 10.
+_CUDA_AND_TENSORRT = 'pip install "sr-deploy[cuda]" "tensorrt-cu13~=10.13"'
+
 BACKENDS: tuple[Backend, ...] = (
     Backend("openvino", "openvino", "cpu", "pip install openvino"),
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
     Backend("tensorrt", "tensorrt_open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
     Backend("tensorrt-rtx", "tensorrt_open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),
-    Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"'),
-    Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", 'pip install "sr-deploy[cuda]" tensorrt', cast_last=True),
+    Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"', options=_CUDA_OPTIONS),
+    Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", _CUDA_AND_TENSORRT, cast_last=True),
 )
 """In the order of preference, for each device.
 

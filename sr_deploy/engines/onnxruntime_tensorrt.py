@@ -5,10 +5,9 @@ It builds its engines when it meets the first image of a size, which takes minut
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
 from pathlib import Path
+from typing import Any
 
 from sr_deploy.engines import Arithmetic, onnxruntime
 from sr_deploy.engines.cache import default_folder
@@ -16,14 +15,10 @@ from sr_deploy.engines.engine import DeviceEngine
 from sr_deploy.engines.gpu import find_gpus
 from sr_deploy.errors import EngineError
 
-_PROVIDER = "TensorrtExecutionProvider"
-
 
 def require() -> None:
-    """Import the runtime, and TensorRT's Python package where there is one: it loads the libraries. Raises: ImportError."""
+    """Import the runtime. Raises: ImportError."""
     onnxruntime.require()
-    with contextlib.suppress(ImportError):
-        importlib.import_module("tensorrt")
 
 
 def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
@@ -32,7 +27,7 @@ def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
     Raises: BackendUnavailableError.
     """
     precisions = onnxruntime.usable_precisions(device)
-    onnxruntime.check_provider(_PROVIDER)
+    onnxruntime.check_provider(onnxruntime.TENSORRT)
     return precisions
 
 
@@ -49,9 +44,14 @@ def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | Non
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": folder,
     }
-    providers = [(_PROVIDER, options), onnxruntime.cuda_provider(gpu)]
-    session = onnxruntime.open_session(graph, providers, precision=precision, threads=threads)
-    return onnxruntime.ONNXRuntimeEngine(session, f"onnxruntime tensorrt {precision}", device_name=f"cuda:{gpu}")
+    onnxruntime.load_libraries(onnxruntime.TENSORRT)
+
+    def new_session(stream: int | None) -> Any:
+        own = (onnxruntime.TENSORRT, options | onnxruntime.stream_option(stream))
+        providers = [own, onnxruntime.cuda_provider(gpu, stream)]
+        return onnxruntime.open_session(graph, providers, precision=precision, threads=threads)
+
+    return onnxruntime.ONNXRuntimeEngine(new_session, f"onnxruntime tensorrt {precision}", device_name=f"cuda:{gpu}")
 
 
 def _folder(graph: bytes, gpu: str) -> Path:

@@ -33,11 +33,13 @@ class Schedule:
     """How frames go over a GPU.
 
     tile: its side in LR pixels, 0 for the whole frame. batch: tiles that the engine runs at once. slots: frames in flight.
+    options: some of `Backend.options`.
     """
 
     tile: int = 0
     batch: int = 1
     slots: int = 2
+    options: tuple[str, ...] = ()
 
 
 def size_class(height: int, width: int) -> int:
@@ -147,14 +149,14 @@ class FrameRunners:
 
         Raises: as `runner`.
         """
-        return self._windows.device_engine(np.uint8, self._gpus[0]).device
+        return self._engine(np.uint8, self._gpus[0], self._any_schedule).device
 
     def limits(self, dtype: DTypeLike) -> tuple[tuple[int, int], tuple[int, int]]:
         """Smallest and largest (h,w) that every engine for frames of that dtype takes.
 
         Raises: as `runner`.
         """
-        limits = [_window_limits(self._windows.device_engine(dtype, gpu)) for gpu in self._gpus]
+        limits = [_window_limits(self._engine(dtype, gpu, self._any_schedule)) for gpu in self._gpus]
         least, most = zip(*limits, strict=True)
         return (max(h for h, _ in least), max(w for _, w in least)), (min(h for h, _ in most), min(w for _, w in most))
 
@@ -167,7 +169,8 @@ class FrameRunners:
         with self._lock:
             runner = self._runners.pop(key, None)
             if runner is None:
-                engines = [self._windows.device_engine(dtype, gpu) for gpu in (self._gpus[:1] if first else self._gpus)]
+                gpus = self._gpus[:1] if first else self._gpus
+                engines = [self._engine(dtype, gpu, self.schedule(*size)) for gpu in gpus]
                 self._make_room(engines)
                 runner = self._new(engines, tiling, size)
             self._runners[key] = runner
@@ -176,6 +179,14 @@ class FrameRunners:
     def close(self) -> None:
         with self._lock:
             self._runners.clear()
+
+    @property
+    def _any_schedule(self) -> Schedule:
+        """One whose engines take what those of the others take."""
+        return next(iter(self._schedules.values()))
+
+    def _engine(self, dtype: DTypeLike, gpu: int, schedule: Schedule) -> DeviceEngine:
+        return self._windows.device_engine(dtype, gpu, schedule.options)
 
     def _make_room(self, engines: Sequence[DeviceEngine]) -> None:
         """Let go of the oldest runners; those that are at work end by themselves."""

@@ -103,12 +103,12 @@ class _Windows(WindowRunner):
         self._amount = amount
         self._meter = meter
 
-    def _open(self, form: Form, precision: Arithmetic, gpu: int, part: Part = "") -> Engine:
+    def _open(self, form: Form, precision: Arithmetic, gpu: int, part: Part = "", options: tuple[str, ...] = ()) -> Engine:
         if part:
-            return super()._open(form, precision, gpu, part)
+            return super()._open(form, precision, gpu, part, options)
         masked, highest = self._bundle.card.masked, self._fallback()
         assert masked is not None
-        base, refine = (self._open(form, precision, gpu, part) for part in ("base", "refine"))
+        base, refine = (self._open(form, precision, gpu, part, options) for part in ("base", "refine"))
         spare = None if precision == highest else functools.partial(self._open, form, highest, gpu, "refine")
         if self._backend.device == "cpu":
             return MaskGuidedEngine(base, refine, masked, self._amount, fallback=spare, meter=self._meter)

@@ -19,7 +19,7 @@ from sr_deploy.engines.tensorrt_library import FLAVOURS, load_library
 from sr_deploy.errors import EngineError
 from sr_deploy.runtime.frames import Schedule, size_class
 
-FORMAT = 1
+FORMAT = 2
 
 _log = logging.getLogger(__name__)
 
@@ -105,9 +105,9 @@ def _read(path: Path, key: ScheduleKey) -> tuple[tuple[int, int], Schedule]:
     if table["format"] != FORMAT or table["key"] != dataclasses.asdict(key):
         raise ValueError("another format or another key")
     width, height = table["size"]
-    schedule = Schedule(**table["schedule"])
+    schedule = Schedule(**table["schedule"] | {"options": tuple(table["schedule"]["options"])})
     numbers = (width - 1, height - 1, schedule.tile, schedule.batch - 1, schedule.slots - 1)
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if not all(type(number) is int and number >= 0 for number in numbers) or not set(map(type, schedule.options)) <= {str}:
         raise ValueError("numbers that cannot be")
     return (width, height), schedule
 

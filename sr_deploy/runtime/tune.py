@@ -1,6 +1,7 @@
 """Which schedule is fastest for a bundle on a GPU: frames are timed from the host's memory to the host's memory.
 
-Tiles and batches are tried first, at two frames in flight, then other numbers of frames in flight with the best of them.
+Tiles and batches are tried first, at two frames in flight, then other numbers of frames in flight with the best of them, then
+the options of the backend, one after the other, each with those that have paid.
 
 An exact network gives the same pixels under every schedule in fp32, where the runtime adds up in the same order for every
 shape. In fp16 a runtime that takes another kernel for another shape rounds elsewhere, and single pixels may differ by a step or
@@ -10,6 +11,7 @@ that fits.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import itertools
@@ -99,7 +101,7 @@ def tune(
         return measured[-1]
 
     if candidates is None:
-        _search(bundle.card, height, width, measure)
+        _search(bundle.card, height, width, chosen.options, measure)
     else:
         for schedule in candidates:
             measure(schedule)
@@ -109,7 +111,7 @@ def tune(
 
 
 def choose(measurements: Sequence[Measurement]) -> Measurement:
-    """The fastest; of those that are as fast within 2 %, the simplest: whole frames, small batches, few frames in flight.
+    """The fastest; of those that are as fast within 2 %, the simplest: no options, whole frames, small batches, few in flight.
 
     Raises: EngineError with the first problem when none ran.
     """
@@ -155,15 +157,18 @@ def _gpu_backend(backend: str, gpus: Sequence[int]) -> Backend:
     return chosen
 
 
-def _search(card: ModelCard, height: int, width: int, measure: Callable[[Schedule], Measurement]) -> None:
+def _search(
+    card: ModelCard, height: int, width: int, options: Sequence[str], measure: Callable[[Schedule], Measurement]
+) -> None:
     found = _measure_batches(0, measure)
     if card.tiling == "exact" or not any(entry.fps for entry in found):
         for tile in _distinct_tiles(card, height, width):
             found += _measure_batches(tile, measure)
     best = choose(found).schedule
-    for slots in SLOTS:
-        if slots != best.slots:
-            measure(Schedule(best.tile, best.batch, slots))
+    found += [measure(Schedule(best.tile, best.batch, slots)) for slots in SLOTS if slots != best.slots]
+    for option in options:
+        best = choose(found).schedule
+        found.append(measure(dataclasses.replace(best, options=(*best.options, option))))
 
 
 def _measure_batches(tile: int, measure: Callable[[Schedule], Measurement]) -> list[Measurement]:
@@ -206,9 +211,9 @@ def _drop(large: Array) -> None:
     del large
 
 
-def _complexity(measurement: Measurement) -> tuple[int, int, int, int]:
+def _complexity(measurement: Measurement) -> tuple[int, ...]:
     schedule = measurement.schedule
-    return int(schedule.tile != 0), schedule.batch, schedule.slots, -schedule.tile
+    return len(schedule.options), int(schedule.tile != 0), schedule.batch, schedule.slots, -schedule.tile
 
 
 def _keep(

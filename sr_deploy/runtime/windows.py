@@ -48,7 +48,7 @@ class WindowRunner:
         self._gpu = gpu
         self._precision = self._choose(precision)
         self._deep_precision: Arithmetic = self._precision if precision != "auto" else self._fallback()
-        self._engines: dict[tuple[Form, Arithmetic, int], Engine] = {}
+        self._engines: dict[tuple[Form, Arithmetic, int, tuple[str, ...]], Engine] = {}
         self._lock = threading.Lock()
         self._sizes: set[tuple[int, int]] = set()
         self.precision = self._precision if bundle.card.channels == 3 else self._deep_precision
@@ -80,8 +80,8 @@ class WindowRunner:
             "the network diverges on this content: use --on-failure bicubic or another network"
         )
 
-    def device_engine(self, dtype: DTypeLike, gpu: int) -> DeviceEngine:
-        """The engine on that GPU that RGB frames of that dtype go to first; for backends that have one.
+    def device_engine(self, dtype: DTypeLike, gpu: int, options: tuple[str, ...] = ()) -> DeviceEngine:
+        """The engine on that GPU that RGB frames of that dtype go to first; for backends that have one, and these options.
 
         Frames of fp16 are computed as 8-bit frames are, those of fp32 as deep ones.
 
@@ -89,22 +89,22 @@ class WindowRunner:
         """
         form: Form = "pixels" if np.dtype(dtype) == np.uint8 else "float"
         precision = self._deep_precision if np.dtype(dtype) == np.float32 else self._precision
-        return cast("DeviceEngine", self._engine(form, precision, gpu))
+        return cast("DeviceEngine", self._engine(form, precision, gpu, options))
 
-    def _engine(self, form: Form, precision: Arithmetic, gpu: int) -> Engine:
-        key = (form, precision, gpu)
+    def _engine(self, form: Form, precision: Arithmetic, gpu: int, options: tuple[str, ...] = ()) -> Engine:
+        key = (form, precision, gpu, options)
         with self._lock:
             if key not in self._engines:
-                self._engines[key] = self._open(form, precision, gpu)
+                self._engines[key] = self._open(form, precision, gpu, options=options)
             return self._engines[key]
 
-    def _open(self, form: Form, precision: Arithmetic, gpu: int, part: Part = "") -> Engine:
+    def _open(self, form: Form, precision: Arithmetic, gpu: int, part: Part = "", options: tuple[str, ...] = ()) -> Engine:
         if form == "pixels":
             graph = load_pixel_form(self._bundle, precision, part, cast_last=self._backend.cast_last)
         else:
             graph = load_float_form(self._bundle, precision, part)
         contents = graph.SerializeToString(deterministic=True)
-        return self._backend.open(contents, precision=precision, threads=self._threads, gpu=gpu)
+        return self._backend.with_options(options).open(contents, precision=precision, threads=self._threads, gpu=gpu)
 
     def close(self) -> None:
         with self._lock:

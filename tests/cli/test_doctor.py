@@ -11,6 +11,10 @@ from sr_deploy.cli import doctor
 from sr_deploy.engines import Backend, tensorrt_library
 from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.errors import BackendUnavailableError
+from tests.engines.test_engines import L4, _forget_what_initialized, fake_runtime
+from tests.engines.test_engines import machine as gpus
+
+__all__ = ["_forget_what_initialized"]
 
 Invoke = Callable[..., Result]
 
@@ -77,6 +81,13 @@ def test_a_gpu_that_no_runtime_can_use(invoke: Invoke, monkeypatch: pytest.Monke
     assert document["nvidia"]["gpus"] == [{"name": "NVIDIA L4", "capability": "8.9", "memory": 24 * 10**9}]
     assert document["nvidia"]["video"] == {"NVDEC": True, "NVENC": False}
     assert "no CUDA" in document["problem"] and document["upscale"] is False
+
+
+def test_a_library_of_cuda_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, L4)
+    fake_runtime(monkeypatch, cuda="99.0")
+    problem = doctor._try("onnxruntime-cuda")["problem"]
+    assert "libcublas.so.99" in problem and '"nvidia-cublas~=99.0"' in problem and "pip install" in problem
 
 
 def _only_on_the_cpu(self: Backend) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
 
-from sr_deploy.engines import Arithmetic, open_engine
+from sr_deploy.engines import BACKENDS, Arithmetic, open_engine
 from sr_deploy.engines import onnxruntime as onnxruntime_module
 from sr_deploy.engines import onnxruntime_tensorrt as tensorrt_provider
 from sr_deploy.engines.device import Device, DeviceArray
@@ -22,7 +24,7 @@ from sr_deploy.engines.engine import DeviceEngine, TensorSpec
 from sr_deploy.engines.function import DeviceFunctionEngine
 from sr_deploy.engines.gpu import GPU
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form, with_health
-from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError
+from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError, UsageError
 from tests.graphs import image_graph
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -179,17 +181,60 @@ def test_onnxruntime_refuses_wrong_arrays(cpu: Device) -> None:
     check_refusals(engine, cpu)
 
 
+class FakeRunOptions:
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def add_run_config_entry(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+
+class FakeGPU:
+    """A device whose streams and events only say who waits for whom."""
+
+    is_gpu = True
+
+    def __init__(self, calls: list[tuple[Any, ...]]) -> None:
+        self.calls = calls
+        self.streams = 0
+
+    def stream(self) -> Any:
+        self.streams += 1
+        return SimpleNamespace(cuda_stream=100 + self.streams)
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        self.calls.append(("no recording",))
+        yield
+        self.calls.append(("recording again",))
+
+    def record_event(self, stream: Any) -> tuple[str, Any]:
+        return ("all of", getattr(stream, "cuda_stream", stream))
+
+    def wait_event(self, event: tuple[str, Any], stream: Any) -> None:
+        self.calls.append((getattr(stream, "cuda_stream", stream), "waits for", *event))
+
+    def synchronize(self, stream: Any) -> None:
+        self.calls.append(("host waits for", stream.cuda_stream))
+
+
 class FakeSession:
     """What an ONNX Runtime with a GPU is asked for; the signatures are checked against the installed one."""
 
-    def __init__(self, provider: str, made: list[dict[str, Any]], says: str = "") -> None:
-        self.provider, self.made, self.says = provider, made, says
+    def __init__(self, provider: str, says: str = "") -> None:
+        self.provider, self.says = provider, says
+        self.made: list[dict[str, Any]] = []
         self.calls: list[tuple[Any, ...]] = []
 
     def __call__(self, graph: bytes, options: Any, *, providers: list[Any], enable_fallback: int) -> FakeSession:
         assert graph
         self.made.append({"providers": providers, "enable_fallback": enable_fallback, "threads": options.intra_op_num_threads})
-        return self
+        session = FakeSession(self.provider, self.says)
+        session.made, session.calls, session.stream = self.made, self.calls, providers[0][1].get("user_compute_stream")
+        return session
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return []
 
     def get_providers(self) -> list[str]:
         return [self.provider, "CPUExecutionProvider"]
@@ -207,18 +252,25 @@ class FakeSession:
             bind_output=lambda *arguments: bound.append(("out", *arguments)),
         )
 
-    def run_with_iobinding(self, binding: object) -> None:
-        assert binding
-        self.calls.append(("run",))
+    def run_with_iobinding(self, binding: object, options: FakeRunOptions) -> None:
+        assert binding and options.entries.pop("disable_synchronize_execution_providers") == "1"
+        self.calls.append(("run", self.stream, *options.entries.items()))
         if self.says:
             raise RuntimeError(self.says)
 
 
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
-    session = FakeSession("CUDAExecutionProvider", [])
-    options = SimpleNamespace(intra_op_num_threads=0)
-    runtime = SimpleNamespace(InferenceSession=session, SessionOptions=lambda: options)
+    session = FakeSession("CUDAExecutionProvider")
+    options = SimpleNamespace(intra_op_num_threads=0, add_session_config_entry=lambda *_: None)
+    runtime = SimpleNamespace(
+        InferenceSession=session,
+        SessionOptions=lambda: options,
+        RunOptions=FakeRunOptions,
+        cuda_version="",
+        preload_dlls=lambda **_: None,
+        set_default_logger_severity=lambda _: None,
+    )
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     return session
 
@@ -227,32 +279,82 @@ def opened(**options: Any) -> DeviceEngine:
     return onnxruntime_module.open(b"graph", device="cuda", precision="fp16", threads=None, **options)
 
 
-def test_the_gpu_is_bound_by_its_number(cpu: Device, on_gpu: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[object] = []
-    monkeypatch.setattr(onnxruntime_module, "Device", lambda name: SimpleNamespace(name=name, synchronize=waited.append))
+@pytest.fixture
+def fake_gpu(on_gpu: FakeSession, monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
+    device = FakeGPU(on_gpu.calls)
+    monkeypatch.setattr(onnxruntime_module, "Device", lambda _: device)
+    return device
+
+
+def arrays_of(cpu: Device) -> dict[str, DeviceArray]:
+    return {"x": cpu.empty((1, 2, 2, 3), "uint8"), "y": cpu.empty((1, 3, 4, 4), "float16")}
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_the_gpu_is_bound_by_its_number(cpu: Device, on_gpu: FakeSession) -> None:
     engine = opened(gpu=1)
     ((provider, options),) = on_gpu.made[0]["providers"]
     assert provider == "CUDAExecutionProvider" and on_gpu.made[0]["enable_fallback"] == 0
     assert (options["device_id"], options["use_tf32"]) == ("1", "0")
-    assert all(isinstance(value, str) for value in options.values())
-    arrays = {"x": cpu.empty((1, 2, 2, 3), "uint8"), "y": cpu.empty((1, 3, 4, 4), "float16")}
+    arrays = arrays_of(cpu)
     engine.enqueue(arrays, stream="caller's")
-    assert engine.device.name == "cuda:1" and waited == ["caller's"]
-    assert on_gpu.calls == [
+    assert [call for call in on_gpu.calls if call[0] in ("in", "out")] == [
         ("in", "x", "cuda", 1, np.uint8, (1, 2, 2, 3), arrays["x"].ptr),
         ("out", "y", "cuda", 1, np.float16, (1, 3, 4, 4), arrays["y"].ptr),
-        ("run",),
     ]
+    assert all(isinstance(value, str) for made in on_gpu.made for _, options in made["providers"] for value in options.values())
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_a_context_has_a_session_on_a_stream_of_its_own_and_only_streams_wait(cpu: Device, on_gpu: FakeSession) -> None:
+    engine = opened()
+    for context, stream in ((0, "a"), (1, "b"), (0, "b")):
+        engine.enqueue(arrays_of(cpu), stream=stream, context=context)
+    assert [made["providers"][0][1].get("user_compute_stream") for made in on_gpu.made] == [None, "101", "102"]
+    opening = apart = [("no recording",), ("recording again",)]
+    assert [call for call in on_gpu.calls if call[0] not in ("in", "out")] == [
+        *opening, (101, "waits for", "all of", "a"), apart[0], ("run", "101"), apart[1], ("a", "waits for", "all of", 101),
+        *opening, (102, "waits for", "all of", "b"), apart[0], ("run", "102"), apart[1], ("b", "waits for", "all of", 102),
+        (101, "waits for", "all of", "b"), apart[0], ("run", "101"), apart[1], ("b", "waits for", "all of", 101),
+    ]  # fmt: skip
+    del on_gpu.calls[:]
+    engine.close()
+    assert on_gpu.calls == [("host waits for", 101), ("host waits for", 102)]
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_options_are_those_of_the_sessions_with_a_stream(cpu: Device, on_gpu: FakeSession) -> None:
+    engine = opened(options=("prefer_nhwc", "fuse_conv_bias"))
+    engine.enqueue(arrays_of(cpu))
+    plain, chosen = (made["providers"][0][1] for made in on_gpu.made)
+    assert chosen == {**plain, "user_compute_stream": "101", "prefer_nhwc": "1", "fuse_conv_bias": "1"}
+    assert ("run", "101") in on_gpu.calls
+
+
+def test_an_option_that_a_backend_does_not_have_is_refused() -> None:
+    backend = next(backend for backend in BACKENDS if backend.name == "onnxruntime-cuda")
+    assert backend.with_options(("prefer_nhwc",)).chosen == ("prefer_nhwc",)
+    with pytest.raises(UsageError, match=r"has no option fast; there are: prefer_nhwc, fuse_conv_bias"):
+        backend.with_options(("fast",))
+    with pytest.raises(UsageError, match=r"backend 'openvino' has no option prefer_nhwc; there are: none"):
+        BACKENDS[0].with_options(("prefer_nhwc",))
+
+
+def test_many_threads_make_one_session_per_context(cpu: Device, on_gpu: FakeSession, fake_gpu: FakeGPU) -> None:
+    engine = opened()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: engine.enqueue(arrays_of(cpu), context=number % engine.contexts), range(64)))
+    assert len(on_gpu.made) == 1 + engine.contexts == 1 + fake_gpu.streams
 
 
 @pytest.mark.parametrize(
     "says", ["CUDA failure 2: out of memory ; GPU=0", "CUDNN_STATUS_ALLOC_FAILED", "Failed to allocate memory"]
 )
-def test_a_full_gpu_is_out_of_memory(cpu: Device, on_gpu: FakeSession, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime_module, "Device", lambda _: cpu)
+@pytest.mark.usefixtures("fake_gpu")
+def test_a_full_gpu_is_out_of_memory(cpu: Device, on_gpu: FakeSession, says: str) -> None:
     on_gpu.says = says
     with pytest.raises(OutOfMemoryError, match="onnxruntime: out of memory"):
-        opened().enqueue({"x": cpu.empty((1, 2, 2, 3), "uint8"), "y": cpu.empty((1, 3, 4, 4), "float16")})
+        opened().enqueue(arrays_of(cpu))
 
 
 def test_a_provider_that_does_not_come_up_is_no_engine(on_gpu: FakeSession) -> None:
@@ -282,6 +384,17 @@ def test_the_tensorrt_provider_keeps_engines_of_each_graph_and_gpu_apart(on_gpu:
         folders.append(Path(options["trt_engine_cache_path"]))
     assert all(folder.is_dir() and folder.parent == cache for folder in folders)
     assert folders[0] == folders[1] and len(set(folders)) == 3
+
+
+@pytest.mark.usefixtures("cache", "fake_gpu")
+def test_both_providers_of_a_context_are_on_its_stream(cpu: Device, on_gpu: FakeSession) -> None:
+    on_gpu.provider = "TensorrtExecutionProvider"
+    engine = tensorrt_provider.open(b"graph", device="cuda", precision="fp16", threads=None)
+    engine.enqueue(arrays_of(cpu))
+    assert [[options.get("user_compute_stream") for _, options in made["providers"]] for made in on_gpu.made] == [
+        [None, None],
+        ["101", "101"],
+    ]
 
 
 def test_a_folder_for_engines_that_cannot_be_made_is_one_error(on_gpu: FakeSession, cache: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from sr_deploy.engines import BACKENDS, TensorSpec, available_backends, open_engine, select_backend
+from sr_deploy.engines import BACKENDS, TensorSpec, available_backends, cuda_libraries, open_engine, select_backend
 from sr_deploy.engines.function import FunctionEngine
 from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, UsageError
@@ -135,8 +135,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, found: Survey) -> None:
     monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
 
 
-def fake_runtime(monkeypatch: pytest.MonkeyPatch, *, provider: str = "CUDAExecutionProvider", says: str = "") -> None:
-    """An ONNX Runtime with a CUDA provider, whose sessions come up with `provider`."""
+def fake_runtime(
+    monkeypatch: pytest.MonkeyPatch, *, provider: str = "CUDAExecutionProvider", says: str = "", cuda: str = ""
+) -> None:
+    """An ONNX Runtime with a CUDA provider, whose sessions come up with `provider`; `cuda` is what it was built for."""
     import sr_deploy.engines.onnxruntime as module
 
     def session(graph: bytes, *, providers: list[str]) -> Any:
@@ -147,7 +149,8 @@ def fake_runtime(monkeypatch: pytest.MonkeyPatch, *, provider: str = "CUDAExecut
 
     runtime = SimpleNamespace(
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-        preload_dlls=lambda: print(says),
+        preload_dlls=lambda *, cuda, cudnn: print(f"preloading {cuda} {cudnn}"),
+        cuda_version=cuda,
         set_default_logger_severity=lambda _: None,
         InferenceSession=session,
     )
@@ -209,17 +212,43 @@ def test_a_gpu_that_no_backend_can_use_is_never_left_in_silence(
 ) -> None:
     machine(monkeypatch, L4)
     tensorrt(monkeypatch)
-    missing = "libcublas.so.13: cannot open shared object file"
-    fake_runtime(monkeypatch, provider="CPUExecutionProvider", says=f"Failed to load libcublas.so.13: {missing}")
+    missing = "(libcudart.so.99: cannot open shared object file"
+    fake_runtime(monkeypatch, cuda="99.0")
     with pytest.raises(BackendUnavailableError) as caught:
         select_backend()
     message = str(caught.value)
-    for part in ("NVIDIA L4 (8.9)", missing, 'pip install "onnxruntime-gpu[cuda,cudnn]"', "--allow-cpu", "--backend openvino"):
+    line = '`pip install "nvidia-cuda-runtime~=99.0" '
+    for part in ("NVIDIA L4 (8.9)", "libcublas.so.99", missing, line, "--allow-cpu", "--backend openvino"):
         assert part in message
     assert message.count(missing) == 1 and "\n" not in message
     assert capsys.readouterr().out == ""
     assert select_backend(allow_cpu=True).name == "openvino"
     assert select_backend("openvino").name == "openvino"
+
+
+def test_a_provider_that_does_not_come_up_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(monkeypatch, L4)
+    fake_runtime(monkeypatch, provider="CPUExecutionProvider")
+    with pytest.raises(BackendUnavailableError, match="all of its libraries load, and it does not say why"):
+        select_backend("onnxruntime-cuda")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("comes_up", [True, False])
+def test_a_library_that_only_some_versions_need_is_told_when_the_provider_does_not_come_up(
+    monkeypatch: pytest.MonkeyPatch, comes_up: bool
+) -> None:
+    machine(monkeypatch, L4)
+    fake_runtime(monkeypatch, provider=f"{'CUDA' if comes_up else 'CPU'}ExecutionProvider", cuda="13.0")
+    optional = cuda_libraries.Library("libcufft.so.99", "nvidia-cufft~=99.0", needed=False)
+    monkeypatch.setattr(cuda_libraries, "cuda_libraries", lambda _: (optional,))
+    if comes_up:
+        assert select_backend("onnxruntime-cuda").name == "onnxruntime-cuda"
+        return
+    with pytest.raises(BackendUnavailableError, match=r'libcufft.so.99 cannot be loaded .*`pip install "nvidia-cufft~=99.0"`'):
+        select_backend("onnxruntime-cuda")
 
 
 def test_a_provider_that_raises_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops import op_conv
 
 from sr_deploy.bundle import Bundle, GraphCard, Link, ModelCard, sha256_of
 from sr_deploy.engines import Arithmetic, available_backends, open_engine
-from sr_deploy.engines.parity import compare, read_masked_probes, verify
+from sr_deploy.engines.open import open_bundle
+from sr_deploy.engines.parity import compare, read_masked_probes, read_probes, verify
 from sr_deploy.errors import BundleError
 from tests.graphs import image_graph, masked_bundle, save
 
@@ -45,6 +47,46 @@ def test_floors() -> None:
     assert not link(REFERENCE * 0.99, "fp16").passed
     assert link(REFERENCE * 0.99, "bf16").passed
     assert link(REFERENCE * 0.5, None).passed
+
+
+def tf32(array: np.ndarray) -> np.ndarray:
+    """Rounded to the nearest of 10 bits of mantissa, as a tensor core reads fp32."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+class Conv(op_conv.Conv):
+    """ONNX's own convolution, of what TF32 leaves of its inputs."""
+
+    rounded = staticmethod(tf32)
+
+    def _run(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None, **attributes: Any) -> tuple[np.ndarray]:
+        return super()._run(self.rounded(x), self.rounded(w), b, **attributes)
+
+
+def test_tf32_keeps_ten_bits() -> None:
+    assert tf32(np.float32([1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, -3 - 2**-20])).tolist() == [1 + 2**-10, 1, 1 + 2**-9, -3]
+
+
+@pytest.mark.parametrize("network", ["fast-x2", "fast-x4", "quality-small-x2", "quality-small-x4"])
+def test_tf32_is_no_fp32(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cuDNN computes where it is not kept from TF32 misses the floor on every probe, and fp32 itself is far above it."""
+    bundle = open_bundle(network)
+    graph = onnx.load(bundle.graph("fp32"))
+
+    def links() -> list[Link]:
+        evaluator = ReferenceEvaluator(graph, new_ops=[Conv])
+        found = {name: evaluator.run(None, {"input": image})[0] for name, (image, _) in probes.items()}
+        return [
+            compare(probes[name][1], array, scale=bundle.card.scale, source="a", target="b", probe=name, precision="fp32")
+            for name, array in found.items()
+        ]
+
+    probes = {name: arrays for name, arrays in read_probes(bundle).items() if arrays[0].size < 3000}
+    assert len(probes) > 1
+    assert not any(entry.passed for entry in links())
+    monkeypatch.setattr(Conv, "rounded", staticmethod(np.asarray))
+    assert all(entry.passed and entry.psnr > 120 for entry in links())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

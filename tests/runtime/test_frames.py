@@ -43,6 +43,7 @@ class Machine:
     contexts: int = 4
     limits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     runs: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
+    chosen: list[tuple[str, ...]] = field(default_factory=list)
     before: Callable[[int], None] = lambda _: None
     spoil: Callable[[str, dict[str, Array]], None] = lambda _precision, _results: None
 
@@ -57,6 +58,7 @@ class MachineBackend(Backend):
     def open(self, graph: bytes, *, precision: Any, threads: int | None, gpu: int = 0) -> DeviceEngine:
         del threads
         machine = self.machine
+        machine.chosen.append(self.chosen)
         inner = select_backend("onnxruntime").open(graph, precision=precision, threads=1)
         (spec,) = inner.inputs
 

@@ -17,6 +17,7 @@ from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.engines.pixels import HEALTH
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError
 from sr_deploy.runtime import schedules as schedules_module
+from sr_deploy.runtime import tune as tune_module
 from sr_deploy.runtime.frames import FrameRunner, Schedule, size_class
 from sr_deploy.runtime.schedules import default_schedules
 from sr_deploy.runtime.tune import Measurement, choose, picture, tune
@@ -89,6 +90,29 @@ def test_an_exact_network_is_tuned_in_tiles_batches_and_slots(machine: Machine, 
     assert {shape[0] for _, _, shape in machine.runs} == {1, 2, 4}
 
 
+def test_options_of_a_backend_are_tried_with_those_that_paid_and_kept(
+    machine: Machine, exact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MachineBackend("machine", "function", "cuda", "", machine=machine, options=("good", "bad", "broken", "better"))
+    monkeypatch.setattr(engines, "BACKENDS", (backend, *BACKENDS))
+    fps = {(): 50.0, ("good",): 60.0, ("good", "bad"): 55.0, ("good", "better"): 70.0}
+
+    def told(upscale: Upscaler, schedule: Schedule, *_: Any) -> Measurement:
+        upscale(picture(16, 16))
+        value = fps.get(schedule.options)
+        return Measurement(schedule, value, problem="" if value else "the engine refuses")
+
+    monkeypatch.setattr(tune_module, "_measure", told)
+    tuning = quickly(exact)
+    options = [found.schedule.options for found in tuning.measurements]
+    assert options[-5:] == [(), ("good",), ("good", "bad"), ("good", "broken"), ("good", "better")]
+    assert set(options[:-4]) == {()} and tuning.best.schedule.options == ("good", "better")
+    machine.chosen.clear()
+    with Upscaler(exact, backend="machine", precision="fp32") as upscale:
+        upscale(picture(280, 300))
+    assert machine.chosen == [("good", "better")]
+
+
 @pytest.mark.usefixtures("machine")
 def test_every_schedule_gives_the_same_pixels_in_fp32(exact: Path) -> None:
     image = picture(280, 300)
@@ -142,7 +166,7 @@ def test_the_best_is_kept_and_used(exact: Path, machine: Machine) -> None:
     assert document["key"] | {"graph": ""} == {
         "gpu": "one", "capability": "8.9", "driver": "580.1", "backend": "machine", "version": "", "graph": ""
     }  # fmt: skip
-    assert document["schedule"] == {"tile": 256, "batch": 2, "slots": 3} and document["size"] == list(SIZE)
+    assert document["schedule"] == {"tile": 256, "batch": 2, "slots": 3, "options": []} and document["size"] == list(SIZE)
     machine.runs.clear()
     with Upscaler(exact, backend="machine", precision="fp32") as upscale:
         assert upscale.concurrency == 3
@@ -187,7 +211,21 @@ def test_what_was_measured_elsewhere_is_not_used(
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"{", b"\xff\xfe", b"[]", b"{}", "batch: 0", "size: null", 'tile: "a"', "key: {}", "format: 9"],
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        "batch: 0",
+        "size: null",
+        'tile: "a"',
+        "key: {}",
+        "format: 9",
+        "format: 1",
+        "options: null",
+        "options: [1]",
+    ],
 )
 def test_a_damaged_file_is_not_tuned_and_told_once(exact: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
     path = quickly(exact, candidates=[Schedule(256, 2, 3)]).path
