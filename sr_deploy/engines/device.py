@@ -44,6 +44,9 @@ Stream = Any
 Event = Any
 """A `warp.Event`; None on the CPU, where everything is done when its call returns."""
 
+Command = Callable[[Stream], None]
+"""Puts its work on a stream; what it costs the host to prepare it has been paid."""
+
 _INSTALL = 'pip install "sr-deploy[gpu]"'
 _DTYPES = ("uint8", "float16", "float32")
 _ON_GPU = (2, 13)
@@ -167,6 +170,15 @@ class Device:
         """
         with _translated():
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
+
+    def command(self, kernel: Any, dim: Sequence[int], arguments: Sequence[Any]) -> Command:
+        """`launch` of a kernel with these arguments, for many times; it keeps its arrays alive.
+
+        Raises: EngineError, now and whenever it is launched.
+        """
+        with _translated():
+            launch = self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, record_cmd=True)
+        return functools.partial(_put, launch)
 
     def _replay(self, graph: Any, stream: Stream, _recorded: object) -> None:
         with _translated():
@@ -389,6 +401,11 @@ def _translated() -> Iterator[None]:
         if "allocate" in reason:
             raise OutOfMemoryError(f"NVIDIA Warp: {reason}; use smaller tiles or a smaller batch") from exc
         raise EngineError(f"NVIDIA Warp: {reason}") from exc
+
+
+def _put(launch: Any, stream: Stream) -> None:
+    with _translated():
+        launch.launch(stream)
 
 
 def _host_array(source: Any) -> np.ndarray[Any, np.dtype[Any]]:

@@ -11,13 +11,14 @@ Nothing here allocates while it runs, so that a CUDA graph can record it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from sr_deploy.engines.device import Device, DeviceArray, Stream, describe
+from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, describe
 from sr_deploy.errors import FeedError, UsageError
 
 _PARTIAL_SUMS = (16384, 128, 1)
@@ -40,7 +41,8 @@ class Span(Protocol):
 class DeviceTiling:
     """Tiles of frames, row by row: `rows` and `columns` as `runtime.tiling` plans them, `window` = (h,w) in LR pixels.
 
-    Tiles are (N*T,C,h,w) fp16 or fp32 in [0,1], for graphs as they are, or (N*T,h,w,C) uint8, for graphs in pixel form.
+    Tiles are (N*T,C,h,w) fp16 or fp32 in [0,1], for graphs as they are, or (N*T,h,w,C) uint8, for graphs in pixel form. Those
+    that an engine gives may be planes that a pixel shuffle would make larger, (N*T,C*r*r,h/r,w/r), for graphs in planes form.
     Tile t of frame n is number n * len(tiling) + t of a batch. An engine with a smaller batch runs on slices of it. Frames may
     be smaller than what was planned: they are mirrored at their last row and column, and the result is cropped.
 
@@ -70,40 +72,87 @@ class DeviceTiling:
 
         Raises: FeedError, EngineError.
         """
-        planar, full_scale = self._checked(frames, tiles, scale=1)
+        self.gathering(frames, tiles)(stream)
+
+    def gathering(self, frames: DeviceArray, tiles: DeviceArray) -> Command:
+        """`gather` of these arrays, to be put on streams again and again.
+
+        Raises: as `gather`.
+        """
+        self._check_frames(frames, scale=1)
+        planar, block = self._planar(tiles, frames, scale=1)
+        if block != 1:
+            raise FeedError(f"{describe(tiles)} are planes of smaller tiles; expected tiles of {self.window}")
         from sr_deploy.engines import kernels
 
         batch, _, height, width = planar.shape
-        arguments = [frames, *self._spans, 1 / full_scale, planar]
-        self._device.launch(kernels.gather, (batch, height, width), arguments, stream=stream)
+        factor = _white(planar) / _white(frames)
+        return self._device.command(kernels.gather, (batch, height, width), [frames, *self._spans, factor, planar])
 
-    def scatter(self, tiles: DeviceArray, frames: DeviceArray, *, stream: Stream = None) -> None:
+    def scatter(
+        self,
+        tiles: DeviceArray,
+        frames: DeviceArray,
+        *,
+        white: float | None = None,
+        magnitudes: DeviceArray = None,
+        stream: Stream = None,
+    ) -> None:
         """Fill `frames` (N,sH,sW,C), as `gather` takes them, from `tiles` that are `scale` times as large, faded in the seams.
 
         In uint8 values are rounded half to even and clamped, NaN is 0; floats stay what they are. Both are bit for bit what
-        `Upscaler` makes of the same tiles.
+        `Upscaler` makes of the same tiles. white: what stands for white in tiles of floats, 1 by default. magnitudes: fp32, as
+        `magnitudes` makes them, gets what `HealthMeter` reads the health of the tiles from, so that it need not read the tiles.
 
         Raises: FeedError, EngineError.
         """
-        planar, full_scale = self._checked(frames, tiles, scale=self.scale)
+        self.scattering(tiles, frames, white=white, magnitudes=magnitudes)(stream)
+
+    def scattering(
+        self, tiles: DeviceArray, frames: DeviceArray, *, white: float | None = None, magnitudes: DeviceArray = None
+    ) -> Command:
+        """`scatter` of these arrays, to be put on streams again and again.
+
+        Raises: as `scatter`.
+        """
+        self._check_frames(frames, scale=self.scale)
+        planar, block = self._planar(tiles, frames, scale=self.scale)
+        batch = planar.shape[0]
+        if magnitudes is not None:
+            _expect(magnitudes, self._magnitudes_shape(batch), "float32")
         from sr_deploy.engines import kernels
 
-        arguments = [planar, *self._spans, *self._owners, self.scale, full_scale, frames]
-        self._device.launch(kernels.scatter, frames.shape[:3], arguments, stream=stream)
+        factor = _white(frames) / (white or _white(planar))
+        spans = [*self._spans, *self._owners]
+        arguments = [planar, *spans, self.scale, block, factor, frames, magnitudes]
+        return self._device.command(kernels.scatter, self._magnitudes_shape(batch), arguments)
 
-    def _checked(self, frames: DeviceArray, tiles: DeviceArray, *, scale: int) -> tuple[DeviceArray, float]:
-        """The tiles as (N*T,C,h,w), and by what factor the range of the frames is larger than theirs."""
-        tall, wide = (side * scale for side in self.window)
+    def magnitudes(self, batch: int) -> DeviceArray:
+        """An array for the magnitudes of that many tiles, (batch,h,sw) fp32.
+
+        `scatter` writes into each element the sum of |values| of the C*s pixels below it, so that they need not be read again.
+        """
+        return self._device.empty(self._magnitudes_shape(batch), "float32")
+
+    def _magnitudes_shape(self, batch: int) -> tuple[int, int, int]:
+        return batch, self.window[0], self.window[1] * self.scale
+
+    def _check_frames(self, frames: DeviceArray, *, scale: int) -> None:
         _expect(frames, (-1, -1, -1, -1), "uint8", "float16", "float32")
-        count, height, width, channels = frames.shape
+        _, height, width, _ = frames.shape
         if height > self.size[0] * scale or width > self.size[1] * scale:
             raise FeedError(f"{describe(frames)} is larger than what these tiles cover; plan tiles for frames of that size")
-        of_bytes = frames.dtype.__name__ == "uint8"
-        if of_bytes and tiles.dtype.__name__ == "uint8":
-            _expect(tiles, (count * len(self), tall, wide, channels), "uint8")
-            return tiles.transpose((0, 3, 1, 2)), 1.0
-        _expect(tiles, (count * len(self), channels, tall, wide), "float16", "float32")
-        return tiles, 255.0 if of_bytes else 1.0
+
+    def _planar(self, tiles: DeviceArray, frames: DeviceArray, *, scale: int) -> tuple[DeviceArray, int]:
+        """The tiles as (N*T,C*r*r,h/r,w/r), and r."""
+        tall, wide = (side * scale for side in self.window)
+        count, channels = frames.shape[0] * len(self), frames.shape[3]
+        if frames.dtype.__name__ == tiles.dtype.__name__ == "uint8":
+            _expect(tiles, (count, tall, wide, channels), "uint8")
+            return tiles.transpose((0, 3, 1, 2)), 1
+        block = max(1, tall // tiles.shape[2]) if len(tiles.shape) == 4 and tiles.shape[2] else 1
+        _expect(tiles, (count, channels * block**2, tall // block, wide // block), "float16", "float32")
+        return tiles, block
 
 
 class HealthMeter:
@@ -126,18 +175,38 @@ class HealthMeter:
 
         Raises: FeedError, EngineError.
         """
+        self.measuring(tiles)(stream)
+
+    def measuring(self, tiles: DeviceArray, *, white: float = 1.0, each: int = 1) -> Command:
+        """`measure` of this array, to be put on streams again and again; means are in units of `white`.
+
+        each: of how many values each element is the sum already, as in `DeviceTiling.magnitudes` (batch,h,sw).
+
+        Raises: as `measure`.
+        """
         from sr_deploy.engines import kernels
 
         batch = self._sums[0].shape[0]
-        _expect(tiles, (batch, -1, -1, -1), "uint8", "float16", "float32")
+        _expect(tiles, (batch, -1, -1, *(-1,) * (len(tiles.shape) == 4)), "uint8", "float16", "float32")
         if not tiles.is_contiguous:
             raise FeedError(f"{describe(tiles)} has gaps; health takes contiguous tiles")
         count = tiles.size // batch
         values = tiles.reshape((batch, count))
+        commands = []
         for sums in self._sums:
-            factor = 1.0 / count if sums is self._sums[-1] else 1.0
-            self._device.launch(kernels.sum_magnitudes, sums.shape, [values, factor, sums], stream=stream)
+            factor = 1.0 / (count * each * white) if sums is self._sums[-1] else 1.0
+            commands.append(self._device.command(kernels.sum_magnitudes, sums.shape, [values, factor, sums]))
             values = sums
+        return functools.partial(_put_all, commands)
+
+
+def _put_all(commands: Sequence[Command], stream: Stream) -> None:
+    for command in commands:
+        command(stream)
+
+
+def _white(array: DeviceArray) -> float:
+    return 255.0 if array.dtype.__name__ == "uint8" else 1.0
 
 
 def _table(spans: Sequence[Span]) -> np.ndarray[Any, np.dtype[np.int32]]:
