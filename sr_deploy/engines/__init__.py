@@ -40,7 +40,8 @@ __all__ = [
 class Backend:
     """One way to run a graph: a module of this package, or `module:object`, the device it drives, and how to install it.
 
-    cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it.
+    cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it. planes: 8-bit frames on a GPU go through the planes
+    form instead, because this runtime runs what follows the last convolution node by node.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Backend:
     device: Literal["cpu", "cuda"]
     install: str
     cast_last: bool = False
+    planes: bool = False
 
     def usable_precisions(self) -> tuple[Arithmetic, ...]:
         """Arithmetic that this machine does natively with this backend.
@@ -87,7 +89,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
     Backend("tensorrt", "tensorrt_open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
     Backend("tensorrt-rtx", "tensorrt_open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),
-    Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"'),
+    Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"', planes=True),
     Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", 'pip install "sr-deploy[cuda]" tensorrt', cast_last=True),
 )
 """In the order of preference, for each device.

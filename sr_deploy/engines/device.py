@@ -403,6 +403,16 @@ def _translated() -> Iterator[None]:
         raise EngineError(f"NVIDIA Warp: {reason}") from exc
 
 
+def chained(commands: Sequence[Command]) -> Command:
+    """These commands, one after the other on one stream."""
+
+    def put_all(stream: Stream) -> None:
+        for command in commands:
+            command(stream)
+
+    return put_all
+
+
 def _put(launch: Any, stream: Stream) -> None:
     with _translated():
         launch.launch(stream)

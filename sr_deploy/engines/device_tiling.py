@@ -11,14 +11,13 @@ Nothing here allocates while it runs, so that a CUDA graph can record it.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, describe
+from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, chained, describe
 from sr_deploy.errors import FeedError, UsageError
 
 _PARTIAL_SUMS = (16384, 128, 1)
@@ -197,12 +196,7 @@ class HealthMeter:
             factor = 1.0 / (count * each * white) if sums is self._sums[-1] else 1.0
             commands.append(self._device.command(kernels.sum_magnitudes, sums.shape, [values, factor, sums]))
             values = sums
-        return functools.partial(_put_all, commands)
-
-
-def _put_all(commands: Sequence[Command], stream: Stream) -> None:
-    for command in commands:
-        command(stream)
+        return chained(commands)
 
 
 def _white(array: DeviceArray) -> float:
