@@ -6,14 +6,12 @@ stream. Copies and kernels are put on a stream and not waited for: keep their ar
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import math
-import operator
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +20,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.engines.gpu import find_gpus
+from sr_deploy.engines.streams import LEGACY, Graph, Recordings, new_stream, stream_handle, translated
+from sr_deploy.engines.streams import Stream as Stream
 from sr_deploy.errors import (
     BackendUnavailableError,
-    EngineError,
     FeedError,
     MissingDependencyError,
-    OutOfMemoryError,
-    SrDeployError,
-    UsageError,
 )
 
 if TYPE_CHECKING:
@@ -37,9 +33,6 @@ if TYPE_CHECKING:
 
 DeviceArray = Any
 """A `warp.array`."""
-
-Stream = Any
-"""A `warp.Stream`; None is the device's own stream, and the only one on the CPU."""
 
 Event = Any
 """A `warp.Event`; None on the CPU, where everything is done when its call returns."""
@@ -51,6 +44,14 @@ _INSTALL = 'pip install "sr-deploy[gpu]"'
 _DTYPES = ("uint8", "float16", "float32")
 _ON_GPU = (2, 13)
 """DLPack's codes for CUDA memory and managed CUDA memory."""
+
+ALIGNMENT = 256
+"""Arrays made here begin at multiples of so many bytes, as TensorRT wants it."""
+
+_POOL_KEPT = 1 << 30
+"""Bytes that a GPU's pool keeps of what was given back: results come and go, and asking the driver again takes longer."""
+
+_RECORDINGS = Recordings()
 
 
 class Device:
@@ -69,35 +70,54 @@ class Device:
         except (ValueError, RuntimeError) as exc:
             known = ", ".join(str(device) for device in self._warp.get_devices())
             raise BackendUnavailableError(f"there is no device '{name}' here; there are: {known}") from exc
+        if self.is_gpu and self._warp.is_mempool_enabled(self._device):
+            kept = max(self._warp.get_mempool_release_threshold(self._device), _POOL_KEPT)
+            self._warp.set_mempool_release_threshold(self._device, kept)
 
     @property
     def is_gpu(self) -> bool:
         return bool(self._device.is_cuda)
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> DeviceArray:
-        """An array on the device, of undefined contents.
+        """An array on the device, of undefined contents, at a multiple of `ALIGNMENT` bytes.
 
         Raises: OutOfMemoryError.
         """
-        return self._empty(shape, dtype, device=self._device)
+        if self.is_gpu:
+            return self._empty(shape, dtype, device=self._device)
+        with translated():
+            return self._warp.array(_aligned(shape, dtype), device="cpu", copy=False)
 
     def host(self, shape: Sequence[int], dtype: DTypeLike) -> DeviceArray:
         """An array in the host's memory, page-locked when the device is a GPU; `numpy()` is a view of it.
 
         Raises: OutOfMemoryError.
         """
-        return self._empty(shape, dtype, device="cpu", pinned=self.is_gpu)
+        with self.current():
+            return self._empty(shape, dtype, device="cpu", pinned=self.is_gpu)
 
     def stream(self, source: Any = None) -> Stream:
         """A new stream, or the caller's own, as `stream_handle` reads it; None on the CPU. The caller's stream must outlive it.
+
+        A new one does not wait for the legacy default stream.
 
         Raises: UsageError for what is no stream; EngineError.
         """
         if not self.is_gpu:
             return None
-        own = {} if source is None else {"cuda_stream": stream_handle(source)}
-        with _translated():
-            return self._warp.Stream(self._device, **own)
+        with translated():
+            if source is None:
+                return new_stream(self._warp, self._device)
+            return self._warp.Stream(self._device, cuda_stream=stream_handle(source))
+
+    def current(self) -> AbstractContextManager[None]:
+        """Inside the block, this device is the thread's current one for every library, whichever it was before."""
+        guard: AbstractContextManager[None] = self._device.context_guard
+        return guard
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Nobody records a graph inside the block: for first runs, and for what makes contexts or loads kernels."""
+        return _RECORDINGS.kept_out()
 
     def synchronize(self, stream: Stream = None) -> None:
         """Return when everything on the stream is done.
@@ -105,7 +125,7 @@ class Device:
         Raises: EngineError, also for what failed on the stream before.
         """
         if self.is_gpu:
-            with _translated(), _RECORDINGS.kept_out():
+            with translated(), _RECORDINGS.kept_out():
                 self._warp.synchronize_stream(stream or self._device.stream)
 
     def record_event(self, stream: Stream = None) -> Event:
@@ -121,23 +141,19 @@ class Device:
         """What puts the work of `function` on the stream in one call: a CUDA graph of it; on the CPU `function` itself.
 
         On a GPU `function` runs once, now, for the record; nothing is computed. It may neither allocate nor wait, and has run
-        before, so that its kernels are loaded. `stream` is not the legacy default stream. The graph keeps `function` alive.
-
-        Raises: EngineError.
+        before, so that its kernels are loaded. `stream` is one of `stream()`. The graph keeps `function` alive. Where none can
+        be recorded, that is noted once, and the work is enqueued as ever.
         """
         if not self.is_gpu:
             return function
-        stream = stream or self._device.stream
-        with _RECORDINGS.alone(), _translated(), self._warp.ScopedCapture(stream=stream) as capture:
-            function()
-        return functools.partial(self._replay, capture.graph, stream, function)
+        return Graph(self._warp, stream or self._device.stream, function, _RECORDINGS)
 
     def array(self, source: Any, *, stream: Stream = None) -> DeviceArray:
         """`source` on this device: what lies here already is not copied, and is kept alive.
 
         source: a Warp array, or anything with DLPack, `__cuda_array_interface__` or numpy's interface. DLPack comes first: it
         lets torch and CuPy order what they have put on their current stream before what comes on `stream`. The other interface
-        does so only where it names a stream, which torch's and PyCUDA's do not.
+        does so where it names a stream; torch's and PyCUDA's do not, and are read after what is on the legacy default stream.
 
         Raises: FeedError for anything else, and for GPU memory when this device is the CPU.
         """
@@ -160,7 +176,7 @@ class Device:
         """
         if target.shape != source.shape or target.dtype != source.dtype:
             raise FeedError(f"{describe(source)} cannot be copied to {describe(target)}; expected one shape and dtype")
-        with _translated():
+        with translated():
             self._warp.copy(target, source, stream=stream)
 
     def launch(self, kernel: Any, dim: Sequence[int], arguments: Sequence[Any], *, stream: Stream = None) -> None:
@@ -168,7 +184,7 @@ class Device:
 
         Raises: EngineError.
         """
-        with _translated():
+        with translated():
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
 
     def command(self, kernel: Any, dim: Sequence[int], arguments: Sequence[Any]) -> Command:
@@ -176,17 +192,13 @@ class Device:
 
         Raises: EngineError, now and whenever it is launched.
         """
-        with _translated():
+        with translated():
             launch = self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, record_cmd=True)
         return functools.partial(_put, launch)
 
-    def _replay(self, graph: Any, stream: Stream, _recorded: object) -> None:
-        with _translated():
-            self._warp.capture_launch(graph, stream=stream)
-
     def _empty(self, shape: Sequence[int], dtype: DTypeLike, **where: Any) -> DeviceArray:
         kind = self._warp.dtype_from_numpy(np.dtype(dtype))
-        with _translated():
+        with translated():
             return self._allocated(lambda: self._warp.empty(tuple(shape), dtype=kind, **where))
 
     def _allocated(self, make: Callable[[], DeviceArray]) -> DeviceArray:
@@ -197,9 +209,10 @@ class Device:
         return array
 
     def _of_dlpack(self, source: Any, stream: Stream) -> DeviceArray:
+        """The producer lets our stream wait for its own; which one is current for others stays as it was."""
         self._refuse_on_cpu(source)
-        with self._warp.ScopedStream(stream):
-            array = self._warp.from_dlpack(source)
+        handle = stream_handle(stream or self._device.stream) or LEGACY
+        array = self._warp.from_dlpack(source.__dlpack__(stream=handle))
         if array.device != self._device:
             raise ValueError(f"it lies on {array.device}, not on {self.name}")
         if array.dtype.__name__ not in _DTYPES:
@@ -207,11 +220,11 @@ class Device:
         return array
 
     def _of_interface(self, source: Any, stream: Stream) -> DeviceArray:
+        """A producer that names no stream may have used the legacy default one, which ours do not wait for by themselves."""
         self._refuse_on_cpu(source)
         memory = read_interface(source.__cuda_array_interface__)
-        if memory.stream is not None:
-            producer = self.stream(memory.stream)
-            (stream or self._device.stream).wait_stream(producer)
+        producer = self.stream(LEGACY if memory.stream is None else memory.stream)
+        (stream or self._device.stream).wait_stream(producer)
         return memory.view(self._warp, self._device, keep=source)
 
     def _refuse_on_cpu(self, source: Any) -> None:
@@ -239,54 +252,6 @@ class DeviceMemory:
             device=device,
             deleter=functools.partial(_let_go, keep),
         )
-
-
-class _Recordings:
-    """Keeps recording a graph apart from waiting and allocating: Warp refuses both while it records anything on that GPU."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._waiting = 0
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody waits for a stream inside the block, or allocates."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting == 0)
-            yield
-
-    @contextlib.contextmanager
-    def kept_out(self) -> Iterator[None]:
-        """Nobody records inside the block; any number of threads may be in such blocks."""
-        with self._changed:
-            self._waiting += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._waiting -= 1
-                self._changed.notify_all()
-
-
-_RECORDINGS = _Recordings()
-
-
-def stream_handle(stream: Any) -> int:
-    """The CUDA handle of a stream: a whole number, or a stream of torch, CuPy, PyCUDA, Numba, Warp, or any `__cuda_stream__`.
-
-    Raises: UsageError.
-    """
-    protocol = getattr(stream, "__cuda_stream__", None)
-    if protocol is not None:
-        handle = (protocol() if callable(protocol) else protocol)[1]
-    else:
-        handle = next((getattr(stream, name) for name in ("cuda_stream", "ptr", "handle") if hasattr(stream, name)), stream)
-    try:
-        return operator.index((handle.value or 0) if hasattr(handle, "value") else handle)
-    except TypeError as exc:
-        raise UsageError(
-            f"a {type(stream).__name__} is no CUDA stream; expected one of torch, CuPy or PyCUDA, or a stream's handle"
-        ) from exc
 
 
 def to_pycuda(array: DeviceArray) -> Any:
@@ -364,7 +329,7 @@ def compile_kernels(capabilities: Iterable[str], folder: Path, *, module: str = 
     warp = load_warp()
     kernels = importlib.import_module(f"sr_deploy.engines.{module}")
     folder.mkdir(parents=True, exist_ok=True)
-    with _translated():
+    with translated():
         architectures = [int(capability.replace(".", "")) for capability in capabilities]
         return [Path(path) for path in warp.compile_aot_module(kernels, arch=architectures, module_dir=folder, use_ptx=False)]
 
@@ -389,18 +354,11 @@ def load_warp() -> Any:
 _EXPECTED = "expected uint8, float16 or float32 in numpy's, DLPack's or __cuda_array_interface__'s form"
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what Warp raises inside the block into our errors."""
-    try:
-        yield
-    except SrDeployError:
-        raise
-    except Exception as exc:  # compilers' failures have no class of their own
-        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
-        if "allocate" in reason:
-            raise OutOfMemoryError(f"NVIDIA Warp: {reason}; use smaller tiles or a smaller batch") from exc
-        raise EngineError(f"NVIDIA Warp: {reason}") from exc
+def _aligned(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray[Any, np.dtype[Any]]:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def chained(commands: Sequence[Command]) -> Command:
@@ -414,7 +372,7 @@ def chained(commands: Sequence[Command]) -> Command:
 
 
 def _put(launch: Any, stream: Stream) -> None:
-    with _translated():
+    with translated():
         launch.launch(stream)
 
 

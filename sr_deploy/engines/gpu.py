@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sr_deploy.errors import BackendUnavailableError
+from sr_deploy.errors import BackendUnavailableError, EngineError
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _TEXT_BYTES = 128
 _STUB_LIBRARY, _NO_DEVICE = 34, 100
+_NON_BLOCKING = 1
 
 _WINDOWS = sys.platform == "win32"
 _CUDA = "nvcuda.dll" if _WINDOWS else "libcuda.so.1"
@@ -79,6 +80,42 @@ def find_gpus() -> tuple[GPU, ...]:
     if not found.gpus:
         raise BackendUnavailableError(f"{found.problem}; {found.remedy}")
     return found.gpus
+
+
+def free_memory(number: int) -> int | None:
+    """Bytes that are free on the GPU of that number, in the driver's order; None when it does not tell."""
+    try:
+        library = ctypes.CDLL(_CUDA)
+    except OSError:
+        return None
+    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+    if library.cuInit(0):
+        return None
+    device = _read(library.cuDeviceGet, ctypes.c_int(), number)
+    if library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+        return None
+    library.cuCtxPushCurrent_v2(context)
+    failed = library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    library.cuDevicePrimaryCtxRelease_v2(device)
+    return None if failed else free.value
+
+
+def create_stream() -> int:
+    """The handle of a new stream of the current context, which never waits for the legacy default stream, nor that for it.
+
+    Raises: EngineError.
+    """
+    handle = ctypes.c_void_p()
+    status = ctypes.CDLL(_CUDA).cuStreamCreate(ctypes.byref(handle), _NON_BLOCKING)
+    if status or not handle.value:
+        raise EngineError(f"the NVIDIA driver makes no stream (CUDA error {status}); close other programs on this GPU")
+    return handle.value
+
+
+def destroy_stream(handle: int) -> None:
+    """Let a stream of `create_stream` go; what is on it ends first."""
+    ctypes.CDLL(_CUDA).cuStreamDestroy_v2(ctypes.c_void_p(handle))
 
 
 def video_libraries() -> dict[str, bool]:

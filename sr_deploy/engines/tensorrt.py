@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from sr_deploy.engines.cache import write_whole
-from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays, load_warp, stream_handle
+from sr_deploy.engines.device import ALIGNMENT, Device, DeviceArray, check_arrays, load_warp
 from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
+from sr_deploy.engines.streams import Stream, stream_handle
 from sr_deploy.engines.tensorrt_library import Library
 from sr_deploy.errors import EngineError, FeedError
 
@@ -40,6 +40,7 @@ class TensorRTEngine(DeviceEngine):
 
     A context's scratch memory fits the shapes that it runs, and grows with them. Its runs wait for each other, from whatever
     thread and on whatever stream. Those of a CUDA graph do not: nothing else may run in its context as long as it is used.
+    Arrays that do not begin at a multiple of `ALIGNMENT` bytes go by way of one that does.
 
     TensorRT for RTX compiles kernels when a context meets new shapes, which takes seconds; `kernels` is the file that keeps
     them for the next process.
@@ -84,8 +85,10 @@ class TensorRTEngine(DeviceEngine):
         self._enqueue(self._context(context), arrays, stream)
 
     def _enqueue(self, slot: _Context, arrays: Mapping[str, DeviceArray], stream: Stream) -> None:
-        with slot.lock, self._inside("failed while running"):
-            slot.prepare({spec.name: tuple(arrays[spec.name].shape) for spec in self.inputs})
+        shapes = {spec.name: tuple(arrays[spec.name].shape) for spec in self.inputs}
+        apart = contextlib.nullcontext() if slot.is_ready_for(shapes) else self.device.preparing()
+        with slot.lock, apart, self._inside("failed while running"):
+            slot.prepare(shapes)
             self._check_results(slot, arrays)
             stream = self._stream_of(stream)
             slot.enqueue(arrays, stream)
@@ -115,13 +118,15 @@ class TensorRTEngine(DeviceEngine):
         if self._buffers is None or self._buffers.shapes != shapes:
             self._buffers = None
             slot = self._context(_HOST)
-            with self._inside("cannot prepare a run"):
+            with self.device.preparing(), self._inside("cannot prepare a run"):
                 slot.prepare(shapes)
             self._buffers = _Buffers.of(self, shapes, slot.results)
         return self._buffers
 
     def _context(self, number: int) -> _Context:
-        with self._making:
+        if (known := self._contexts.get(number)) is not None:
+            return known
+        with self.device.preparing(), self._making:
             if number not in self._contexts:
                 with self._inside("cannot make an execution context"):
                     context = self._engine.create_execution_context(self._config)
@@ -154,7 +159,7 @@ class TensorRTEngine(DeviceEngine):
     @contextlib.contextmanager
     def _inside(self, what: str) -> Iterator[None]:
         """This device is the thread's current one, and the library's failures become ours."""
-        with self._library.translated(what), current(self.device):
+        with self._library.translated(what), self.device.current():
             yield
 
     def _close(self) -> None:
@@ -180,12 +185,18 @@ class _Context:
         self.is_fresh = False
         self._context = context
         self._library = owner._library
+        self._largest_scratch = int(owner._engine.device_memory_size_v2)
         self._device = owner.device
         self._outputs = [spec.name for spec in owner.outputs]
         self._shapes: Shapes = {}
         self._known: list[Shapes] = []
         self._scratch: DeviceArray = None
+        self._stand_ins: dict[str, DeviceArray] = {}
         self._last: Stream = None
+
+    def is_ready_for(self, shapes: Shapes) -> bool:
+        """Whether inputs of these shapes have run, and were the latest: nothing is to be made for them."""
+        return shapes == self._shapes and not self.is_fresh
 
     def prepare(self, shapes: Shapes) -> None:
         """Take inputs of these shapes from now on."""
@@ -202,17 +213,44 @@ class _Context:
         self.is_fresh = shapes not in self._known
 
     def enqueue(self, arrays: Mapping[str, DeviceArray], stream: Stream) -> None:
-        context = self._context
         if _handle(stream) != _handle(self._last):
             self.finish()
-        for name, array in arrays.items():
-            if not context.set_tensor_address(name, array.ptr):
+        placed = {name: self._placed(name, array) for name, array in arrays.items()}
+        for name, array in placed.items():
+            if not self._context.set_tensor_address(name, array.ptr):
                 raise self._library.error(f"refuses the memory of '{name}'")
         self._last = stream
-        if not context.execute_async_v3(_handle(stream)):
-            raise self._library.error("failed while running")
+        moved = [name for name, array in placed.items() if array is not arrays[name]]
+        for name in moved:
+            if name not in self._outputs:
+                self._device.copy(placed[name], arrays[name], stream=stream)
+        self._execute(stream)
+        for name in moved:
+            if name in self._outputs:
+                self._device.copy(arrays[name], placed[name], stream=stream)
         if self.is_fresh:
             self._known.append(self._shapes)
+
+    def _execute(self, stream: Stream) -> None:
+        """Run. The library tells two sizes for scratch memory: the larger one is for when it refuses the smaller."""
+        if self._context.execute_async_v3(_handle(stream)):
+            return
+        refused = self._library.error("failed while running")
+        if not self.is_fresh or self._scratch.size >= self._largest_scratch:
+            raise refused
+        self._reserve(self._largest_scratch)
+        if not self._context.execute_async_v3(_handle(stream)):
+            raise refused
+
+    def _placed(self, name: str, array: DeviceArray) -> DeviceArray:
+        """The array itself, or one of its kind where the library takes it."""
+        if array.ptr % ALIGNMENT == 0:
+            return array
+        found = self._stand_ins.get(name)
+        if found is None or found.shape != array.shape or found.dtype != array.dtype:
+            self.finish()
+            self._stand_ins[name] = found = self._device.empty(array.shape, array.dtype.__name__)
+        return found
 
     def is_capturable(self, stream: Stream) -> bool:
         context = self._context
@@ -278,12 +316,6 @@ class _Kernels:
             raise
         except (EngineError, OSError, RuntimeError, TypeError, ValueError) as exc:
             _log.warning("%s: compiled kernels are not kept (%s)", self._path, exc)
-
-
-def current(device: Device) -> AbstractContextManager[None]:
-    """Inside the block, the library works on that device, whichever the thread had before."""
-    guard: AbstractContextManager[None] = load_warp().get_device(device.name).context_guard
-    return guard
 
 
 def _runtime_config(library: Library, engine: Any) -> Any:

@@ -16,7 +16,7 @@ from sr_deploy.engines.cache import default_folder, kernels_path
 from sr_deploy.engines.device import Device, load_warp
 from sr_deploy.engines.gpu import GPU, find_gpus
 from sr_deploy.engines.target import BuildSettings
-from sr_deploy.engines.tensorrt import TensorRTEngine, current
+from sr_deploy.engines.tensorrt import TensorRTEngine
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def open_graph(
     card = _card(graph)
     notice = f"building an engine of {card.name} for {gpu} with {library}, once; this may take minutes"
     settings = run_settings(card, library.flavour, gpu)
-    with current(device):
+    with device.current():
         built = build_graph(graph, card, library, settings, folder=folder, precision=precision, gpu=gpu, say=say, notice=notice)
         return load(built)
 

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from sr_deploy.engines.device import Device, DeviceArray, Stream, describe
 from sr_deploy.engines.engine import Array, DeviceEngine
-from sr_deploy.engines.gpu import survey
+from sr_deploy.engines.gpu import free_memory
 from sr_deploy.errors import FeedError
 from sr_deploy.runtime.slots import CONTEXTS, Context, Health, Slot
 from sr_deploy.runtime.tiling import Tiling
@@ -138,9 +138,8 @@ class FrameRunners:
 
     @property
     def memory(self) -> int:
-        """Bytes that one frame may take on the smallest of the GPUs."""
-        known = survey().gpus
-        return min((known[gpu].memory for gpu in self._gpus if gpu < len(known)), default=_UNKNOWN_MEMORY) // 4
+        """Bytes that one frame may take, on the GPU that has least to spare: a quarter of what is free there now."""
+        return min(free_memory(gpu) or _UNKNOWN_MEMORY for gpu in self._gpus) // 4
 
     @property
     def device(self) -> Device:

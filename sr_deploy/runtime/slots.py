@@ -5,13 +5,14 @@ A CUDA graph holds all of its way but the copy of the result, which goes to anot
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, chain
 from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
 from sr_deploy.engines.engine import Array, DeviceEngine
 from sr_deploy.engines.pixels import HEALTH, LEVELS
+from sr_deploy.errors import EngineError
 from sr_deploy.runtime.tiling import Tiling
 from sr_deploy.runtime.windows import are_healthy
 
@@ -187,7 +189,10 @@ class Context:
 
 
 class Slot:
-    """One frame in flight. What frames of the host need is made when the first of them comes."""
+    """One frame in flight. What frames of the host need is made when the first of them comes.
+
+    The stream is idle whenever a run has ended, however it ended: arrays may go, or be used for the next frame.
+    """
 
     def __init__(self, context: Context, size: tuple[int, ...], scale: int) -> None:
         self._context = context
@@ -195,39 +200,57 @@ class Slot:
         self._shape = (1, *size, 3)
         self._large_shape = (1, *(side * scale for side in size), 3)
         self._stream = self._device.stream()
+        self._has_run = False
         self._go: Callable[[], None] | None = None
 
     def run(self, frame: Array) -> tuple[Array, Health]:
         self._source.numpy()[0] = frame
-        if self._go is None:
-            self._run_from_host()
-            self._go = self._recorded()
-        else:
-            self._go()
         large = self._results.take()
-        self._device.copy(large, self._large, stream=self._stream)
-        self._device.synchronize(self._stream)
+        try:
+            with self._finished(self._stream):
+                self._put_on_stream()
+                self._device.copy(large, self._large, stream=self._stream)
+        except BaseException:
+            self._results.give_back(large)
+            raise
         return self._results.result(large)[0], self._context.read_health()
 
     def run_on_device(self, frame: DeviceArray, large: DeviceArray, *, stream: Stream) -> Health:
         stream = stream or self._stream
-        self._context.enqueue(frame, large, stream=stream)
-        self._device.synchronize(stream)
+        with self._finished(stream), self._device.preparing():
+            self._context.enqueue(frame, large, stream=stream)
         return self._context.read_health()
 
     def forget(self) -> None:
         """Let go of what was recorded; it refers to this slot."""
         self._go = None
 
-    def _run_from_host(self) -> None:
+    @contextlib.contextmanager
+    def _finished(self, stream: Stream) -> Iterator[None]:
+        """What the block puts on the stream is done after it, also when the block fails; then its failure is told."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                self._device.synchronize(stream)
+            raise
+        self._device.synchronize(stream)
+
+    def _put_on_stream(self) -> None:
+        """The way of a frame, from the second one on as one launch where the engine allows it: some sizes come only once."""
+        if not self._has_run:
+            with self._device.preparing():
+                self._enqueue()
+            self._has_run = True
+            return
+        if self._go is None:
+            is_recorded = self._context.capturable
+            self._go = self._device.graph(self._enqueue, stream=self._stream) if is_recorded else self._enqueue
+        self._go()
+
+    def _enqueue(self) -> None:
         self._device.copy(self._frame, self._source, stream=self._stream)
         self._bound(self._stream)
-
-    def _recorded(self) -> Callable[[], None]:
-        """`_run_from_host` as one launch where the engine allows it; it has run once before."""
-        if not self._context.capturable:
-            return self._run_from_host
-        return self._device.graph(self._run_from_host, stream=self._stream)
 
     @functools.cached_property
     def _bound(self) -> Command:
@@ -264,11 +287,17 @@ class _Lender:
         if self._free:
             return self._free.popleft()
         if self._made < _LENT_AT_MOST:
+            array = self._new()
             self._made += 1
-            return self._new()
+            return array
         if self._spare is None:
             self._spare = self._new()
         return self._spare
+
+    def give_back(self, array: DeviceArray) -> None:
+        """What was taken holds no result."""
+        if array is not self._spare:
+            self._free.append(array)
 
     def result(self, array: DeviceArray) -> Array:
         return array.numpy().copy() if array is self._spare else np.asarray(_Lent(array, self._free))

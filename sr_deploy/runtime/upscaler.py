@@ -45,10 +45,11 @@ class Upscaler(ImageUpscaler):
 
     model: a bundle folder, an .onnx file, or an opened Bundle. precision: 'auto' is bf16 for 8-bit images where the CPU
     computes it natively, fp16 on a GPU, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the
-    largest that fits `memory` bytes (default 768 MiB, at most half of what is free; a quarter of a GPU's). on_failure: what
-    happens to a window whose pixels are NaN, Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place. allow_cpu:
-    whether backend 'auto' may take the CPU where there is a GPU that no backend can use. gpus: which of them to use, by number;
-    frames go to whichever is idle. schedule: how frames go over a GPU, by default what `sr-deploy tune` found, or whole frames.
+    largest that fits `memory` bytes (default 768 MiB, at most half of what is free; a quarter of what is free on a GPU).
+    on_failure: what happens to a window whose pixels are NaN, Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place.
+    allow_cpu: whether backend 'auto' may take the CPU where there is a GPU that no backend can use. gpus: which of them to use,
+    by number; frames go to whichever is idle. schedule: how frames go over a GPU, by default what `sr-deploy tune` found, or
+    whole frames.
 
     Raises: BundleError, BackendUnavailableError, UsageError.
     """

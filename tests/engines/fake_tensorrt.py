@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
+ALIGNMENT = 256
+"""Of tensors and of scratch memory, in bytes."""
+
 RTX_ONLY = {
     "BuilderFlag": {"REQUIRE_USER_ALLOCATION"},
     "IBuilderConfig": {"num_compute_capabilities", "set_compute_capability"},
@@ -378,6 +381,10 @@ class ICudaEngine:
         self._inputs = [value.name for value in described.input]
 
     @property
+    def device_memory_size_v2(self) -> int:
+        return sum(math.prod(largest) for _, _, largest in self._contents["shapes"].values())
+
+    @property
     def num_io_tensors(self) -> int:
         return len(self._io)
 
@@ -405,6 +412,8 @@ class ICudaEngine:
         return self._module.IRuntimeConfig()  # type: ignore[no-any-return]
 
     def create_execution_context(self, runtime_config: IRuntimeConfig) -> IExecutionContext | None:
+        if self._module.gpu is not None:
+            self._module.gpu.forbid("made an execution context")
         context: IExecutionContext = self._module.IExecutionContext(self, runtime_config)
         self._module.contexts.append(context)
         return context
@@ -413,6 +422,9 @@ class ICudaEngine:
 class IExecutionContext:
     on_execute: Callable[[IExecutionContext], bool] | None = None
     """What a test wants to happen inside execute_async_v3."""
+
+    wants_largest_memory = False
+    """Whether scratch memory for the shapes is not enough, as the documentation of set_device_memory has it."""
 
     def __init__(self, engine: ICudaEngine, config: IRuntimeConfig) -> None:
         self._engine, self._config = engine, config
@@ -435,6 +447,7 @@ class IExecutionContext:
         return sum(math.prod(shape) for shape in self._shapes.values())
 
     def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory % ALIGNMENT == 0
         self._memory = (memory, size)
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -443,6 +456,9 @@ class IExecutionContext:
         return tuple(np.shape(self._compute({name: np.zeros(shape) for name, shape in self._shapes.items()})[name]))
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
+        if memory % ALIGNMENT:
+            self._engine._logger.log(Severity.ERROR, f"Misaligned address {memory:#x} for tensor {name}.")
+            return False
         self._addresses[name] = memory
         return bool(memory)
 
@@ -457,15 +473,27 @@ class IExecutionContext:
         self._streams.append(stream_handle)
         memory, size = self._memory
         assert self._config._strategy == ExecutionContextAllocationStrategy.USER_MANAGED
-        assert size >= self.update_device_memory_size_for_shapes()
+        least = self._engine.device_memory_size_v2 if own.wants_largest_memory else self.update_device_memory_size_for_shapes()
+        if size < least:
+            self._engine._logger.log(
+                Severity.ERROR, f"Device memory of {size} bytes is smaller than the {least} that are needed."
+            )
+            return False
         ctypes.memset(memory, 0xAB, size)
-        feeds = {name: self._at(name, self._shapes[name]).copy() for name in self._engine._inputs}
-        time.sleep(0.001)
-        for name, result in self._compute(feeds).items():
-            self._at(name, result.shape)[...] = result
+        shapes, addresses = dict(self._shapes), dict(self._addresses)
+        if self._engine._module.gpu is None:
+            self._run(shapes, addresses)
+        else:
+            self._engine._module.gpu.put(stream_handle, lambda: self._run(shapes, addresses))
         if self._config._cache is not None:
             self._config._cache._kernels.add(str(sorted(self._shapes.items())))
         return True
+
+    def _run(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
+        feeds = {name: self._at(name, addresses, shapes[name]).copy() for name in self._engine._inputs}
+        time.sleep(0.001)
+        for name, result in self._compute(feeds).items():
+            self._at(name, addresses, result.shape)[...] = result
 
     def _compute(self, feeds: dict[str, Any]) -> dict[str, Any]:
         engine = self._engine
@@ -473,10 +501,10 @@ class IExecutionContext:
         names = [name for name in engine._io if name not in engine._inputs]
         return dict(zip(names, engine._session.run(names, typed), strict=True))
 
-    def _at(self, name: str, shape: tuple[int, ...]) -> Any:
+    def _at(self, name: str, addresses: dict[str, int], shape: tuple[int, ...]) -> Any:
         dtype = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
         size = math.prod(shape) * dtype.itemsize
-        contents = (ctypes.c_uint8 * size).from_address(self._addresses[name])
+        contents = (ctypes.c_uint8 * size).from_address(addresses[name])
         return np.frombuffer(contents, dtype).reshape(shape)
 
 
@@ -537,6 +565,7 @@ def fake_module(*, rtx: bool, version: str = "1.2.3") -> Any:
     module.__version__ = version
     module.nptype = nptype
     module.contexts = []
+    module.gpu = None
     for kind in CLASSES:
         absent = set() if rtx else RTX_ONLY.get(kind.__name__, set())
         if absent != {"*"}:

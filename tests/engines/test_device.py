@@ -625,7 +625,14 @@ def test_memory_of_a_gpu_is_read_after_its_producer(cpu: Device, monkeypatch: py
     array = cpu.array(source, stream=caller)
     assert waited_for == [7] and array.ptr == source.memory.ctypes.data
     cpu.array(OnGPU(source.memory), stream=caller)
-    assert waited_for == [7]
+    assert waited_for == [7, 1]  # the legacy default stream, where a producer that names none has been
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
+def test_arrays_begin_where_tensorrt_wants_them(device: Device, dtype: str) -> None:
+    arrays = [device.empty((side, 3, 5), dtype) for side in range(1, 20)]
+    assert all(array.ptr % 256 == 0 and array.shape == (side, 3, 5) for side, array in enumerate(arrays, start=1))
+    assert all(array.dtype.__name__ == dtype and array.is_contiguous for array in arrays)
 
 
 def test_failures_of_warp_become_ours(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -634,7 +641,9 @@ def test_failures_of_warp_become_ours(cpu: Device, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(load_warp(), "empty", fail)
     with pytest.raises(OutOfMemoryError, match="smaller tiles"):
-        cpu.empty((3, 4), "uint8")
+        cpu.host((3, 4), "uint8")
+    with pytest.raises(OutOfMemoryError, match="smaller tiles"):
+        cpu.empty((1 << 30, 1 << 30), "uint8")
     from sr_deploy.engines import kernels
 
     with pytest.raises(EngineError, match="NVIDIA Warp"):

@@ -5,8 +5,17 @@ from typing import Any
 
 import pytest
 
-from sr_deploy.engines.gpu import GPU, Survey, find_gpus, survey, video_libraries
-from sr_deploy.errors import BackendUnavailableError
+from sr_deploy.engines.gpu import (
+    GPU,
+    Survey,
+    create_stream,
+    destroy_stream,
+    find_gpus,
+    free_memory,
+    survey,
+    video_libraries,
+)
+from sr_deploy.errors import BackendUnavailableError, EngineError
 
 
 class Driver:
@@ -14,6 +23,7 @@ class Driver:
 
     def __init__(self, *gpus: tuple[bytes, int, int], status: int = 0, management: int = 0) -> None:
         self.gpus, self.status, self.management = gpus, status, management
+        self.retained, self.current, self.destroyed = 0, list[int](), list[int]()
 
     def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
         version._obj.value = 13010
@@ -40,6 +50,36 @@ class Driver:
 
     def cuDeviceTotalMem_v2(self, memory: Any, device: int) -> int:  # noqa: N802
         memory._obj.value = (device + 5) << 30
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int:  # noqa: N802
+        context._obj.value = 100 + device
+        self.retained += 1
+        return 0
+
+    def cuDevicePrimaryCtxRelease_v2(self, device: int) -> int:  # noqa: N802
+        self.retained -= 1
+        return device * 0
+
+    def cuCtxPushCurrent_v2(self, context: Any) -> int:  # noqa: N802
+        self.current.append(context.value)
+        return 0
+
+    def cuCtxPopCurrent_v2(self, context: Any) -> int:  # noqa: N802
+        context._obj.value = self.current.pop()
+        return 0
+
+    def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:  # noqa: N802
+        free._obj.value, total._obj.value = (self.current[-1] - 98) << 30, 80 << 30
+        return self.management
+
+    def cuStreamCreate(self, stream: Any, flags: int) -> int:  # noqa: N802
+        assert flags == 1  # CU_STREAM_NON_BLOCKING
+        stream._obj.value = 0 if self.management else 0x5EED
+        return self.management
+
+    def cuStreamDestroy_v2(self, stream: Any) -> int:  # noqa: N802
+        self.destroyed.append(stream.value)
         return 0
 
     def nvmlInit_v2(self) -> int:  # noqa: N802
@@ -98,3 +138,27 @@ def test_the_version_of_the_driver_is_optional(monkeypatch: pytest.MonkeyPatch) 
 def test_video_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     use(Driver(), monkeypatch, missing=("ncode",))
     assert video_libraries() == {"NVDEC": True, "NVENC": False}
+
+
+def test_free_memory_is_asked_in_the_gpu_s_own_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver((b"NVIDIA H200", 9, 0), (b"NVIDIA L4", 8, 9))
+    use(driver, monkeypatch)
+    assert [free_memory(0), free_memory(1)] == [2 << 30, 3 << 30]
+    assert (driver.retained, driver.current) == (0, [])
+    use(Driver((b"NVIDIA H200", 9, 0), management=2), monkeypatch)
+    assert free_memory(0) is None
+    use(Driver(status=100), monkeypatch)
+    assert free_memory(0) is None
+    use(driver, monkeypatch, missing=("cuda",))
+    assert free_memory(0) is None
+
+
+def test_streams_are_made_so_that_the_legacy_stream_does_not_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver((b"NVIDIA H200", 9, 0))
+    use(driver, monkeypatch)
+    assert create_stream() == 0x5EED
+    destroy_stream(0x5EED)
+    assert driver.destroyed == [0x5EED]
+    use(Driver(management=2), monkeypatch)
+    with pytest.raises(EngineError, match="CUDA error 2"):
+        create_stream()

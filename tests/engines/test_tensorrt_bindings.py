@@ -130,7 +130,7 @@ def test_the_fake_has_the_interface_of_the_bindings(
 def members_of(kind: type[Any]) -> dict[str, Any]:
     if issubclass(kind, enum.Enum):
         return dict.fromkeys(kind.__members__, "value")
-    hooks = ("on_build", "on_execute", "config_type", "cache_type", "environment", "module", "refused")
+    hooks = ("on_build", "on_execute", "config_type", "cache_type", "environment", "module", "refused", "wants_largest_memory")
     public = {name: value for name, value in vars(kind).items() if not name.startswith("_") and name not in hooks}
     takes_arguments = "__init__" in vars(kind) and kind in (
         fake_tensorrt.ILogger,

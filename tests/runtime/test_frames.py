@@ -23,7 +23,6 @@ from sr_deploy.engines import Backend, open_engine, select_backend
 from sr_deploy.engines.device import Device
 from sr_deploy.engines.engine import DeviceEngine
 from sr_deploy.engines.function import DeviceFunctionEngine
-from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.engines.pixels import HEALTH, INPUT, LEVELS, OUTPUT, to_pixel_form, to_planes_form
 from sr_deploy.errors import EngineError, FeedError, OutOfMemoryError, UnhealthyOutputError, UsageError
 from sr_deploy.runtime import frames as frames_module
@@ -104,7 +103,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     machine = Machine()
     backend = MachineBackend("machine", "function", "cuda", "", planes=request.param == "planes", machine=machine)
     monkeypatch.setattr(upscaler_module, "select_backend", lambda *_, **__: backend)
-    monkeypatch.setattr(frames_module, "survey", lambda: Survey((GPU("one", "8.9", 1 << 30), GPU("two", "8.9", 1 << 30))))
+    monkeypatch.setattr(frames_module, "free_memory", lambda _: 1 << 30)
     return machine
 
 
@@ -330,7 +329,7 @@ def through(form: str, model: Any, image: Array, precision: str) -> Array:
     with pytest.MonkeyPatch.context() as patch:
         backend = MachineBackend("machine", "function", "cuda", "", planes=form == "planes")
         patch.setattr(upscaler_module, "select_backend", lambda *_, **__: backend)
-        patch.setattr(frames_module, "survey", lambda: Survey((GPU("one", "8.9", 1 << 30),)))
+        patch.setattr(frames_module, "free_memory", lambda _: 1 << 30)
         with Upscaler(model, precision=precision) as upscale:
             large = upscale(image)
             assert (upscale.stats.tiles, upscale.stats.recomputed) == (1, 0)

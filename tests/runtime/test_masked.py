@@ -21,7 +21,6 @@ from sr_deploy.bundle import Bundle, GraphCard, Masked, ModelCard, sha256_of
 from sr_deploy.engines import select_backend
 from sr_deploy.engines.engine import TensorSpec
 from sr_deploy.engines.function import FunctionEngine
-from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.engines.pixels import FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, SCORES
 from sr_deploy.errors import BundleError, UsageError
 from sr_deploy.runtime import frames as frames_module
@@ -241,7 +240,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     machine = Machine()
     backend = MachineBackend("machine", "function", "cuda", "", machine=machine)
     monkeypatch.setattr(upscaler_module, "select_backend", lambda *_, **__: backend)
-    monkeypatch.setattr(frames_module, "survey", lambda: Survey((GPU("one", "8.9", 1 << 30),)))
+    monkeypatch.setattr(frames_module, "free_memory", lambda _: 1 << 30)
     yield machine
 
 
