@@ -49,7 +49,7 @@ def test_a_report_of_parts_in_processes_of_their_own(bundle: Path, tmp_path: Pat
     assert re.findall("^## (.*)", text, re.M) == ["Machine", "Kernels against numpy"]
     assert "| backend stand-in | works |" in text and "failed" not in text
     rows = re.findall(r"^\| (?:gather|scatter|health).* \| (\d+) \| (\d+) \|$", text, re.M)
-    assert len(rows) == 6 and all(cases == equal for cases, equal in rows)
+    assert len(rows) == 7 and all(cases == equal for cases, equal in rows)
     assert not list(tmp_path.glob("*.part"))
 
 
