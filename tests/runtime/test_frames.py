@@ -20,7 +20,7 @@ import sr_deploy
 from sr_deploy import Upscaler
 from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
 from sr_deploy.engines import Backend, open_engine, select_backend
-from sr_deploy.engines.device import Device
+from sr_deploy.engines.device import Device, load_warp
 from sr_deploy.engines.engine import DeviceEngine
 from sr_deploy.engines.function import DeviceFunctionEngine
 from sr_deploy.engines.pixels import HEALTH, INPUT, LEVELS, OUTPUT, to_pixel_form, to_planes_form
@@ -144,6 +144,20 @@ def test_frames_equal_the_windows_of_the_host(
             assert large.flags.c_contiguous
         assert upscale.stats.recomputed == 0
     assert all(shape[0] == machine.runs[0][2][0] for _, _, shape in machine.runs), "batches of one size"
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("tile", [0, 32])
+def test_launches_are_prepared_for_the_first_frame_alone(exact: Path, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing a launch takes the host ten times as long as launching."""
+    first, second = photo(90, 120), photo(90, 120, seed=2)
+    with Upscaler(exact, precision="fp32", schedule=Schedule(tile=tile, slots=1)) as upscale:
+        upscale(first)
+        prepared: list[Any] = []
+        monkeypatch.setattr(load_warp(), "launch", lambda *arguments, **_: prepared.append(arguments))
+        large = upscale(second)
+        assert not prepared
+    np.testing.assert_array_equal(large, host(exact, second, tile=tile))
 
 
 @pytest.mark.usefixtures("machine")
