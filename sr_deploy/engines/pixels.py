@@ -42,7 +42,8 @@ COARSE, FEATURES, SCORES, PATCHES, REFINED = "coarse", "features", "scores", "pa
 """What the graphs of a mask-guided network take and give."""
 
 PLANES, LEVELS = "planes", "levels"
-"""What the planes form gives; their names tell what stands for white, 1 or 255."""
+WHITE = {PLANES: 1.0, LEVELS: 255.0}
+"""What the planes form gives, and what stands for white in it."""
 
 _OPSET = 19
 

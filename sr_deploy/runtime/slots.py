@@ -20,7 +20,7 @@ import numpy as np
 from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, chained
 from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
 from sr_deploy.engines.engine import Array, DeviceEngine
-from sr_deploy.engines.pixels import HEALTH, LEVELS
+from sr_deploy.engines.pixels import HEALTH, WHITE
 from sr_deploy.errors import EngineError
 from sr_deploy.runtime.tiling import Tiling
 from sr_deploy.runtime.windows import are_healthy
@@ -93,7 +93,7 @@ class Context:
         self._output = next(spec for spec in engine.outputs if spec.name != HEALTH)
         self._window, self._scale = tiling.window, scale
         self._gives_health = len(engine.outputs) > 1
-        self._white = 255.0 if self._output.name == LEVELS else None
+        self._white = WHITE.get(self._output.name)
         self._is_whole = count == 1 and tiling.window == size
         rows = [tiling.rows.region(index) for index in range(len(tiling.rows.starts))]
         columns = [tiling.columns.region(index) for index in range(len(tiling.columns.starts))]

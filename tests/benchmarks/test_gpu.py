@@ -57,7 +57,7 @@ def test_arrays_and_certificate(bundle: Path) -> None:
     ((*_, frames, whole, tiled),) = cells_of(lines_of("arrays", bundle), "double")
     assert frames == whole == tiled == "3"
     rows = cells_of(lines_of("certificate", bundle), "double")
-    assert [row[1] for row in rows] == ["stand-in fp32", "stand-in fp32 pixels"]
+    assert [row[1] for row in rows] == ["stand-in fp32", "stand-in fp32 pixels", "stand-in fp32 planes"]
     assert all(row[-1].startswith("yes") for row in rows)
 
 
