@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -154,8 +155,20 @@ class DeviceTiling:
         return tiles, block
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What means of |value| are taken of, per tile: (batch,C,H,W) fp16 or fp32, (batch,H,W,C) uint8, or magnitudes; contiguous.
+
+    white: the unit of the means. each: of how many values an element is the sum already, as in `DeviceTiling.magnitudes`.
+    """
+
+    values: DeviceArray
+    white: float = 1.0
+    each: int = 1
+
+
 class HealthMeter:
-    """Mean of |value| per tile for batches of `batch` tiles, in a fixed order of additions.
+    """Mean of |value| per tile for `batch` tiles, of one array or of several, in a fixed order of additions.
 
     One NaN or Inf anywhere makes a tile's mean non-finite. That tells only what was not clamped before.
     """
@@ -163,6 +176,7 @@ class HealthMeter:
     def __init__(self, device: Device, batch: int) -> None:
         self._device = device
         self._sums = [device.empty((batch, parts), "float32") for parts in _PARTIAL_SUMS]
+        self._ones = device.array(np.ones(batch, np.float32))
 
     @property
     def means(self) -> DeviceArray:
@@ -174,29 +188,37 @@ class HealthMeter:
 
         Raises: FeedError, EngineError.
         """
-        self.measuring(tiles)(stream)
+        self.measuring(Measured(tiles))(stream)
 
-    def measuring(self, tiles: DeviceArray, *, white: float = 1.0, each: int = 1) -> Command:
-        """`measure` of this array, to be put on streams again and again; means are in units of `white`.
+    def measuring(self, *measured: Measured) -> Command:
+        """Fill `means` from these arrays, one after the other: to be put on streams again and again.
 
-        each: of how many values each element is the sum already, as in `DeviceTiling.magnitudes` (batch,h,sw).
-
-        Raises: as `measure`.
+        Raises: FeedError unless they have `batch` tiles together; EngineError.
         """
         from sr_deploy.engines import kernels
 
-        batch = self._sums[0].shape[0]
-        _expect(tiles, (batch, -1, -1, *(-1,) * (len(tiles.shape) == 4)), "uint8", "float16", "float32")
-        if not tiles.is_contiguous:
-            raise FeedError(f"{describe(tiles)} has gaps; health takes contiguous tiles")
-        count = tiles.size // batch
-        values = tiles.reshape((batch, count))
-        commands = []
-        for sums in self._sums:
-            factor = 1.0 / (count * each * white) if sums is self._sums[-1] else 1.0
-            commands.append(self._device.command(kernels.sum_magnitudes, sums.shape, [values, factor, sums]))
-            values = sums
+        first, second, last = self._sums
+        flat = [_flat(one.values) for one in measured]
+        if (batch := sum(values.shape[0] for values in flat)) != first.shape[0]:
+            raise FeedError(f"got {batch} tiles to measure, expected {first.shape[0]}")
+        commands: list[Command] = []
+        factors: list[float] = []
+        for one, values in zip(measured, flat, strict=True):
+            part = first[len(factors) : len(factors) + values.shape[0]]
+            commands.append(self._device.command(kernels.sum_magnitudes, part.shape, [values, self._ones, part]))
+            factors += [1.0 / (values.shape[1] * one.each * one.white)] * values.shape[0]
+        units = self._device.array(np.array(factors, np.float32))
+        for values, unit, sums in ((first, self._ones, second), (second, units, last)):
+            commands.append(self._device.command(kernels.sum_magnitudes, sums.shape, [values, unit, sums]))
         return chained(commands)
+
+
+def _flat(tiles: DeviceArray) -> DeviceArray:
+    """(batch, all others) of an array that can be measured."""
+    _expect(tiles, (-1, -1, -1, *(-1,) * (len(tiles.shape) == 4)), "uint8", "float16", "float32")
+    if not tiles.is_contiguous:
+        raise FeedError(f"{describe(tiles)} has gaps; health takes contiguous tiles")
+    return tiles.reshape((tiles.shape[0], tiles.size // tiles.shape[0]))
 
 
 def _white(array: DeviceArray) -> float:

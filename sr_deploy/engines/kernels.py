@@ -147,13 +147,13 @@ def scatter(
 
 
 @wp.kernel
-def sum_magnitudes(values: wp.array2d[Any], factor: wp.float32, sums: wp.array2d[wp.float32]):
-    """Fill sums (B,p): `sums[b, i]` is `factor` times the sum of |values[b, i::p]| in this order; launched over (B,p)."""
+def sum_magnitudes(values: wp.array2d[Any], factors: wp.array1d[wp.float32], sums: wp.array2d[wp.float32]):
+    """Fill sums (B,p): `sums[b, i]` is `factors[b]` times the sum of |values[b, i::p]| in this order; launched over (B,p)."""
     batch, part = wp.tid()
     total = wp.float32(0.0)
     for index in range(part, values.shape[1], sums.shape[1]):
         total += wp.abs(wp.float32(values[batch, index]))
-    sums[batch, part] = total * factor
+    sums[batch, part] = total * factors[batch]
 
 
 _FLOATS = (wp.float16, wp.float32)

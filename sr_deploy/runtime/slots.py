@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, chained
-from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
+from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.engines.engine import Array, DeviceEngine
 from sr_deploy.engines.pixels import HEALTH, WHITE
 from sr_deploy.errors import EngineError
@@ -98,12 +98,11 @@ class Context:
         rows = [tiling.rows.region(index) for index in range(len(tiling.rows.starts))]
         columns = [tiling.columns.region(index) for index in range(len(tiling.columns.starts))]
         self._tiling = DeviceTiling(device, rows, columns, window=tiling.window, scale=scale)
-        self._light_meter, self._health_meter = HealthMeter(device, count), HealthMeter(device, count)
         self._magnitudes = None if self._gives_health else self._tiling.magnitudes(count)
-        self._health = device.empty((padded,), np.float32) if self._gives_health else self._health_meter.means
-        self._health_read, self._light_read = (
-            device.host(of.shape, np.float32) for of in (self._health, self._light_meter.means)
-        )
+        self._meter = HealthMeter(device, count if self._gives_health else 2 * count)
+        self._means_read = device.host(self._meter.means.shape, np.float32)
+        self._health = device.empty((padded,), np.float32)
+        self._health_read = device.host((padded,), np.float32)
 
     @property
     def capturable(self) -> bool:
@@ -126,15 +125,20 @@ class Context:
                 *self._runs(tiles, large_tiles),
                 self._tiling.scattering(large_tiles[: self._count], large, white=self._white, magnitudes=self._magnitudes),
             ]
-        if not self._gives_health:
-            commands.append(self._health_meter.measuring(self._magnitudes, white=self._white or 1.0, each=3 * self._scale))
-        commands.append(self._light_meter.measuring(tiles[: self._count], white=255.0 if self._takes_bytes else 1.0))
-        copies = ((self._health_read, self._health), (self._light_read, self._light_meter.means))
+        measured = [Measured(tiles[: self._count], white=255.0 if self._takes_bytes else 1.0)]
+        copies = [(self._means_read, self._meter.means)]
+        if self._gives_health:
+            copies.append((self._health_read, self._health))
+        else:
+            measured.append(Measured(self._magnitudes, white=self._white or 1.0, each=3 * self._scale))
+        commands.append(self._meter.measuring(*measured))
         return chained([*commands, *(functools.partial(self._copy, target, source) for target, source in copies)])
 
     def read_health(self) -> Health:
         """Of the latest frame, once the stream is done."""
-        return Health(self._health_read.numpy()[: self._count].copy(), self._light_read.numpy().copy())
+        means = self._means_read.numpy().copy()
+        health = self._health_read.numpy().copy() if self._gives_health else means[self._count :]
+        return Health(health[: self._count], means[: self._count])
 
     @functools.cached_property
     def _tiles(self) -> DeviceArray:

@@ -22,7 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from sr_deploy import Upscaler
 from sr_deploy.engines import device as device_module
 from sr_deploy.engines.device import Device, compile_kernels, load_warp, read_interface
-from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
+from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.engines.gpu import find_gpus
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError, UsageError
 from sr_deploy.runtime.image import read_image
@@ -385,7 +385,7 @@ def test_health_of_magnitudes_is_the_mean_of_the_planes(device: Device, dtype: s
     bad = (3, 17, *(side - 1 for side in tiling.window))  # a corner in no seam and no share of its tile
     target, frames = on(device, tiling, 4), device.empty((1, 37 * 4, 41 * 4, 3), "uint8")
     magnitudes, meter = target.magnitudes(len(tiling)), HealthMeter(device, len(tiling))
-    measure = meter.measuring(magnitudes, white=255.0, each=12)
+    measure = meter.measuring(Measured(magnitudes, white=255.0, each=12))
     target.scatter(device.array(planes), frames, white=255.0, magnitudes=magnitudes)
     measure(None)
     expected = np.abs(planes.astype(np.float64)).mean(axis=(1, 2, 3)) / 255
@@ -429,7 +429,7 @@ def test_a_command_runs_on_what_its_arrays_hold_now(device: Device) -> None:
     tiles = device.empty((len(BLENDED), 3, *BLENDED.window), "float32")
     gather = on(device, BLENDED).gathering(frames, tiles)
     meter = HealthMeter(device, len(BLENDED))
-    measure = meter.measuring(tiles)
+    measure = meter.measuring(Measured(tiles))
     for level in (51, 102):
         device.copy(frames, device.array(np.full(frames.shape, level, np.uint8)))
         stream = device.stream()
@@ -451,13 +451,13 @@ def test_a_photo_comes_out_as_from_the_upscaler(device: Device, dtype: str, tmp_
     np.testing.assert_array_equal(scattered(device, tiling, tiles, 2)[0], expected)
 
 
-def reference_health(tiles: Array) -> Array:
+def reference_health(tiles: Array, white: float = 1.0) -> Array:
     values = np.abs(tiles.astype(np.float32)).reshape(len(tiles), -1)
     count = values.shape[1]
     for parts in (16384, 128, 1):
         padded = np.pad(values, ((0, 0), (0, -values.shape[1] % parts))).reshape(len(tiles), -1, parts)
         values = np.add.accumulate(padded, axis=1, dtype=np.float32)[:, -1]
-    return values[:, 0] * np.float32(1 / count)
+    return values[:, 0] * np.float32(1 / (count * white))
 
 
 @settings(max_examples=40, deadline=None)
@@ -477,6 +477,19 @@ def test_health_equals_numpy(device: Device, dtype: str, batch: int, height: int
     health = meter.means.numpy()
     np.testing.assert_array_equal(health, reference_health(tiles))
     np.testing.assert_allclose(health, np.abs(tiles.astype(np.float64)).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_means_of_several_arrays_are_those_of_each(device: Device) -> None:
+    random = np.random.default_rng(12)
+    levels = random.integers(0, 256, (2, 37, 41, 3), dtype=np.uint8)
+    planes = random.normal(0, 100, (3, 12, 37, 41)).astype(np.float16)
+    meter = HealthMeter(device, 5)
+    meter.measuring(Measured(device.array(levels), white=255.0), Measured(device.array(planes), white=2.0))(None)
+    expected = [reference_health(levels, white=255.0), reference_health(planes, white=2.0)]
+    np.testing.assert_array_equal(meter.means.numpy(), np.concatenate(expected))
+    for wrong in (planes[:2], np.concatenate([planes, planes[:1]])):
+        with pytest.raises(FeedError, match="tiles to measure, expected 5"):
+            meter.measuring(Measured(device.array(levels)), Measured(device.array(wrong)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
