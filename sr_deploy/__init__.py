@@ -27,7 +27,7 @@ from sr_deploy.errors import (
 if TYPE_CHECKING:
     from sr_deploy.bundle import Bundle
     from sr_deploy.engines.open import open_bundle
-    from sr_deploy.export import export
+    from sr_deploy.export import export_bundle
     from sr_deploy.runtime.masked import MaskedUpscaler
     from sr_deploy.runtime.upscaler import Upscaler
     from sr_deploy.runtime.video.options import VideoOptions
@@ -40,7 +40,7 @@ _LAZY = {
     "MaskedUpscaler": "sr_deploy.runtime.masked",
     "Upscaler": "sr_deploy.runtime.upscaler",
     "VideoOptions": "sr_deploy.runtime.video.options",
-    "export": "sr_deploy.export",
+    "export_bundle": "sr_deploy.export",
     "open_bundle": "sr_deploy.engines.open",
     "upscale_video": "sr_deploy.runtime.video.run",
     "upscaled_frames": "sr_deploy.runtime.video.run",
@@ -69,7 +69,7 @@ __all__ = [
     "VideoError",
     "VideoOptions",
     "__version__",
-    "export",
+    "export_bundle",
     "open_bundle",
     "upscale_video",
     "upscaled_frames",
@@ -85,6 +85,19 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_LAZY[name]), name)
     except ImportError as exc:
-        if name != "export" or exc.name is None or not exc.name.startswith(("torch", "onnxscript", "safetensors")):
+        if name != "export_bundle" or exc.name is None or not exc.name.startswith(("torch", "onnxscript", "safetensors")):
             raise
-        raise MissingDependencyError(f'export needs {exc.name}; install it with `pip install "sr-deploy[export]"`') from exc
+        return _unavailable(exc.name)
+
+
+def _unavailable(package: str) -> Any:
+    """In place of `export_bundle` where that package is missing: `from sr_deploy import *` works, a call says what to do."""
+
+    def export_bundle(*_: object, **__: object) -> None:
+        raise MissingDependencyError(f'export needs {package}; install it with `pip install "sr-deploy[export]"`')
+
+    return export_bundle
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -46,12 +46,12 @@ def command(
 
     Prints the bundle's folder on stdout.
     """
-    from sr_deploy.export import export
+    from sr_deploy.export import export_bundle
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
-        bundle = export(
+        bundle = export_bundle(
             checkpoint,
             value_range=None if value_range is None else float(value_range),
             variant=dict(variant),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -48,13 +46,13 @@ from sr_deploy.export.staging import check_target, staged
 from sr_deploy.export.subject import Request, Subject, as_function, subject_of
 from sr_deploy.export.trace import OPSET, trace, trace_parts
 
-__all__ = ["Recipe", "export", "read_recipe"]
+__all__ = ["Recipe", "export_bundle", "read_recipe"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[str], None]
 
 
-def export(
+def export_bundle(
     checkpoint: str | Path,
     output: str | Path | None = None,
     *,
@@ -283,12 +281,3 @@ def _made_with() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-class _CallablePackage(ModuleType):
-    """`from sr_deploy import export` gives this package once it is loaded, and the function before: both are called alike."""
-
-    __call__ = staticmethod(export)
-
-
-sys.modules[__name__].__class__ = _CallablePackage

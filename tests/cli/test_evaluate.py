@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from sr_deploy.export import export
+from sr_deploy.export import export_bundle
 from sr_deploy.export.probes import probe_picture
 from sr_deploy.runtime.image import Picture, read_image, write_image
 from tests.graphs import masked_bundle
@@ -32,7 +32,7 @@ def hr() -> Path:
 
 @pytest.fixture(scope="module")
 def ecbsr(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(shared / "checkpoints/ECBSR_M4C16_x4.pth", tmp_path_factory.mktemp("bundles") / "ecbsr").folder
+    return export_bundle(shared / "checkpoints/ECBSR_M4C16_x4.pth", tmp_path_factory.mktemp("bundles") / "ecbsr").folder
 
 
 def test_set5_is_what_the_written_files_measure(invoke: Invoke, shared: Path, ecbsr: Path) -> None:

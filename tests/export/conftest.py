@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sr_deploy.bundle import Bundle
-from sr_deploy.export import export
+from sr_deploy.export import export_bundle
 from sr_deploy.export.probes import probe_picture
 
 RECIPES = Path(__file__).parents[2] / "export"
@@ -33,7 +33,7 @@ def bundle_of(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
     def make(checkpoint: str) -> Bundle:
         if checkpoint not in done:
-            done[checkpoint] = export(shared / "checkpoints" / checkpoint, folder / Path(checkpoint).stem)
+            done[checkpoint] = export_bundle(shared / "checkpoints" / checkpoint, folder / Path(checkpoint).stem)
         return done[checkpoint]
 
     return make

@@ -11,7 +11,7 @@ import pytest
 import sr_deploy.export as export_module
 from sr_deploy.bundle import CARD_FILE, GRAPH_METADATA_KEY, PROBE_FILE, REPORT_FILE, Bundle, ModelCard
 from sr_deploy.errors import CertificationError, CheckpointError, UnknownArchitectureError, UsageError
-from sr_deploy.export import export
+from sr_deploy.export import export_bundle
 from sr_deploy.export.foreign import SPANDREL_INSTALL
 
 FAMILIES = [
@@ -95,7 +95,7 @@ def test_the_card_is_in_every_graph(bundle_of: BundleOf) -> None:
 
 def test_two_exports_are_equal_in_every_byte(shared: Path, bundle_of: BundleOf, tmp_path: Path) -> None:
     first = bundle_of(ECBSR)
-    again = export(shared / "checkpoints" / ECBSR, tmp_path / "again", name=first.card.name)
+    again = export_bundle(shared / "checkpoints" / ECBSR, tmp_path / "again", name=first.card.name)
     for name in ("fp32.onnx", "fp16.onnx", PROBE_FILE, CARD_FILE, REPORT_FILE):
         assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes(), name
 
@@ -103,7 +103,7 @@ def test_two_exports_are_equal_in_every_byte(shared: Path, bundle_of: BundleOf, 
 def test_progress_is_told(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told: list[str] = []
-    bundle = export(shared / "checkpoints" / ECBSR, value_range=1, progress=told.append)
+    bundle = export_bundle(shared / "checkpoints" / ECBSR, value_range=1, progress=told.append)
     assert bundle.folder == Path("ECBSR_M4C16_x2")
     assert bundle.card.detection is not None
     assert bundle.card.detection.decided_by == "flag"
@@ -123,7 +123,7 @@ def test_a_failure_leaves_nothing(
 
     monkeypatch.setattr(export_module, step, fail)
     with pytest.raises(error):
-        export(shared / "checkpoints" / ECBSR, tmp_path / "net")
+        export_bundle(shared / "checkpoints" / ECBSR, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,13 +147,13 @@ def test_an_existing_target_is_refused_before_any_work(shared: Path, bundle_of: 
     target = bundle_of(ECBSR).folder
     told: list[str] = []
     with pytest.raises(UsageError, match="--overwrite"):
-        export(shared / "checkpoints" / ECBSR, target, progress=told.append)
+        export_bundle(shared / "checkpoints" / ECBSR, target, progress=told.append)
     assert told == []
 
 
 def test_a_y_network_with_random_weights_passes_with_a_warning(shared: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="value range 1, identity no gives"):
-        bundle = export(
+        bundle = export_bundle(
             shared / "golden" / "ecbsr_m4c16_train_x2.pth", tmp_path / "net", value_range=255, variant={"identity": False}
         )
     assert bundle.card.channels == 1
@@ -167,11 +167,11 @@ def test_a_y_network_with_random_weights_passes_with_a_warning(shared: Path, tmp
 @pytest.mark.parametrize("checkpoint", ["team41_harn.pth", "ESPCN_x3.pth"])
 def test_an_unknown_network_gets_one_hint(shared: Path, tmp_path: Path, checkpoint: str) -> None:
     with pytest.raises(UnknownArchitectureError) as raised:
-        export(shared / "checkpoints" / checkpoint, tmp_path / "net")
+        export_bundle(shared / "checkpoints" / checkpoint, tmp_path / "net")
     text = str(raised.value)
     assert SPANDREL_INSTALL in text or "does not know it either" in text
 
 
 def test_a_missing_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
-        export(tmp_path / "absent.pth", tmp_path / "net")
+        export_bundle(tmp_path / "absent.pth", tmp_path / "net")

@@ -12,7 +12,7 @@ from torch import nn
 from sr_deploy.architectures import load_checkpoint
 from sr_deploy.bundle import Bundle
 from sr_deploy.errors import ExportError, MissingDependencyError
-from sr_deploy.export import export
+from sr_deploy.export import export_bundle
 from sr_deploy.export.foreign import SPANDREL_INSTALL, import_spandrel
 
 ECBSR = "ECBSR_M4C16_x2.pth"
@@ -35,7 +35,7 @@ def test_an_onnx_graph_of_other_names_without_clamp(bundle_of: BundleOf, tmp_pat
     model.graph.input[0].name, model.graph.output[0].name = "lr", clip.input[0]
     model.graph.node.remove(clip)
     onnx.save(model, tmp_path / "theirs.onnx")
-    bundle = export(tmp_path / "theirs.onnx", tmp_path / "net")
+    bundle = export_bundle(tmp_path / "theirs.onnx", tmp_path / "net")
     assert (bundle.card.architecture, bundle.card.scale, bundle.card.value_range) == ("ONNX graph", 2, 1)
     assert bundle.card.tiling == "exact"
     np.testing.assert_allclose(output_of(bundle), output_of(ours), atol=1e-6)
@@ -64,13 +64,13 @@ def image_graph(
 def test_other_onnx_graphs_are_refused(tmp_path: Path, model: onnx.ModelProto, words: str) -> None:
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ExportError, match=words):
-        export(tmp_path / "other.onnx", tmp_path / "net")
+        export_bundle(tmp_path / "other.onnx", tmp_path / "net")
 
 
 def test_no_onnx_at_all(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     with pytest.raises(ExportError, match="not a valid ONNX graph"):
-        export(tmp_path / "broken.onnx", tmp_path / "net")
+        export_bundle(tmp_path / "broken.onnx", tmp_path / "net")
 
 
 class Scaled(nn.Module):
@@ -90,7 +90,7 @@ def test_a_torch_program_of_range_255(shared: Path, bundle_of: BundleOf, tmp_pat
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.export.export(network, (torch.rand(2, 3, 48, 64),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
     torch.export.save(program, tmp_path / "theirs.pt2")
-    bundle = export(tmp_path / "theirs.pt2", tmp_path / "net")
+    bundle = export_bundle(tmp_path / "theirs.pt2", tmp_path / "net")
     assert (bundle.card.scale, bundle.card.value_range) == (2, 255)
     np.testing.assert_allclose(output_of(bundle), output_of(bundle_of(ECBSR)), atol=1e-5)
 
@@ -98,7 +98,7 @@ def test_a_torch_program_of_range_255(shared: Path, bundle_of: BundleOf, tmp_pat
 def test_no_torch_program(tmp_path: Path) -> None:
     (tmp_path / "broken.pt2").write_bytes(b"nothing")
     with pytest.raises(ExportError, match=r"not a torch\.export program"):
-        export(tmp_path / "broken.pt2", tmp_path / "net")
+        export_bundle(tmp_path / "broken.pt2", tmp_path / "net")
 
 
 @pytest.mark.filterwarnings("ignore:.*bicubic has")
@@ -108,6 +108,6 @@ def test_what_spandrel_knows(shared: Path, tmp_path: Path) -> None:
     except MissingDependencyError as exc:
         assert SPANDREL_INSTALL in str(exc)
         pytest.skip("spandrel is not installed")
-    bundle = export(shared / "checkpoints" / "sudo_UltraCompact_2x_1.121.175_G.pth", tmp_path / "net")
+    bundle = export_bundle(shared / "checkpoints" / "sudo_UltraCompact_2x_1.121.175_G.pth", tmp_path / "net")
     assert (bundle.card.architecture, bundle.card.scale) == ("Compact", 2)
     assert all(link.passed for link in bundle.certificate if "bf16" not in link.target)

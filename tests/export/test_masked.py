@@ -23,7 +23,7 @@ from sr_deploy.engines import open_engine
 from sr_deploy.engines.parity import parts_of, read_masked_probes, verify
 from sr_deploy.engines.patches import best, crops
 from sr_deploy.errors import AmbiguousCheckpointError, BundleError, CertificationError
-from sr_deploy.export import export
+from sr_deploy.export import export_bundle
 from sr_deploy.export.masked import certify_masked, run_masked_original, write_masked_probes
 from sr_deploy.export.probes import parity_probes
 from tests.export.test_report import Checker
@@ -35,7 +35,7 @@ KINDS = ("coarse", "features", "scores", "patches", "image")
 @pytest.fixture(scope="module")
 def golden(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     with pytest.warns(UserWarning, match="on the test picture, bicubic has"):
-        return export(shared / "golden" / "rfdn_mga_x4.pth", tmp_path_factory.mktemp("golden") / "mga", value_range=1)
+        return export_bundle(shared / "golden" / "rfdn_mga_x4.pth", tmp_path_factory.mktemp("golden") / "mga", value_range=1)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def pan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     checkpoint = folder / "pan_mga.pth"
     torch.save(network.state_dict(), checkpoint)
     with pytest.warns(UserWarning, match="on the test picture"):
-        return export(checkpoint, folder / "pan_mga", value_range=255, variant={"scale": 2}), checkpoint
+        return export_bundle(checkpoint, folder / "pan_mga", value_range=255, variant={"scale": 2}), checkpoint
 
 
 def run(bundle: Bundle, key: str, x: np.ndarray) -> list[np.ndarray]:
@@ -111,7 +111,7 @@ def test_costs_are_those_that_torch_counts(shared: Path, golden: Bundle) -> None
 
 def test_random_weights_do_not_tell_their_range(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(AmbiguousCheckpointError, match=r"Say which: `--value-range 1\|255`"):
-        export(shared / "golden" / "rfdn_mga_x4.pth", tmp_path / "mga")
+        export_bundle(shared / "golden" / "rfdn_mga_x4.pth", tmp_path / "mga")
 
 
 def test_the_parts_and_the_image_are_certified(golden: Bundle) -> None:

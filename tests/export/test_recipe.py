@@ -6,7 +6,7 @@ import pytest
 from sr_deploy.architectures import load_checkpoint
 from sr_deploy.bundle import sha256_of
 from sr_deploy.errors import CheckpointError, UsageError
-from sr_deploy.export import export, read_recipe
+from sr_deploy.export import export_bundle, read_recipe
 from tests.export.conftest import RECIPES
 
 ALL = sorted(RECIPES.glob("*.toml"))
@@ -36,7 +36,8 @@ def test_a_recipe_for_every_golden_checkpoint(shared: Path) -> None:
 
 
 def test_a_recipe_decides_and_stands_in_the_card(shared: Path, tmp_path: Path) -> None:
-    bundle = export(shared / "checkpoints" / "ECBSR_M4C16_x2.pth", tmp_path / "net", recipe=RECIPES / "ecbsr_m4c16_x2.toml")
+    checkpoint = shared / "checkpoints" / "ECBSR_M4C16_x2.pth"
+    bundle = export_bundle(checkpoint, tmp_path / "net", recipe=RECIPES / "ecbsr_m4c16_x2.toml")
     assert bundle.card.name == "ecbsr_m4c16_x2"
     assert bundle.card.source is not None
     assert bundle.card.source.recipe == "ecbsr_m4c16_x2"
@@ -49,7 +50,7 @@ def test_a_recipe_decides_and_stands_in_the_card(shared: Path, tmp_path: Path) -
 
 def test_a_recipe_of_another_file_is_refused(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"not the file of recipe 'rlfn_x4': sha256 d13482aa1e73, expected 8c7edb57dfc8"):
-        export(shared / "checkpoints" / "ECBSR_M4C16_x2.pth", tmp_path / "net", recipe=RECIPES / "rlfn_x4.toml")
+        export_bundle(shared / "checkpoints" / "ECBSR_M4C16_x2.pth", tmp_path / "net", recipe=RECIPES / "rlfn_x4.toml")
 
 
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
