@@ -221,6 +221,19 @@ def _scatters_floats(device: Device, tiling: Tiling, random: np.random.Generator
     )
 
 
+def _scatters_planes(device: Device, tiling: Tiling, random: np.random.Generator) -> bool:
+    """Levels before a pixel shuffle, and the sums of their magnitudes."""
+    scale = int(random.integers(1, 5))
+    planes = random.uniform(-20, 280, (len(tiling), 3 * scale**2, *tiling.window)).astype(np.float16)
+    large = device.empty((1, tiling.rows.size * scale, tiling.columns.size * scale, 3), "uint8")
+    target = _on(device, tiling, scale)
+    magnitudes = target.magnitudes(len(tiling))
+    target.scatter(device.array(planes), large, white=255.0, magnitudes=magnitudes)
+    tiles = reference.shuffled(planes, scale)
+    joined = reference.join(tiling, reference.to_levels(tiles, white=255.0), scale)
+    return np.array_equal(large.numpy()[0], joined) and np.array_equal(magnitudes.numpy(), reference.magnitudes(tiles, scale))
+
+
 def _measures_bytes(device: Device, tiling: Tiling, random: np.random.Generator) -> bool:
     tiles = random.integers(0, 256, (len(tiling), *tiling.window, 3), dtype=np.uint8)
     return bool(np.array_equal(_measured(device, tiles), reference.health(tiles)))
@@ -236,6 +249,7 @@ KERNELS: dict[str, Callable[[Device, Tiling, np.random.Generator], bool]] = {
     "gather uint8 to fp16": _gathers_floats,
     "scatter uint8 to uint8": _scatters_bytes,
     "scatter fp16 to uint8": _scatters_floats,
+    "scatter fp16 planes to uint8": _scatters_planes,
     "health of uint8": _measures_bytes,
     "health of fp16": _measures_floats,
 }

@@ -121,7 +121,7 @@ def find_bundles(paths: list[Path], names: list[str]) -> list[Bundle]:
 
 
 class StandInBackend(Backend):
-    """ONNX Runtime on the CPU in the place of a GPU's runtime."""
+    """ONNX Runtime on the CPU in the place of ONNX Runtime on a GPU."""
 
     def usable_precisions(self) -> tuple[Arithmetic, ...]:
         return ("fp32", "fp16")
@@ -134,7 +134,7 @@ class StandInBackend(Backend):
 @contextlib.contextmanager
 def stand_in() -> Iterator[None]:
     """Inside the block the CPU is taken for a GPU, with one backend more."""
-    backend: Any = StandInBackend(STAND_IN, "onnxruntime", "cuda", "")
+    backend: Any = StandInBackend(STAND_IN, "onnxruntime", "cuda", "", planes=True)
     machine = gpu.Survey((gpu.GPU(NOT_A_GPU, "0.0", 1 << 30),))
     with mock.patch.object(engines, "BACKENDS", (*BACKENDS, backend)), mock.patch.object(gpu, "survey", lambda: machine):
         yield

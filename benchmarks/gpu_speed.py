@@ -19,8 +19,9 @@ from sr_deploy import Upscaler
 from sr_deploy.bundle import Bundle, sha256_of
 from sr_deploy.engines.device import Device
 from sr_deploy.engines.engine import Array, DeviceEngine
-from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT
 from sr_deploy.runtime.frames import Schedule
+from sr_deploy.runtime.slots import Context
+from sr_deploy.runtime.tiling import plan_tiles
 from sr_deploy.runtime.tune import TILES, frames_per_second, picture, tune
 
 COPY_BYTES = {True: 1 << 30, False: 1 << 20}
@@ -121,18 +122,14 @@ def _speed(session: Session, bundle: Bundle, backend: str, ceilings: Ceilings) -
 
 
 def on_device(engine: DeviceEngine, scale: int, frame: Array) -> Contender:
-    """The engine on one whole frame that lies on the device; as a CUDA graph where the engine allows it."""
+    """The way of one whole frame on the device through an engine of any form; as a CUDA graph where the engine allows it."""
     device = engine.device
     height, width, channels = frame.shape
     stream = device.stream()
-    arrays = {
-        INPUT: device.array(frame).reshape((1, height, width, channels)),
-        OUTPUT: device.empty((1, height * scale, width * scale, channels), np.uint8),
-        HEALTH: device.empty((1,), np.float32),
-    }
-
-    def enqueue() -> None:
-        engine.enqueue(arrays, stream=stream)
+    context = Context(engine, 0, plan_tiles(height, width, tile=0, halo=0, blend=False), (height, width), scale=scale, batch=1)
+    source = device.array(frame).reshape((1, height, width, channels))
+    large = device.empty((1, height * scale, width * scale, channels), np.uint8)
+    enqueue = functools.partial(context.bound(source, large), stream)
 
     def wait() -> None:
         device.synchronize(stream)

@@ -25,9 +25,24 @@ def to_planar(tiles: Array) -> Array:
     return (tiles.transpose(0, 3, 1, 2) * np.float32(1 / 255)).astype(np.float16)
 
 
-def to_levels(planar: Array) -> Array:
-    """(T,C,h,w) in about [0,1] -> (T,h,w,C), whole numbers of 0 to 255."""
-    scaled = np.round(planar.astype(np.float32) * np.float32(255))
+def shuffled(planes: Array, scale: int) -> Array:
+    """(T,C*s*s,h,w) -> (T,C,sh,sw), as a pixel shuffle does."""
+    count, channels, height, width = planes.shape
+    blocks = planes.reshape(count, channels // scale**2, scale, scale, height, width)
+    return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(count, -1, height * scale, width * scale)
+
+
+def magnitudes(tiles: Array, scale: int) -> Array:
+    """(T,C,sh,sw) -> (T,h,sw): |values| of `scale` rows added up, row by row, and in a row channel by channel."""
+    count, channels, tall, wide = tiles.shape
+    rows = np.abs(tiles.astype(np.float32)).reshape(count, channels, tall // scale, scale, wide).transpose(0, 2, 4, 3, 1)
+    sums: Array = np.add.accumulate(rows.reshape(count, tall // scale, wide, -1), axis=-1, dtype=np.float32)[..., -1]
+    return sums
+
+
+def to_levels(planar: Array, *, white: float = 1.0) -> Array:
+    """(T,C,h,w) in about [0,white] -> (T,h,w,C), whole numbers of 0 to 255."""
+    scaled = np.round(planar.astype(np.float32) * np.float32(255 / white))
     return np.clip(scaled, 0, 255).transpose(0, 2, 3, 1)
 
 

@@ -41,8 +41,9 @@ __all__ = [
 class Backend:
     """One way to run a graph: a module of this package, or `module:object`, the device it drives, and how to install it.
 
-    cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it. options: what `tune` may turn on in its engines, for
-    speed alone; chosen: what is on.
+    cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it. planes: 8-bit frames on a GPU go through the planes
+    form instead, because this runtime runs what follows the last convolution node by node. options: what `tune` may turn on in
+    its engines, for speed alone; chosen: what is on.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Backend:
     device: Literal["cpu", "cuda"]
     install: str
     cast_last: bool = False
+    planes: bool = False
     options: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
 
@@ -107,7 +109,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
     Backend("tensorrt", "tensorrt_open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
     Backend("tensorrt-rtx", "tensorrt_open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),
-    Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"', options=_CUDA_OPTIONS),
+    Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"', planes=True, options=_CUDA_OPTIONS),
     Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", _CUDA_AND_TENSORRT, cast_last=True),
 )
 """In the order of preference, for each device.

@@ -38,6 +38,9 @@ DeviceArray = Any
 Event = Any
 """A `warp.Event`; None on the CPU, where everything is done when its call returns."""
 
+Command = Callable[[Stream], None]
+"""Puts its work on a stream; what it costs the host to prepare it has been paid."""
+
 _INSTALL = 'pip install "sr-deploy[gpu]"'
 _DTYPES = ("uint8", "float16", "float32")
 _ON_GPU = (2, 13)
@@ -185,6 +188,15 @@ class Device:
         with translated():
             load_compiled(kernel.module, self._device)
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
+
+    def command(self, kernel: Any, dim: Sequence[int], arguments: Sequence[Any]) -> Command:
+        """`launch` of a kernel with these arguments, for many times; it keeps its arrays alive.
+
+        Raises: EngineError, now and whenever it is launched.
+        """
+        with translated():
+            launch = self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, record_cmd=True)
+        return functools.partial(_put, launch)
 
     def _empty(self, shape: Sequence[int], dtype: DTypeLike, **where: Any) -> DeviceArray:
         kind = self._warp.dtype_from_numpy(np.dtype(dtype))
@@ -349,6 +361,21 @@ def _aligned(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray[Any, np.dtype
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def chained(commands: Sequence[Command]) -> Command:
+    """These commands, one after the other on one stream."""
+
+    def put_all(stream: Stream) -> None:
+        for command in commands:
+            command(stream)
+
+    return put_all
+
+
+def _put(launch: Any, stream: Stream) -> None:
+    with translated():
+        launch.launch(stream)
 
 
 def _host_array(source: Any) -> np.ndarray[Any, np.dtype[Any]]:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from sr_deploy.engines.device import Device, DeviceArray, Stream, describe
+from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, chained, describe
 from sr_deploy.errors import FeedError, UsageError
 
 _PARTIAL_SUMS = (16384, 128, 1)
@@ -40,7 +41,8 @@ class Span(Protocol):
 class DeviceTiling:
     """Tiles of frames, row by row: `rows` and `columns` as `runtime.tiling` plans them, `window` = (h,w) in LR pixels.
 
-    Tiles are (N*T,C,h,w) fp16 or fp32 in [0,1], for graphs as they are, or (N*T,h,w,C) uint8, for graphs in pixel form.
+    Tiles are (N*T,C,h,w) fp16 or fp32 in [0,1], for graphs as they are, or (N*T,h,w,C) uint8, for graphs in pixel form. Those
+    that an engine gives may be planes that a pixel shuffle would make larger, (N*T,C*r*r,h/r,w/r), for graphs in planes form.
     Tile t of frame n is number n * len(tiling) + t of a batch. An engine with a smaller batch runs on slices of it. Frames may
     be smaller than what was planned: they are mirrored at their last row and column, and the result is cropped.
 
@@ -70,44 +72,103 @@ class DeviceTiling:
 
         Raises: FeedError, EngineError.
         """
-        planar, full_scale = self._checked(frames, tiles, scale=1)
+        self.gathering(frames, tiles)(stream)
+
+    def gathering(self, frames: DeviceArray, tiles: DeviceArray) -> Command:
+        """`gather` of these arrays, to be put on streams again and again.
+
+        Raises: as `gather`.
+        """
+        self._check_frames(frames, scale=1)
+        planar, block = self._planar(tiles, frames, scale=1)
+        if block != 1:
+            raise FeedError(f"{describe(tiles)} are planes of smaller tiles; expected tiles of {self.window}")
         from sr_deploy.engines import kernels
 
         batch, _, height, width = planar.shape
-        arguments = [frames, *self._spans, 1 / full_scale, planar]
-        self._device.launch(kernels.gather, (batch, height, width), arguments, stream=stream)
+        factor = _white(planar) / _white(frames)
+        return self._device.command(kernels.gather, (batch, height, width), [frames, *self._spans, factor, planar])
 
-    def scatter(self, tiles: DeviceArray, frames: DeviceArray, *, stream: Stream = None) -> None:
+    def scatter(
+        self,
+        tiles: DeviceArray,
+        frames: DeviceArray,
+        *,
+        white: float | None = None,
+        magnitudes: DeviceArray = None,
+        stream: Stream = None,
+    ) -> None:
         """Fill `frames` (N,sH,sW,C), as `gather` takes them, from `tiles` that are `scale` times as large, faded in the seams.
 
         In uint8 values are rounded half to even and clamped, NaN is 0; floats stay what they are. Both are bit for bit what
-        `Upscaler` makes of the same tiles.
+        `Upscaler` makes of the same tiles. white: what stands for white in tiles of floats, 1 by default. magnitudes: fp32, as
+        `magnitudes` makes them, gets what `HealthMeter` reads the health of the tiles from, so that it need not read the tiles.
 
         Raises: FeedError, EngineError.
         """
-        planar, full_scale = self._checked(frames, tiles, scale=self.scale)
+        self.scattering(tiles, frames, white=white, magnitudes=magnitudes)(stream)
+
+    def scattering(
+        self, tiles: DeviceArray, frames: DeviceArray, *, white: float | None = None, magnitudes: DeviceArray = None
+    ) -> Command:
+        """`scatter` of these arrays, to be put on streams again and again.
+
+        Raises: as `scatter`.
+        """
+        self._check_frames(frames, scale=self.scale)
+        planar, block = self._planar(tiles, frames, scale=self.scale)
+        batch = planar.shape[0]
+        if magnitudes is not None:
+            _expect(magnitudes, self._magnitudes_shape(batch), "float32")
         from sr_deploy.engines import kernels
 
-        arguments = [planar, *self._spans, *self._owners, self.scale, full_scale, frames]
-        self._device.launch(kernels.scatter, frames.shape[:3], arguments, stream=stream)
+        factor = _white(frames) / (white or _white(planar))
+        spans = [*self._spans, *self._owners]
+        arguments = [planar, *spans, self.scale, block, factor, frames, magnitudes]
+        return self._device.command(kernels.scatter, self._magnitudes_shape(batch), arguments)
 
-    def _checked(self, frames: DeviceArray, tiles: DeviceArray, *, scale: int) -> tuple[DeviceArray, float]:
-        """The tiles as (N*T,C,h,w), and by what factor the range of the frames is larger than theirs."""
-        tall, wide = (side * scale for side in self.window)
+    def magnitudes(self, batch: int) -> DeviceArray:
+        """An array for the magnitudes of that many tiles, (batch,h,sw) fp32.
+
+        `scatter` writes into each element the sum of |values| of the C*s pixels below it, so that they need not be read again.
+        """
+        return self._device.empty(self._magnitudes_shape(batch), "float32")
+
+    def _magnitudes_shape(self, batch: int) -> tuple[int, int, int]:
+        return batch, self.window[0], self.window[1] * self.scale
+
+    def _check_frames(self, frames: DeviceArray, *, scale: int) -> None:
         _expect(frames, (-1, -1, -1, -1), "uint8", "float16", "float32")
-        count, height, width, channels = frames.shape
+        _, height, width, _ = frames.shape
         if height > self.size[0] * scale or width > self.size[1] * scale:
             raise FeedError(f"{describe(frames)} is larger than what these tiles cover; plan tiles for frames of that size")
-        of_bytes = frames.dtype.__name__ == "uint8"
-        if of_bytes and tiles.dtype.__name__ == "uint8":
-            _expect(tiles, (count * len(self), tall, wide, channels), "uint8")
-            return tiles.transpose((0, 3, 1, 2)), 1.0
-        _expect(tiles, (count * len(self), channels, tall, wide), "float16", "float32")
-        return tiles, 255.0 if of_bytes else 1.0
+
+    def _planar(self, tiles: DeviceArray, frames: DeviceArray, *, scale: int) -> tuple[DeviceArray, int]:
+        """The tiles as (N*T,C*r*r,h/r,w/r), and r."""
+        tall, wide = (side * scale for side in self.window)
+        count, channels = frames.shape[0] * len(self), frames.shape[3]
+        if frames.dtype.__name__ == tiles.dtype.__name__ == "uint8":
+            _expect(tiles, (count, tall, wide, channels), "uint8")
+            return tiles.transpose((0, 3, 1, 2)), 1
+        block = max(1, tall // tiles.shape[2]) if len(tiles.shape) == 4 and tiles.shape[2] else 1
+        _expect(tiles, (count, channels * block**2, tall // block, wide // block), "float16", "float32")
+        return tiles, block
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What means of |value| are taken of, per tile: (batch,C,H,W) fp16 or fp32, (batch,H,W,C) uint8, or magnitudes; contiguous.
+
+    white: the unit of the means. each: of how many values an element is the sum already, as in `DeviceTiling.magnitudes`.
+    """
+
+    values: DeviceArray
+    white: float = 1.0
+    each: int = 1
 
 
 class HealthMeter:
-    """Mean of |value| per tile for batches of `batch` tiles, in a fixed order of additions.
+    """Mean of |value| per tile for `batch` tiles, of one array or of several, in a fixed order of additions.
 
     One NaN or Inf anywhere makes a tile's mean non-finite. That tells only what was not clamped before.
     """
@@ -115,6 +176,7 @@ class HealthMeter:
     def __init__(self, device: Device, batch: int) -> None:
         self._device = device
         self._sums = [device.empty((batch, parts), "float32") for parts in _PARTIAL_SUMS]
+        self._ones = device.array(np.ones(batch, np.float32))
 
     @property
     def means(self) -> DeviceArray:
@@ -126,18 +188,41 @@ class HealthMeter:
 
         Raises: FeedError, EngineError.
         """
+        self.measuring(Measured(tiles))(stream)
+
+    def measuring(self, *measured: Measured) -> Command:
+        """Fill `means` from these arrays, one after the other: to be put on streams again and again.
+
+        Raises: FeedError unless they have `batch` tiles together; EngineError.
+        """
         from sr_deploy.engines import kernels
 
-        batch = self._sums[0].shape[0]
-        _expect(tiles, (batch, -1, -1, -1), "uint8", "float16", "float32")
-        if not tiles.is_contiguous:
-            raise FeedError(f"{describe(tiles)} has gaps; health takes contiguous tiles")
-        count = tiles.size // batch
-        values = tiles.reshape((batch, count))
-        for sums in self._sums:
-            factor = 1.0 / count if sums is self._sums[-1] else 1.0
-            self._device.launch(kernels.sum_magnitudes, sums.shape, [values, factor, sums], stream=stream)
-            values = sums
+        first, second, last = self._sums
+        flat = [_flat(one.values) for one in measured]
+        if (batch := sum(values.shape[0] for values in flat)) != first.shape[0]:
+            raise FeedError(f"got {batch} tiles to measure, expected {first.shape[0]}")
+        commands: list[Command] = []
+        factors: list[float] = []
+        for one, values in zip(measured, flat, strict=True):
+            part = first[len(factors) : len(factors) + values.shape[0]]
+            commands.append(self._device.command(kernels.sum_magnitudes, part.shape, [values, self._ones, part]))
+            factors += [1.0 / (values.shape[1] * one.each * one.white)] * values.shape[0]
+        units = self._device.array(np.array(factors, np.float32))
+        for values, unit, sums in ((first, self._ones, second), (second, units, last)):
+            commands.append(self._device.command(kernels.sum_magnitudes, sums.shape, [values, unit, sums]))
+        return chained(commands)
+
+
+def _flat(tiles: DeviceArray) -> DeviceArray:
+    """(batch, all others) of an array that can be measured."""
+    _expect(tiles, (-1, -1, -1, *(-1,) * (len(tiles.shape) == 4)), "uint8", "float16", "float32")
+    if not tiles.is_contiguous:
+        raise FeedError(f"{describe(tiles)} has gaps; health takes contiguous tiles")
+    return tiles.reshape((tiles.shape[0], tiles.size // tiles.shape[0]))
+
+
+def _white(array: DeviceArray) -> float:
+    return 255.0 if array.dtype.__name__ == "uint8" else 1.0
 
 
 def _table(spans: Sequence[Span]) -> np.ndarray[Any, np.dtype[np.int32]]:

@@ -73,6 +73,15 @@ def fade(first: wp.float32, second: wp.float32, step: wp.int32, length: wp.int32
     return first + weight * (second - first)
 
 
+@wp.func
+def shuffled(
+    tiles: wp.array4d[Any], tile: wp.int32, channel: wp.int32, y: wp.int32, x: wp.int32, block: wp.int32
+) -> wp.float32:
+    """Value at (channel,y,x) of what a pixel shuffle makes of tile (C*block*block,h,w)."""
+    plane = (channel * block + y % block) * block + x % block
+    return wp.float32(tiles[tile, plane, y // block, x // block])
+
+
 @wp.kernel
 def scatter(
     tiles: wp.array4d[Any],
@@ -81,54 +90,70 @@ def scatter(
     row_owners: wp.array1d[wp.int32],
     column_owners: wp.array1d[wp.int32],
     scale: wp.int32,
+    block: wp.int32,
     factor: wp.float32,
     frames: wp.array4d[Any],
+    magnitudes: wp.array3d[wp.float32],
 ):
-    """Fill frames (N,sH,sW,C) from `factor` times tiles (N*T,C,sh,sw); launched over (N,sH,sW).
+    """Fill frames (N,sH,sW,C) from `factor` times tiles (N*T,C*block*block,sh/block,sw/block); launched over (N*T,h,sw).
 
-    A pixel has one tile, or in seams two or four. It fades from left to right first, then from top to bottom; where frames hold
-    bytes, in whole numbers.
+    A pixel has one tile, or in seams two or four; the last of them writes it. It fades from left to right first, then from top
+    to bottom; where frames hold bytes, in whole numbers. `magnitudes` (N*T,h,sw), if it is there, gets the sums of |values| of
+    `scale` pixels of a tile below each other, row by row.
     """
-    frame, y, x = wp.tid()
+    tile, low_y, inside_x = wp.tid()
     across = columns.shape[0]
-    row = row_owners[y // scale]
-    column = column_owners[x // scale]
-    tile = (frame * rows.shape[0] + row) * across + column
-    inside_y = y - rows[row, START] * scale
-    inside_x = x - columns[column, START] * scale
-    step_y = y - rows[row, FADE_FROM] * scale
+    count = rows.shape[0] * across
+    frame = tile // count
+    row = tile % count // across
+    column = tile % across
+    top = rows[row, START] + low_y
+    x = columns[column, START] * scale + inside_x
+    is_owner = False
+    if top * scale < frames.shape[1] and x < frames.shape[2]:
+        is_owner = row_owners[top] == row and column_owners[x // scale] == column
     step_x = x - columns[column, FADE_FROM] * scale
     tall = (rows[row, SOLID_FROM] - rows[row, FADE_FROM]) * scale
     wide = (columns[column, SOLID_FROM] - columns[column, FADE_FROM]) * scale
-    above_y = wp.int32(0)
     left_x = wp.int32(0)
-    if step_y < tall:
-        above_y = y - rows[row - 1, START] * scale
     if step_x < wide:
         left_x = x - columns[column - 1, START] * scale
     like = frames.dtype(0)
-    for channel in range(frames.shape[3]):
-        value = settle(wp.float32(tiles[tile, channel, inside_y, inside_x]) * factor, like)
-        if step_x < wide:
-            left = settle(wp.float32(tiles[tile - 1, channel, inside_y, left_x]) * factor, like)
-            value = settle(fade(left, value, step_x, wide), like)
+    total = wp.float32(0.0)
+    for step in range(scale):
+        inside_y = low_y * scale + step
+        y = top * scale + step
+        step_y = y - rows[row, FADE_FROM] * scale
+        above_y = wp.int32(0)
         if step_y < tall:
-            above = settle(wp.float32(tiles[tile - across, channel, above_y, inside_x]) * factor, like)
-            if step_x < wide:
-                corner = settle(wp.float32(tiles[tile - across - 1, channel, above_y, left_x]) * factor, like)
-                above = settle(fade(corner, above, step_x, wide), like)
-            value = settle(fade(above, value, step_y, tall), like)
-        frames[frame, y, x, channel] = frames.dtype(value)
+            above_y = y - rows[row - 1, START] * scale
+        for channel in range(frames.shape[3]):
+            value = shuffled(tiles, tile, channel, inside_y, inside_x, block)
+            total += wp.abs(value)
+            if is_owner and y < frames.shape[1]:
+                value = settle(value * factor, like)
+                if step_x < wide:
+                    left = settle(shuffled(tiles, tile - 1, channel, inside_y, left_x, block) * factor, like)
+                    value = settle(fade(left, value, step_x, wide), like)
+                if step_y < tall:
+                    above = settle(shuffled(tiles, tile - across, channel, above_y, inside_x, block) * factor, like)
+                    if step_x < wide:
+                        corner = settle(shuffled(tiles, tile - across - 1, channel, above_y, left_x, block) * factor, like)
+                        above = settle(fade(corner, above, step_x, wide), like)
+                    value = settle(fade(above, value, step_y, tall), like)
+                frames[frame, y, x, channel] = frames.dtype(value)
+    if magnitudes.shape[0] > 0:
+        magnitudes[tile, low_y, inside_x] = total
 
 
 @wp.kernel
-def sum_magnitudes(values: wp.array2d[Any], factor: wp.float32, sums: wp.array2d[wp.float32]):
-    """Fill sums (B,p): `sums[b, i]` is `factor` times the sum of |values[b, i::p]| in this order; launched over (B,p)."""
+def sum_magnitudes(values: wp.array2d[Any], factors: wp.array1d[wp.float32], sums: wp.array2d[wp.float32]):
+    """Fill sums (B,p): `sums[b, i]` is `factors[b]` times the sum of |values[b, i::p]| in this order; launched over (B,p)."""
     batch, part = wp.tid()
     total = wp.float32(0.0)
     for index in range(part, values.shape[1], sums.shape[1]):
         total += wp.abs(wp.float32(values[batch, index]))
-    sums[batch, part] = total * factor
+    sums[batch, part] = total * factors[batch]
 
 
 _FLOATS = (wp.float16, wp.float32)

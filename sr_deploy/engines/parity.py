@@ -14,7 +14,19 @@ from sr_deploy.bundle import PROBE_FILE, Bundle, Link, Masked
 from sr_deploy.engines import Arithmetic, available_backends, open_engine, select_backend
 from sr_deploy.engines.engine import Array, Engine
 from sr_deploy.engines.patches import best, crops, paste
-from sr_deploy.engines.pixels import COARSE, FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, REFINED, SCORES, load_pixel_form
+from sr_deploy.engines.pixels import (
+    COARSE,
+    FEATURES,
+    HEALTH,
+    INPUT,
+    OUTPUT,
+    PATCHES,
+    REFINED,
+    SCORES,
+    WHITE,
+    load_pixel_form,
+    load_planes_form,
+)
 from sr_deploy.errors import BundleError
 
 MAX_LSB: dict[str, float] = {"fp32": 0.5, "pixels": 1.0}
@@ -63,8 +75,8 @@ def _judge(link: Link, precision: Arithmetic) -> Link:
 def verify(bundle: Bundle, *, backend: str | None = None) -> tuple[Link, ...]:
     """Run every graph of `bundle` on this machine's backends, against the original module's outputs in its probe.
 
-    Without `backend`, all that load here. Each backend runs the portable graphs and their pixel forms in every precision that
-    it computes natively.
+    Without `backend`, all that load here. Each backend runs the portable graphs and their pixel forms, and planes forms where
+    frames take them, in every precision that it computes natively.
 
     Raises: BackendUnavailableError, BundleError when the bundle carries no probe.
     """
@@ -89,6 +101,24 @@ def _verify_backend(bundle: Bundle, backend: str) -> Iterator[Link]:
         with open_engine(graph, backend=backend, precision=precision) as engine:
             for probe, (image, expected) in probes.items():
                 yield _compare_pixels(engine.run({INPUT: _to_bytes(image)}), expected, target, probe, precision, scale)
+        if select_backend(backend).planes:
+            with open_engine(load_planes_form(bundle, precision), backend=backend, precision=precision) as engine:
+                for probe, (image, expected) in probes.items():
+                    found = _shuffled(engine, image)
+                    label = f"{target} planes"
+                    yield compare(
+                        expected, found, scale=scale, source="original", target=label, probe=probe, precision=precision
+                    )
+
+
+def _shuffled(engine: Engine, image: Array) -> Array:
+    """The image that an engine in planes form gives, (N,C,sH,sW) float32 in about [0,1]."""
+    (spec,), (output,) = engine.inputs, engine.outputs
+    planes = engine.run({spec.name: image.astype(spec.dtype)})[output.name].astype(np.float32)
+    count, channels, height, width = planes.shape
+    block = math.isqrt(channels // image.shape[1])
+    blocks = planes.reshape(count, image.shape[1], block, block, height, width).transpose(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(count, image.shape[1], height * block, width * block) / np.float32(WHITE[output.name])
 
 
 def _compare_pixels(

@@ -6,7 +6,14 @@
 The pixel form moves a quarter of the bytes and does clamping and rounding where the pixels are. `health` is the mean of
 |output before the clamp|: one NaN or Inf anywhere makes it non-finite, in every runtime.
 
-The two graphs of a mask-guided network have the same forms:
+    planes form input (N,C,H,W) float in [0,1]   ->  planes (N,C*r*r,sH/r,sW/r) float in about [0,1], or levels, up to 255
+
+The planes form leaves what follows the last convolution to our kernels, where a GPU's runtime does not fuse it: the pixel
+shuffle by r, if the graph ends in one, clamping, rounding, interleaving and health. It gives levels where a convolution is
+last: ONNX Runtime multiplies its weights by 255 once, as it does in the pixel form, so that bytes are the same. Else it gives
+planes.
+
+The two graphs of a mask-guided network have portable and pixel form:
 
     base     portable    input        ->  coarse, features, scores
              pixel form  pixels       ->  upscaled, features, scores, health
@@ -33,6 +40,10 @@ from sr_deploy.errors import EngineError
 INPUT, OUTPUT, HEALTH = "pixels", "upscaled", "health"
 COARSE, FEATURES, SCORES, PATCHES, REFINED = "coarse", "features", "scores", "patches", "pixels"
 """What the graphs of a mask-guided network take and give."""
+
+PLANES, LEVELS = "planes", "levels"
+WHITE = {PLANES: 1.0, LEVELS: 255.0}
+"""What the planes form gives, and what stands for white in it."""
 
 _OPSET = 19
 
@@ -82,6 +93,42 @@ def load_pixel_form(bundle: Bundle, arithmetic: Arithmetic, part: Part = "", *, 
     if part == "refine":
         return to_refine_form(model, cast_last=cast_last)
     return to_pixel_form(model, cast_last=cast_last, split_head=arithmetic == "bf16")
+
+
+def to_planes_form(model: ModelProto) -> ModelProto:
+    """The planes form of a portable graph; `model` itself is left alone.
+
+    Raises: EngineError when the graph has not one float input and one output of four dimensions.
+    """
+    _, target = _image_ports(model)
+    if len(model.graph.output) != 1:
+        raise EngineError("a mask-guided network has no planes form; use its pixel form")
+    tail = _Tail.of(model)
+    form = ModelProto()
+    form.CopyFrom(model)
+    graph = form.graph
+    del graph.node[:], graph.output[:]
+    graph.node.extend(tail.body)
+    float_type = target.type.tensor_type.elem_type
+    if _last(tail.body, tail.result, "Conv") is not None:
+        name = LEVELS
+        graph.node.append(_node("Mul", [tail.result, _own("255")], LEVELS))
+        graph.initializer.append(numpy_helper.from_array(_scalar(255.0, float_type), _own("255")))
+    else:
+        name = PLANES
+        graph.node.append(_node("Identity", [tail.result], PLANES))
+    batch, channels, _, _ = (_dim(dim) for dim in target.type.tensor_type.shape.dim)
+    shape = [batch, int(channels or 1) * tail.upscale**2, None, None]
+    graph.output.append(helper.make_tensor_value_info(name, float_type, shape))
+    return form
+
+
+def load_planes_form(bundle: Bundle, arithmetic: Arithmetic) -> ModelProto:
+    """The planes form of a bundle's graph that `arithmetic` runs.
+
+    Raises: BundleError, EngineError.
+    """
+    return to_planes_form(onnx.load(bundle.graph(arithmetic)))
 
 
 def load_float_form(bundle: Bundle, arithmetic: Arithmetic, part: Part = "") -> ModelProto:
@@ -247,7 +294,6 @@ def _health_constants(full_scale: float) -> list[TensorProto]:
 
 
 def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto]:
-    dtype = helper.tensor_dtype_to_np_dtype(float_type)
     scalars = {"1/255": 1 / 255, "1": 1.0, "255": 255.0, "0": 0.0}
     indices = {
         **{f"at{index}": [index] for index in (0, 1, 2, 4)},
@@ -256,7 +302,7 @@ def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto
         "channels": [channels],
     }
     return [
-        *(numpy_helper.from_array(np.array(value, dtype), _own(name)) for name, value in scalars.items()),
+        *(numpy_helper.from_array(_scalar(value, float_type), _own(name)) for name, value in scalars.items()),
         *(numpy_helper.from_array(np.array(value, np.int64), _own(name)) for name, value in indices.items()),
         numpy_helper.from_array(np.array(0, np.uint8), _own("zero_point")),
         *_health_constants(channels * upscale**2 * 255),
@@ -291,6 +337,10 @@ def _image_ports(model: ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfo
         if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16) or len(tensor.shape.dim) != 4:
             raise EngineError(f"'{value.name}' is not a float (N,C,H,W) tensor; the pixel form needs one")
     return source, target
+
+
+def _scalar(value: float, float_type: int) -> Array:
+    return np.array(value, helper.tensor_dtype_to_np_dtype(float_type))
 
 
 def _own(name: str) -> str:

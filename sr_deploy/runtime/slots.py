@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from sr_deploy.engines.device import Device, DeviceArray, Stream
-from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
-from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
-from sr_deploy.engines.pixels import HEALTH
+from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, chained
+from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter, Measured
+from sr_deploy.engines.engine import Array, DeviceEngine
+from sr_deploy.engines.pixels import HEALTH, WHITE
 from sr_deploy.errors import EngineError
 from sr_deploy.runtime.tiling import Tiling
-from sr_deploy.runtime.windows import is_healthy
+from sr_deploy.runtime.windows import are_healthy
 
 _LENT_AT_MOST = 8
 """Page-locked memory cannot be swapped out: whoever keeps more results than that gets ordinary copies."""
@@ -38,7 +39,7 @@ class Health:
     @property
     def is_good(self) -> bool:
         """Whether every tile is."""
-        return all(is_healthy(float(out), float(light)) for out, light in zip(self.output, self.input, strict=True))
+        return bool(are_healthy(self.output.astype(np.float64), self.input.astype(np.float64)).all())
 
 
 class ContextPool:
@@ -74,7 +75,10 @@ CONTEXTS = ContextPool()
 
 
 class Context:
-    """A context of an engine, with the arrays that frames of one size need on their way through it."""
+    """A context of an engine, with the arrays that frames of one size need on their way through it.
+
+    The engine takes the pixel form or the float form, which give their health, or the planes form, whose health is measured.
+    """
 
     def __init__(
         self, engine: DeviceEngine, index: int, tiling: Tiling, size: tuple[int, ...], *, scale: int, batch: int
@@ -87,14 +91,18 @@ class Context:
         self._padded = padded = -(-count // batch) * batch
         (self._input,) = engine.inputs
         self._output = next(spec for spec in engine.outputs if spec.name != HEALTH)
-        self._window, self._large_window = tiling.window, tuple(side * scale for side in tiling.window)
+        self._window, self._scale = tiling.window, scale
+        self._gives_health = len(engine.outputs) > 1
+        self._white = WHITE.get(self._output.name)
         self._is_whole = count == 1 and tiling.window == size
         rows = [tiling.rows.region(index) for index in range(len(tiling.rows.starts))]
         columns = [tiling.columns.region(index) for index in range(len(tiling.columns.starts))]
         self._tiling = DeviceTiling(device, rows, columns, window=tiling.window, scale=scale)
-        self._meter = HealthMeter(device, count)
+        self._magnitudes = None if self._gives_health else self._tiling.magnitudes(count)
+        self._meter = HealthMeter(device, count if self._gives_health else 2 * count)
+        self._means_read = device.host(self._meter.means.shape, np.float32)
         self._health = device.empty((padded,), np.float32)
-        self._health_read, self._light_read = (device.host((length,), np.float32) for length in (padded, count))
+        self._health_read = device.host((padded,), np.float32)
 
     @property
     def capturable(self) -> bool:
@@ -103,50 +111,85 @@ class Context:
 
     def enqueue(self, frame: DeviceArray, large: DeviceArray, *, stream: Stream) -> None:
         """Put it all on the stream: (1,H,W,3) -> (1,sH,sW,3). Allocates only when it runs for the first time."""
-        if self._is_whole and self._is_native(frame, self._input) and self._is_native(large, self._output):
-            tiles, large_tiles = self._native(frame), self._native(large)
-            self._run_engine(tiles, large_tiles, stream)
+        self.bound(frame, large)(stream)
+
+    def bound(self, frame: DeviceArray, large: DeviceArray) -> Command:
+        """`enqueue` of these arrays for many times, prepared once; it keeps them alive."""
+        if self._is_native(frame, large):
+            tiles = self._native(frame)
+            commands = self._runs(tiles, self._native(large))
         else:
-            tiles = self._tiles
-            self._tiling.gather(frame, tiles[: self._count], stream=stream)
-            self._run_engine(tiles, self._large_tiles, stream)
-            self._tiling.scatter(self._large_tiles[: self._count], large, stream=stream)
-        self._meter.measure(tiles[: self._count], stream=stream)
-        self.device.copy(self._health_read, self._health, stream=stream)
-        self.device.copy(self._light_read, self._meter.means, stream=stream)
+            tiles, large_tiles = self._tiles, self._large_tiles
+            commands = [
+                self._tiling.gathering(frame, tiles[: self._count]),
+                *self._runs(tiles, large_tiles),
+                self._tiling.scattering(large_tiles[: self._count], large, white=self._white, magnitudes=self._magnitudes),
+            ]
+        measured = [Measured(tiles[: self._count], white=255.0 if self._takes_bytes else 1.0)]
+        copies = [(self._means_read, self._meter.means)]
+        if self._gives_health:
+            copies.append((self._health_read, self._health))
+        else:
+            measured.append(Measured(self._magnitudes, white=self._white or 1.0, each=3 * self._scale))
+        commands.append(self._meter.measuring(*measured))
+        return chained([*commands, *(functools.partial(self._copy, target, source) for target, source in copies)])
 
     def read_health(self) -> Health:
         """Of the latest frame, once the stream is done."""
-        full_scale = np.float32(255.0 if self._input.dtype == np.uint8 else 1.0)
-        return Health(self._health_read.numpy()[: self._count].copy(), self._light_read.numpy() / full_scale)
+        means = self._means_read.numpy().copy()
+        health = self._health_read.numpy().copy() if self._gives_health else means[self._count :]
+        return Health(health[: self._count], means[: self._count])
 
     @functools.cached_property
     def _tiles(self) -> DeviceArray:
-        return self.device.empty(self._shape(*self._window), self._input.dtype)
+        height, width = self._window
+        shape = (height, width, 3) if self._takes_bytes else (3, height, width)
+        return self.device.empty((self._padded, *shape), self._input.dtype)
 
     @functools.cached_property
     def _large_tiles(self) -> DeviceArray:
-        return self.device.empty(self._shape(*self._large_window), self._output.dtype)
+        height, width = (side * self._scale for side in self._window)
+        if self._output.dtype == np.uint8:
+            return self.device.empty((self._padded, height, width, 3), np.uint8)
+        channels = max(3, self._output.shape[1])
+        block = math.isqrt(channels // 3)
+        return self.device.empty((self._padded, channels, height // block, width // block), self._output.dtype)
 
-    def _shape(self, height: int, width: int) -> tuple[int, ...]:
-        return (self._padded, height, width, 3) if self._input.dtype == np.uint8 else (self._padded, 3, height, width)
+    @property
+    def _takes_bytes(self) -> bool:
+        return self._input.dtype == np.uint8
 
-    def _run_engine(self, tiles: DeviceArray, large_tiles: DeviceArray, stream: Stream) -> None:
-        for first in range(0, tiles.shape[0], self._batch):
+    def _runs(self, tiles: DeviceArray, large_tiles: DeviceArray) -> list[Command]:
+        """Of the engine, batch by batch."""
+        commands: list[Command] = []
+        for first in range(0, self._padded, self._batch):
             part = slice(first, first + self._batch)
-            arrays = {
-                self._input.name: tiles[part],
-                self._output.name: large_tiles[part],
-                HEALTH: self._health[part],
-            }
-            self._engine.enqueue(arrays, stream=stream, context=self._index)
+            arrays = {self._input.name: tiles[part], self._output.name: large_tiles[part]}
+            if self._gives_health:
+                arrays[HEALTH] = self._health[part]
+            commands.append(functools.partial(self._run_engine, arrays))
+        return commands
+
+    def _run_engine(self, arrays: Mapping[str, DeviceArray], stream: Stream) -> None:
+        self._engine.enqueue(arrays, stream=stream, context=self._index)
+
+    def _copy(self, target: DeviceArray, source: DeviceArray, stream: Stream) -> None:
+        self.device.copy(target, source, stream=stream)
+
+    def _is_native(self, frame: DeviceArray, large: DeviceArray) -> bool:
+        """Whether the engine can read and write frames where they lie."""
+        pairs = ((frame, self._input), (large, self._output))
+        return (
+            self._is_whole
+            and self._gives_health
+            and all(
+                array.dtype.__name__ == spec.dtype.name and bool(self._native(array).is_contiguous) for array, spec in pairs
+            )
+        )
 
     def _native(self, frame: DeviceArray) -> DeviceArray:
         """The frame as the engine takes it."""
-        return frame if self._input.dtype == np.uint8 else frame.transpose((0, 3, 1, 2))
-
-    def _is_native(self, frame: DeviceArray, spec: TensorSpec) -> bool:
-        return frame.dtype.__name__ == spec.dtype.name and bool(self._native(frame).is_contiguous)
+        return frame if self._takes_bytes else frame.transpose((0, 3, 1, 2))
 
 
 class Slot:
@@ -211,7 +254,11 @@ class Slot:
 
     def _enqueue(self) -> None:
         self._device.copy(self._frame, self._source, stream=self._stream)
-        self._context.enqueue(self._frame, self._large, stream=self._stream)
+        self._bound(self._stream)
+
+    @functools.cached_property
+    def _bound(self) -> Command:
+        return self._context.bound(self._frame, self._large)
 
     @functools.cached_property
     def _source(self) -> DeviceArray:

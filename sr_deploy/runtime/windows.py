@@ -11,14 +11,14 @@ from numpy.typing import DTypeLike
 from sr_deploy.bundle import Bundle, Part
 from sr_deploy.engines import Arithmetic, Backend
 from sr_deploy.engines.engine import Array, DeviceEngine, Engine
-from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_float_form, load_pixel_form
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_float_form, load_pixel_form, load_planes_form
 from sr_deploy.errors import UnhealthyOutputError, UsageError
 from sr_deploy.runtime.color import from_float, gray_to_luma, luma_to_gray, rgb_to_ycbcr, to_float, ycbcr_to_rgb
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OnFailure = Literal["raise", "bicubic"]
 Outcome = Literal["good", "recomputed", "replaced"]
-Form = Literal["pixels", "float"]
+Form = Literal["pixels", "float", "planes"]
 
 CHROMA_REACH = 3
 """How far an upscaled chroma pixel sees, in LR pixels, rounded up."""
@@ -83,11 +83,13 @@ class WindowRunner:
     def device_engine(self, dtype: DTypeLike, gpu: int, options: tuple[str, ...] = ()) -> DeviceEngine:
         """The engine on that GPU that RGB frames of that dtype go to first; for backends that have one, and these options.
 
-        Frames of fp16 are computed as 8-bit frames are, those of fp32 as deep ones.
+        8-bit frames go through the planes form where the backend wants it, but for mask-guided networks, whose refined patches
+        are bytes. Frames of fp16 are computed as 8-bit frames are, those of fp32 as deep ones.
 
         Raises: BundleError, BackendUnavailableError, OutOfMemoryError, EngineError.
         """
-        form: Form = "pixels" if np.dtype(dtype) == np.uint8 else "float"
+        bytes_as: Form = "planes" if self._backend.planes and not self._bundle.card.masked else "pixels"
+        form: Form = bytes_as if np.dtype(dtype) == np.uint8 else "float"
         precision = self._deep_precision if np.dtype(dtype) == np.float32 else self._precision
         return cast("DeviceEngine", self._engine(form, precision, gpu, options))
 
@@ -101,6 +103,8 @@ class WindowRunner:
     def _open(self, form: Form, precision: Arithmetic, gpu: int, part: Part = "", options: tuple[str, ...] = ()) -> Engine:
         if form == "pixels":
             graph = load_pixel_form(self._bundle, precision, part, cast_last=self._backend.cast_last)
+        elif form == "planes":
+            graph = load_planes_form(self._bundle, precision)
         else:
             graph = load_float_form(self._bundle, precision, part)
         contents = graph.SerializeToString(deterministic=True)

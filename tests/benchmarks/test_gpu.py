@@ -49,7 +49,7 @@ def test_a_report_of_parts_in_processes_of_their_own(bundle: Path, tmp_path: Pat
     assert re.findall("^## (.*)", text, re.M) == ["Machine", "Kernels against numpy"]
     assert "| backend stand-in | works |" in text and "failed" not in text
     rows = re.findall(r"^\| (?:gather|scatter|health).* \| (\d+) \| (\d+) \|$", text, re.M)
-    assert len(rows) == 6 and all(cases == equal for cases, equal in rows)
+    assert len(rows) == 7 and all(cases == equal for cases, equal in rows)
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -57,7 +57,7 @@ def test_arrays_and_certificate(bundle: Path) -> None:
     ((*_, frames, whole, tiled),) = cells_of(lines_of("arrays", bundle), "double")
     assert frames == whole == tiled == "3"
     rows = cells_of(lines_of("certificate", bundle), "double")
-    assert [row[1] for row in rows] == ["stand-in fp32", "stand-in fp32 pixels"]
+    assert [row[1] for row in rows] == ["stand-in fp32", "stand-in fp32 pixels", "stand-in fp32 planes"]
     assert all(row[-1].startswith("yes") for row in rows)
 
 

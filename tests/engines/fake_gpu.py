@@ -83,8 +83,8 @@ class FakeGPU:
         monkeypatch.setattr(warp, "is_mempool_enabled", lambda _: True)
         monkeypatch.setattr(warp, "get_mempool_release_threshold", lambda _: self.pool_threshold)
         monkeypatch.setattr(warp, "set_mempool_release_threshold", lambda _, kept: setattr(self, "pool_threshold", kept))
-        for name in ("copy", "launch"):
-            monkeypatch.setattr(warp, name, self._on_stream(getattr(warp, name)))
+        monkeypatch.setattr(warp, "copy", self._on_stream(warp.copy))
+        monkeypatch.setattr(warp, "launch", self._launcher(warp.launch))
         monkeypatch.setattr(warp, "empty", self._allocate)
 
     def touch_legacy_stream(self) -> None:
@@ -121,6 +121,17 @@ class FakeGPU:
             if stream is None:
                 self.forbid("worked on another stream")
             self.put(getattr(stream, "cuda_stream", 0), lambda: function(*arguments, **options))
+
+        return put
+
+    def _launcher(self, launch: Callable[..., Any]) -> Callable[..., Any]:
+        """`warp.launch`, which returns what launches later where that is asked for."""
+
+        def put(*arguments: Any, record_cmd: bool = False, **options: Any) -> Any:
+            if not record_cmd:
+                return self._on_stream(launch)(*arguments, **options)
+            later = self._on_stream(launch(*arguments, record_cmd=True, **options).launch)
+            return SimpleNamespace(launch=lambda stream: later(stream=stream))
 
         return put
 

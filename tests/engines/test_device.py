@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from sr_deploy import Upscaler
 from sr_deploy.engines import device as device_module
 from sr_deploy.engines.device import Device, compile_kernels, load_warp, read_interface
-from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
+from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.engines.gpu import find_gpus
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError, UsageError
 from sr_deploy.runtime.image import read_image
@@ -315,6 +317,128 @@ def test_seams_of_floats_are_those_of_the_upscaler(
     np.testing.assert_array_equal(got[0], expected)
 
 
+def pixel_shuffled(planes: Array, block: int) -> Array:
+    """By ONNX's own evaluator, as networks end."""
+    node = helper.make_node("DepthToSpace", ["planes"], ["tiles"], blocksize=block, mode="CRD")
+    kind = helper.np_dtype_to_tensor_dtype(planes.dtype)
+    ports = [[helper.make_tensor_value_info(name, kind, [None] * 4)] for name in ("planes", "tiles")]
+    model = helper.make_model(helper.make_graph([node], "shuffle", *ports))
+    (tiles,) = ReferenceEvaluator(model).run(None, {"planes": planes})
+    return np.asarray(tiles)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tiling=tilings(),
+    count=st.integers(1, 2),
+    channels=st.sampled_from([1, 3]),
+    scale_and_block=st.sampled_from([(1, 1), (2, 2), (3, 3), (4, 4), (4, 2), (6, 2)]),
+    white=st.sampled_from([None, 255.0]),
+    seed=st.integers(0, 99),
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scattered_planes_equal_a_pixel_shuffle_and_numpy(
+    device: Device,
+    dtype: str,
+    tiling: Tiling,
+    count: int,
+    channels: int,
+    scale_and_block: tuple[int, int],
+    white: float | None,
+    seed: int,
+) -> None:
+    scale, block = scale_and_block
+    low, wide = (side * scale // block for side in tiling.window)
+    shape = (count * len(tiling), channels * block**2, low, wide)
+    random = np.random.default_rng(seed)
+    planes = (random.uniform(-0.2, 1.2, shape) * (white or 1.0)).astype(dtype)
+    planes.ravel()[random.integers(0, planes.size)] = random.choice([np.nan, np.inf, -np.inf])
+    tiles = pixel_shuffled(planes, block)
+    frames = device.empty((count, tiling.rows.size * scale, tiling.columns.size * scale, channels), "uint8")
+    target = on(device, tiling, scale)
+    magnitudes = target.magnitudes(len(planes))
+    target.scatter(device.array(planes), frames, white=white, magnitudes=magnitudes)
+    expected = reference_frames(tiling, level_tiles(tiles) if white else tiles, scale)
+    np.testing.assert_array_equal(frames.numpy(), expected)
+    np.testing.assert_array_equal(magnitudes.numpy(), reference_magnitudes(tiles, scale))
+
+
+def level_tiles(tiles: Array) -> Array:
+    """Tiles in [0,1] that `levels_of` makes the same whole numbers of as rounding and clamping makes of these in [0,255]."""
+    with np.errstate(invalid="ignore"):
+        levels = np.clip(np.nan_to_num(np.round(tiles.astype(np.float32)), nan=0.0, posinf=255.0, neginf=0.0), 0, 255)
+    return levels / np.float32(255)
+
+
+def reference_magnitudes(tiles: Array, scale: int) -> Array:
+    """Sums of |values| of `scale` rows and all channels, row by row, (T,h,sw)."""
+    batch, channels, tall, wide = tiles.shape
+    values = np.abs(tiles.astype(np.float32)).reshape(batch, channels, tall // scale, scale, wide)
+    ordered = values.transpose(0, 2, 4, 3, 1).reshape(batch, tall // scale, wide, scale * channels)
+    return np.add.accumulate(ordered, axis=-1, dtype=np.float32)[..., -1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_health_of_magnitudes_is_the_mean_of_the_planes(device: Device, dtype: str) -> None:
+    tiling = plan_tiles(40, 44, tile=9, halo=5, blend=True)
+    planes = np.random.default_rng(9).normal(120, 60, (len(tiling), 48, *tiling.window)).astype(dtype)
+    bad = (3, 17, *(side - 1 for side in tiling.window))  # a corner in no seam and no share of its tile
+    target, frames = on(device, tiling, 4), device.empty((1, 37 * 4, 41 * 4, 3), "uint8")
+    magnitudes, meter = target.magnitudes(len(tiling)), HealthMeter(device, len(tiling))
+    measure = meter.measuring(Measured(magnitudes, white=255.0, each=12))
+    target.scatter(device.array(planes), frames, white=255.0, magnitudes=magnitudes)
+    measure(None)
+    expected = np.abs(planes.astype(np.float64)).mean(axis=(1, 2, 3)) / 255
+    np.testing.assert_allclose(meter.means.numpy(), expected, rtol=1e-5)
+    planes[bad] = np.nan
+    target.scatter(device.array(planes), frames, white=255.0, magnitudes=magnitudes)
+    measure(None)
+    assert np.flatnonzero(np.isnan(meter.means.numpy())).tolist() == [bad[0]]
+
+
+def test_planes_and_magnitudes_of_other_sizes_are_refused(cpu: Device) -> None:
+    target, frames = on(cpu, BLENDED, 4), cpu.empty((1, 61 * 4, 75 * 4, 3), "uint8")
+    tall, wide = BLENDED.window
+    planes = cpu.empty((len(BLENDED), 48, tall, wide), "float16")
+    for wrong in (planes[:, :47], planes[:, :12], cpu.empty((len(BLENDED), 12, tall, wide), "float16")):
+        with pytest.raises(FeedError, match="expected float16 or float32"):
+            target.scatter(wrong, frames)
+    with pytest.raises(FeedError, match="planes of smaller tiles"):
+        on(cpu, BLENDED).gather(
+            cpu.empty((1, 61, 75, 3), "uint8"), cpu.empty((len(BLENDED), 12, tall // 2, wide // 2), "float16")
+        )
+    with pytest.raises(FeedError, match="expected float32"):
+        target.scatter(planes, frames, magnitudes=cpu.empty((len(BLENDED), tall, wide), "float32"))
+
+
+@pytest.mark.parametrize("size", [(61, 75), (60, 74)])
+def test_frames_whose_sides_are_no_multiple_of_the_scale_are_written_to_their_end_and_no_further(
+    device: Device, size: tuple[int, int]
+) -> None:
+    tiling = plan_tiles(31, 38, tile=9, halo=5, blend=True)
+    tiles = np.random.default_rng(11).random((len(tiling), 3, *(2 * side for side in tiling.window)), dtype=np.float32)
+    wider = device.array(np.full((1, 62, 80, 3), 7, np.uint8))
+    on(device, tiling, 2).scatter(device.array(tiles), wider[:, : size[0], : size[1]])
+    expected = np.full((1, 62, 80, 3), 7, np.uint8)
+    expected[:, : size[0], : size[1]] = reference_frames(tiling, tiles, 2)[:, : size[0], : size[1]]
+    np.testing.assert_array_equal(wider.numpy(), expected)
+
+
+def test_a_command_runs_on_what_its_arrays_hold_now(device: Device) -> None:
+    frames = device.array(np.zeros((1, 61, 75, 3), np.uint8))
+    tiles = device.empty((len(BLENDED), 3, *BLENDED.window), "float32")
+    gather = on(device, BLENDED).gathering(frames, tiles)
+    meter = HealthMeter(device, len(BLENDED))
+    measure = meter.measuring(Measured(tiles))
+    for level in (51, 102):
+        device.copy(frames, device.array(np.full(frames.shape, level, np.uint8)))
+        stream = device.stream()
+        gather(stream)
+        measure(stream)
+        device.synchronize(stream)
+        np.testing.assert_allclose(meter.means.numpy(), level / 255, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_photo_comes_out_as_from_the_upscaler(device: Device, dtype: str, tmp_path: Path, shared: Path) -> None:
     photo = np.ascontiguousarray(read_image(shared / "images/Set5/LR_bicubic/X2/birdx2.png").pixels)
@@ -327,13 +451,13 @@ def test_a_photo_comes_out_as_from_the_upscaler(device: Device, dtype: str, tmp_
     np.testing.assert_array_equal(scattered(device, tiling, tiles, 2)[0], expected)
 
 
-def reference_health(tiles: Array) -> Array:
+def reference_health(tiles: Array, white: float = 1.0) -> Array:
     values = np.abs(tiles.astype(np.float32)).reshape(len(tiles), -1)
     count = values.shape[1]
     for parts in (16384, 128, 1):
         padded = np.pad(values, ((0, 0), (0, -values.shape[1] % parts))).reshape(len(tiles), -1, parts)
         values = np.add.accumulate(padded, axis=1, dtype=np.float32)[:, -1]
-    return values[:, 0] * np.float32(1 / count)
+    return values[:, 0] * np.float32(1 / (count * white))
 
 
 @settings(max_examples=40, deadline=None)
@@ -353,6 +477,19 @@ def test_health_equals_numpy(device: Device, dtype: str, batch: int, height: int
     health = meter.means.numpy()
     np.testing.assert_array_equal(health, reference_health(tiles))
     np.testing.assert_allclose(health, np.abs(tiles.astype(np.float64)).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_means_of_several_arrays_are_those_of_each(device: Device) -> None:
+    random = np.random.default_rng(12)
+    levels = random.integers(0, 256, (2, 37, 41, 3), dtype=np.uint8)
+    planes = random.normal(0, 100, (3, 12, 37, 41)).astype(np.float16)
+    meter = HealthMeter(device, 5)
+    meter.measuring(Measured(device.array(levels), white=255.0), Measured(device.array(planes), white=2.0))(None)
+    expected = [reference_health(levels, white=255.0), reference_health(planes, white=2.0)]
+    np.testing.assert_array_equal(meter.means.numpy(), np.concatenate(expected))
+    for wrong in (planes[:2], np.concatenate([planes, planes[:1]])):
+        with pytest.raises(FeedError, match="tiles to measure, expected 5"):
+            meter.measuring(Measured(device.array(levels)), Measured(device.array(wrong)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

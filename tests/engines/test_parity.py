@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,13 +11,15 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops import op_conv
 
+import sr_deploy
 from sr_deploy.bundle import Bundle, GraphCard, Link, ModelCard, sha256_of
-from sr_deploy.engines import Arithmetic, available_backends, open_engine
+from sr_deploy.engines import Arithmetic, available_backends, open_engine, parity, select_backend
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.parity import compare, read_masked_probes, read_probes, verify
 from sr_deploy.errors import BundleError
 from tests.graphs import image_graph, masked_bundle, save
 
+MODELS = Path(sr_deploy.__file__).parent / "models"
 REFERENCE = np.random.default_rng(4).random((1, 3, 40, 48), dtype=np.float32)
 
 
@@ -124,6 +127,20 @@ def test_a_bundle_that_computes_something_else_does_not(tmp_path: Path) -> None:
     links = verify(bundle_with_probe(tmp_path, factor=0.9), backend="onnxruntime")
     assert links
     assert not any(entry.passed for entry in links)
+
+
+@pytest.mark.parametrize("name", ["fast-x2", "fast-x3", "quality-small-x4"])
+def test_planes_are_compared_where_frames_take_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = dataclasses.replace(select_backend("onnxruntime"), planes=True)
+    bundle = Bundle.open(MODELS / name)
+    monkeypatch.setattr(parity, "select_backend", lambda _: backend)
+    links = [link for link in verify(bundle, backend="onnxruntime") if link.target.endswith(" planes")]
+    probes = len(parity.read_probes(bundle))
+    assert [link.target for link in links] == ["onnxruntime fp32 planes"] * probes + ["onnxruntime fp16 planes"] * probes
+    assert all(link.passed for link in links)
+    whites = {name: 1.01 * white for name, white in parity.WHITE.items()}
+    monkeypatch.setattr(parity, "WHITE", whites)
+    assert not any(link.passed for link in verify(bundle, backend="onnxruntime") if link.target == "onnxruntime fp32 planes")
 
 
 def test_without_a_probe_there_is_nothing_to_verify(tmp_path: Path) -> None:
