@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sr_deploy import Upscaler
 from sr_deploy.bundle import REPORT_FILE
-from sr_deploy.export import export
+from sr_deploy.export import export_bundle
 from sr_deploy.runtime.evaluate import evaluate, find_pairs, mean_score
 from sr_deploy.settings import load_toml
 from sr_deploy.training import Recipe
@@ -60,7 +60,7 @@ def make_bundle(run: Path, recipe: Recipe, bundle: Path, license_name: str, meas
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{recipe.name}.toml"
         path.write_text("\n".join(lines) + "\n")
-        export(run / "checkpoint.pth", bundle, name=recipe.name, recipe=path, overwrite=True)
+        export_bundle(run / "checkpoint.pth", bundle, name=recipe.name, recipe=path, overwrite=True)
 
 
 def measure(bundle: Path, hr: Path, scale: int) -> float:

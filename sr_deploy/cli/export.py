@@ -36,6 +36,7 @@ class Assignment(click.ParamType[tuple[str, Any]]):
 @click.option("--architecture", help="Name of the network family.  [default: detected]")
 @click.option("--dense-bsconv", is_flag=True, help="BSConv as dense 3x3 convolutions.")
 @click.option("--merge-parallel", is_flag=True, help="Parallel convolutions as one.")
+@click.option("--anyway", is_flag=True, help="Export even what is far worse than bicubic.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that exists.")
 @json_option
 @verbose_option

@@ -63,6 +63,7 @@ def export_bundle(
     architecture: str | None = None,
     dense_bsconv: bool = False,
     merge_parallel: bool = False,
+    anyway: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -71,7 +72,7 @@ def export_bundle(
     `checkpoint` is a file of weights of a known network, of one that spandrel knows where that is installed, a torch.export
     program (.pt2), or an image-to-image graph (.onnx). `value_range` (1 or 255) and `variant` settle what the weights leave
     open; so does `recipe`; otherwise it is measured. `dense_bsconv` and `merge_parallel` are optional exact folds. Warns
-    (UserWarning) when the network is worse than bicubic on the test picture.
+    (UserWarning) when the network is worse than bicubic on the test picture; `anyway` exports it even if it is far worse.
 
     Raises: UsageError, CheckpointError, UnknownArchitectureError, AmbiguousCheckpointError, ExportError, CertificationError,
     MissingDependencyError. Whatever is raised, nothing is left on disk.
@@ -88,7 +89,7 @@ def export_bundle(
     check_target(target, overwrite=overwrite)
     settings = {"value_range": chosen.value_range, **chosen.variant} if chosen else {}
     flags = ({} if value_range is None else {"value_range": float(value_range)}) | dict(variant or {})
-    request = Request({**settings, **flags}, bool(flags), dense_bsconv, merge_parallel)
+    request = Request({**settings, **flags}, bool(flags), dense_bsconv, merge_parallel, anyway)
     say(f"reading {checkpoint.name}")
     subject = _subject(checkpoint, request, architecture or (chosen.architecture if chosen else None))
     source = _source(checkpoint, recipe, chosen)

@@ -284,6 +284,7 @@ def _chosen(candidates: list[Candidate], request: Request, where: str, *, size_m
         requested=request.settings,
         decided_by="flag" if request.by_flag else "recipe",
         size_multiple=size_multiple,
+        anyway=request.anyway,
         where=where,
     )
 

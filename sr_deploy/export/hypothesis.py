@@ -13,7 +13,7 @@ from torch import nn
 
 from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import Detection, Hypothesis
-from sr_deploy.errors import AmbiguousCheckpointError, UsageError
+from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
 from sr_deploy.export.probes import as_input, degrade, probe_picture
 from sr_deploy.metrics import psnr_y
 
@@ -21,6 +21,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MARGIN = 0.3
 """dB between the best reading and the next. Over the published checkpoints a wrong reading loses 1.2 dB and more."""
+
+WORST = 3.0
+"""dB below bicubic that no reading may be beyond. Restorers of real pictures stay within; a wrong forward was 16 dB below."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def choose(
     requested: dict[str, Any],
     decided_by: Literal["recipe", "flag"] = "flag",
     size_multiple: int = 1,
+    anyway: bool = False,
     where: str,
 ) -> Choice:
     """The candidate that fits `requested`, or else the one that gains most over bicubic on the probe picture.
@@ -59,12 +63,15 @@ def choose(
     The gain, not the PSNR, because readings may differ in their scale. All candidates are measured, also those that
     `requested` rules out. Warns (UserWarning) when the choice is worse than bicubic or than a candidate that was ruled out.
 
-    Raises: UsageError when `requested` fits no candidate; AmbiguousCheckpointError when the measurement does not decide.
+    Raises: UsageError when `requested` fits no candidate; ExportError when all are far worse than bicubic, unless `anyway`;
+    AmbiguousCheckpointError when the measurement does not decide.
     """
     allowed = [index for index, item in enumerate(candidates) if _fits(item, requested)]
     if not allowed:
         raise UsageError(_no_fit(candidates, requested, where))
     hypotheses = tuple(_measured(item, size_multiple) for item in candidates)
+    if not anyway:
+        _refuse_nonsense(hypotheses, where)
     index = allowed[0] if len(allowed) == 1 else _by_measurement(hypotheses, allowed, where)
     _warn(hypotheses, index, where)
     gains = sorted((gain(hypothesis) for hypothesis in hypotheses), reverse=True)
@@ -163,6 +170,16 @@ def _no_fit(candidates: Sequence[Candidate], requested: dict[str, Any], where: s
             return f"{where}: {key} = {_plain(value)} contradicts the weights, which leave only {', '.join(values)}"
     readings = "; ".join(describe(item.assumes) for item in candidates)
     return f"{where}: no reading of the weights fits {describe(requested)}; there are: {readings}"
+
+
+def _refuse_nonsense(hypotheses: Sequence[Hypothesis], where: str) -> None:
+    best = max(hypotheses, key=gain)
+    if gain(best) < -WORST:
+        raise ExportError(
+            f"{where}: no reading of the weights upscales; the best one, {describe(best.assumes)}, has {best.psnr:.2f} dB on "
+            f"the test picture, bicubic has {best.bicubic:.2f} dB. The weights are untrained or broken, or were trained in "
+            "another network than their names tell; to export them all the same, use --anyway (in Python: anyway=True)"
+        )
 
 
 def _warn(hypotheses: Sequence[Hypothesis], index: int, where: str) -> None:

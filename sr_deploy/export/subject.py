@@ -23,12 +23,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller wants beyond the file: settings by recipe or flag, and optional folds."""
+    """What the caller wants beyond the file: settings by recipe or flag, optional folds, and whether nonsense goes through."""
 
     settings: dict[str, Any]
     by_flag: bool
     dense_bsconv: bool = False
     merge_parallel: bool = False
+    anyway: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,14 @@ def as_functions(parts: Parts) -> tuple[Look, Refine]:
 def subject_of(loaded: LoadedCheckpoint, request: Request, *, where: str) -> Subject:
     """The subject of a checkpoint of one of our networks.
 
-    Raises: UsageError, AmbiguousCheckpointError.
+    Raises: UsageError, ExportError, AmbiguousCheckpointError.
     """
     choice = choose(
         [_candidate(loaded, reading) for reading in loaded.readings],
         requested=request.settings,
         decided_by="flag" if request.by_flag else "recipe",
         size_multiple=loaded.architecture.size_multiple,
+        anyway=request.anyway,
         where=where,
     )
     reading = loaded.readings[choice.index]

@@ -30,7 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> list[dict[str, Any]]
             raise CertificationError("bad.pth: fp32.onnx is 3 LSB away, expected 0.5")
         return Bundle.open(bundle)
 
-    monkeypatch.setattr(sr_deploy.export, "export", export)
+    monkeypatch.setattr(sr_deploy.export, "export_bundle", export)
     return calls
 
 

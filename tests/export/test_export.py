@@ -10,7 +10,7 @@ import pytest
 
 import sr_deploy.export as export_module
 from sr_deploy.bundle import CARD_FILE, GRAPH_METADATA_KEY, PROBE_FILE, REPORT_FILE, Bundle, ModelCard
-from sr_deploy.errors import CertificationError, CheckpointError, UnknownArchitectureError, UsageError
+from sr_deploy.errors import CertificationError, CheckpointError, ExportError, UnknownArchitectureError, UsageError
 from sr_deploy.export import export_bundle
 from sr_deploy.export.foreign import SPANDREL_INSTALL
 
@@ -152,10 +152,12 @@ def test_an_existing_target_is_refused_before_any_work(shared: Path, bundle_of: 
 
 
 def test_a_y_network_with_random_weights_passes_with_a_warning(shared: Path, tmp_path: Path) -> None:
+    weights = shared / "golden" / "ecbsr_m4c16_train_x2.pth"
+    with pytest.raises(ExportError, match=r"no reading of the weights upscales; the best one, value range 1, .* --anyway"):
+        export_bundle(weights, tmp_path / "net", value_range=255, variant={"identity": False})
+    assert list(tmp_path.iterdir()) == []
     with pytest.warns(UserWarning, match="value range 1, identity no gives"):
-        bundle = export_bundle(
-            shared / "golden" / "ecbsr_m4c16_train_x2.pth", tmp_path / "net", value_range=255, variant={"identity": False}
-        )
+        bundle = export_bundle(weights, tmp_path / "net", value_range=255, variant={"identity": False}, anyway=True)
     assert bundle.card.channels == 1
     assert bundle.card.reparameterized
     stored = np.load(shared / "golden" / "ecbsr_m4c16_train_x2.npz")

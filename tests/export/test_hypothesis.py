@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sr_deploy.architectures import load_checkpoint
-from sr_deploy.errors import AmbiguousCheckpointError, UsageError
+from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
 from sr_deploy.export.hypothesis import MARGIN, Candidate, choose, describe, gain
 from sr_deploy.export.subject import Request, subject_of
 
@@ -70,10 +70,15 @@ def test_a_reading_with_nan_is_out() -> None:
     assert choice.detection.hypotheses[0].psnr == 0
 
 
-def test_nan_everywhere_is_ambiguous() -> None:
-    broken = [candidate(Upscaled(add=float("nan")), value_range=value) for value in (1.0, 255.0)]
-    with pytest.raises(AmbiguousCheckpointError, match=r"0\.00 dB"):
+@pytest.mark.parametrize("add", [float("nan"), 0.3])
+def test_what_no_reading_upscales_is_refused_unless_it_is_wanted(add: float) -> None:
+    broken = [candidate(Upscaled(add=add), value_range=value) for value in (1.0, 255.0)]
+    with pytest.raises(
+        ExportError, match=r"x\.pth: no reading of the weights upscales; the best one, value range 1, has .* --anyway"
+    ):
         choose(broken, requested={}, where="x.pth")
+    with pytest.raises(AmbiguousCheckpointError, match=r"dB"):
+        choose(broken, requested={}, anyway=True, where="x.pth")
 
 
 def test_worse_than_bicubic_warns_but_exports() -> None:

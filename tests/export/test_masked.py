@@ -35,7 +35,8 @@ KINDS = ("coarse", "features", "scores", "patches", "image")
 @pytest.fixture(scope="module")
 def golden(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     with pytest.warns(UserWarning, match="on the test picture, bicubic has"):
-        return export_bundle(shared / "golden" / "rfdn_mga_x4.pth", tmp_path_factory.mktemp("golden") / "mga", value_range=1)
+        folder = tmp_path_factory.mktemp("golden") / "mga"
+        return export_bundle(shared / "golden" / "rfdn_mga_x4.pth", folder, value_range=1, anyway=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def pan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     checkpoint = folder / "pan_mga.pth"
     torch.save(network.state_dict(), checkpoint)
     with pytest.warns(UserWarning, match="on the test picture"):
-        return export_bundle(checkpoint, folder / "pan_mga", value_range=255, variant={"scale": 2}), checkpoint
+        return export_bundle(checkpoint, folder / "pan_mga", value_range=255, variant={"scale": 2}, anyway=True), checkpoint
 
 
 def run(bundle: Bundle, key: str, x: np.ndarray) -> list[np.ndarray]:
@@ -111,7 +112,7 @@ def test_costs_are_those_that_torch_counts(shared: Path, golden: Bundle) -> None
 
 def test_random_weights_do_not_tell_their_range(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(AmbiguousCheckpointError, match=r"Say which: `--value-range 1\|255`"):
-        export_bundle(shared / "golden" / "rfdn_mga_x4.pth", tmp_path / "mga")
+        export_bundle(shared / "golden" / "rfdn_mga_x4.pth", tmp_path / "mga", anyway=True)
 
 
 def test_the_parts_and_the_image_are_certified(golden: Bundle) -> None:
