@@ -168,6 +168,17 @@ class Device:
         with _translated():
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
 
+    def launch_blocks(self, kernel: Any, count: int, arguments: Sequence[Any], *, stream: Stream = None) -> None:
+        """Put `count` blocks of a kernel on the stream, as large as its module says; on the CPU a block is one thread.
+
+        Raises: EngineError.
+        """
+        block = kernel.module.options["block_dim"]
+        with _translated():
+            self._warp.launch_tiled(
+                kernel, dim=(count,), inputs=list(arguments), device=self._device, stream=stream, block_dim=block
+            )
+
     def _replay(self, graph: Any, stream: Stream, _recorded: object) -> None:
         with _translated():
             self._warp.capture_launch(graph, stream=stream)

@@ -224,7 +224,7 @@ class DeviceMaskGuidedEngine(MaskGuidedEngine, DeviceEngine):
         outputs = {OUTPUT: image, HEALTH: arrays[HEALTH], FEATURES: buffers.features, SCORES: buffers.scores}
         base.enqueue({INPUT: frame, **outputs}, stream=stream, context=context)
         count = self._select(buffers, stream)
-        for first in range(0, count, buffers.good.shape[0]):
+        for first in range(0, count, buffers.crops.shape[0]):
             self._refine_batch(buffers, first, image[0], arrays[HEALTH], stream, context)
 
     def _select(self, buffers: _Buffers, stream: Stream) -> int:
@@ -248,8 +248,7 @@ class DeviceMaskGuidedEngine(MaskGuidedEngine, DeviceEngine):
         batch.crop(buffers.features[0], self._masked, buffers.crops, stream=stream)
         arrays = {PATCHES: buffers.crops, OUTPUT: buffers.pixels, HEALTH: buffers.health}
         refine.enqueue(arrays, stream=stream, context=context)
-        batch.judge(buffers.health, image, buffers.pixels.shape[1], buffers.good, health, stream=stream)
-        batch.paste(buffers.pixels, buffers.good, image, stream=stream)
+        batch.paste(buffers.pixels, buffers.health, image, health, stream=stream)
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,6 @@ class _Buffers:
     crops: DeviceArray
     pixels: DeviceArray
     health: DeviceArray
-    good: DeviceArray
 
     @staticmethod
     def of(
@@ -279,11 +277,10 @@ class _Buffers:
         return _Buffers(
             device.empty((1, masked.features, height, width), features.dtype),
             device.empty((1, 1, rows, columns), np.float32),
-            PatchSelector(device, rows * columns, batch=batch),
+            PatchSelector(device, rows * columns, room=-(-rows * columns // batch) * batch),
             device.empty((batch, masked.features, masked.side, masked.side), source.dtype),
             device.empty((batch, side, side, channels), np.uint8),
             device.empty((batch,), np.float32),
-            device.empty((batch,), np.int32),
         )
 
 
