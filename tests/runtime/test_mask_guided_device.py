@@ -22,6 +22,7 @@ from sr_deploy.engines.pixels import FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, S
 from sr_deploy.runtime.mask_guided import Amount, MaskGuidedEngine
 from sr_deploy.runtime.mask_guided_device import DeviceMaskGuidedEngine, refine_runs, stepped
 from tests.counting import counted_calls
+from tests.engines.test_device_mask import devices
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Limits = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -62,7 +63,9 @@ def refine(patches: Array) -> tuple[Array, ...]:
     return pixels, pixels.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32) / 255
 
 
-def on_device(amount: Amount, *, contexts: int = 1, limits: Limits | None = None) -> tuple[DeviceMaskGuidedEngine, list[int]]:
+def on_device(
+    amount: Amount, *, name: str = "cpu", contexts: int = 1, limits: Limits | None = None
+) -> tuple[DeviceMaskGuidedEngine, list[int]]:
     """The engine, and how many patches each run of its refine network had."""
     runs: list[int] = []
 
@@ -70,7 +73,7 @@ def on_device(amount: Amount, *, contexts: int = 1, limits: Limits | None = None
         runs.append(len(patches))
         return refine(patches)
 
-    device = Device("cpu")
+    device = Device(name)
     base = DeviceFunctionEngine(look, [FRAMES], [*IMAGE, *BESIDE], device=device, contexts=contexts)
     finer = DeviceFunctionEngine(counting, [CROPS], IMAGE, device=device, contexts=contexts, limits=limits)
     return DeviceMaskGuidedEngine(base, finer, MASKED, amount), runs
@@ -102,11 +105,12 @@ AMOUNTS = [
 ]
 
 
+@pytest.mark.parametrize("name", devices())
 @pytest.mark.parametrize("amount", AMOUNTS, ids=str)
 @pytest.mark.parametrize("levels", [200, 5, 1], ids=["few ties", "ties and NaN", "one score"])
 @pytest.mark.parametrize("size", [(4, 4), (12, 20), (60, 52), (132, 140)])
-def test_pixels_equal_those_of_the_host(size: tuple[int, int], levels: int, amount: Amount) -> None:
-    engine, _ = on_device(amount)
+def test_pixels_equal_those_of_the_host(size: tuple[int, int], levels: int, amount: Amount, name: str) -> None:
+    engine, _ = on_device(amount, name=name)
     for seed in range(2):
         pixels = picture(*size, levels, seed)
         np.testing.assert_array_equal(enqueued(engine, pixels), on_host(amount, pixels))
