@@ -21,7 +21,7 @@ from sr_deploy.errors import UsageError
 from sr_deploy.runtime.windows import are_healthy
 
 _AT_ONCE = 256
-"""Patches that the refine network is given at once: on a CPU more are no faster, and take more memory."""
+"""Patches that the refine network is given at once on the host, which bounds the memory that it takes."""
 
 _STEP = 32
 """Batches are filled up to a multiple: each new shape costs an engine a while."""
