@@ -23,12 +23,11 @@ PTX = 75
 """The kernels need nothing newer, so that one PTX serves every compute capability that has no cubin."""
 
 
-def compile_for_gpus(module: Any, block_dim: int, folder: Path) -> None:
-    """Fill the folder with the cubins and the PTX of a `warp.Module` whose blocks have `block_dim` threads."""
-    with _options(module, block_dim=block_dim):
-        for architecture in CUBINS:
-            compile_to(folder / f"sm{architecture}.cubin", module, arch=architecture, use_ptx=False)
-        compile_to(folder / f"sm{PTX}.ptx", module, arch=PTX, use_ptx=True)
+def compile_for_gpus(module: Any, folder: Path) -> None:
+    """Fill the folder with the cubins and the PTX of a `warp.Module`."""
+    for architecture in CUBINS:
+        compile_to(folder / f"sm{architecture}.cubin", module, arch=architecture, use_ptx=False)
+    compile_to(folder / f"sm{PTX}.ptx", module, arch=PTX, use_ptx=True)
 
 
 def compile_for_cpu(module: Any, folder: Path) -> None:
@@ -59,27 +58,28 @@ def _options(module: Any, **options: Any) -> Iterator[None]:
         warp.set_module_options(before, source)
 
 
-def variants() -> Iterator[tuple[Any, int, Path]]:
-    """For each kernel module, a `warp.Module`, how many threads its blocks have on GPUs, and the folder of that variant."""
+def variants() -> Iterator[tuple[Any, Path, Path]]:
+    """For each kernel module, a `warp.Module`, its folders for GPUs and for CPUs."""
     for name in kernel_files.kernel_modules():
-        source = importlib.import_module(name)
+        importlib.import_module(name)
         module = load_warp().get_module(name)
-        for block_dim in getattr(source, "BLOCK_DIMS", (kernel_files.BLOCK_DIM,)):
-            yield module, block_dim, kernel_files.variant_folder(module, block_dim)
+        block_dim = kernel_files.block_dim_of(module)
+        yield module, kernel_files.variant_folder(module, block_dim), kernel_files.variant_folder(module, 1)
 
 
 def expected_files() -> set[Path]:
     """All that a package with these sources holds, for GPUs and for the CPUs of this platform."""
     names = [kernel_files.META, f"sm{PTX}.ptx", *(f"sm{architecture}.cubin" for architecture in CUBINS)]
-    for_gpus = {folder / name for _, _, folder in variants() for name in names}
-    on_cpu = {kernel_files.variant_folder(module, 1) for module, _, _ in variants()}
-    return for_gpus | {folder / name for folder in on_cpu for name in (kernel_files.META, kernel_files.cpu_file_name())}
+    for_gpus = {folder / name for _, folder, _ in variants() for name in names}
+    return for_gpus | {
+        folder / name for _, _, folder in variants() for name in (kernel_files.META, kernel_files.cpu_file_name())
+    }
 
 
 def main() -> None:
-    for module, block_dim, folder in variants():
-        compile_for_gpus(module, block_dim, folder)
-        compile_for_cpu(module, kernel_files.variant_folder(module, 1))
+    for module, for_gpus, for_cpus in variants():
+        compile_for_gpus(module, for_gpus)
+        compile_for_cpu(module, for_cpus)
     folders = {path.parent for path in expected_files()}
     for folder in kernel_files.COMPILED.glob("*/*"):
         if folder not in folders:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from sr_deploy.bundle import Bundle, GraphCard, Masked, ModelCard, sha256_of
+from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, GraphCard, Masked, ModelCard, sha256_of
 
 
 def image_graph(
@@ -108,14 +108,16 @@ def _rename(model: ModelProto, names: dict[str, str]) -> None:
 
 def masked_bundle(folder: Path, **options: int) -> Bundle:
     """A bundle of `masked_graphs` in both precisions, without probe and certificate; it stands in `folder`."""
-    graphs: dict[str, GraphCard] = {}
-    for precision, float_type in (("fp32", TensorProto.FLOAT), ("fp16", TensorProto.FLOAT16)):
-        for part, model in zip(("base", "refine"), masked_graphs(float_type=float_type, **options), strict=True):
-            path = save(model, folder, f"{part}-{precision}.onnx")
-            graphs[f"{part}-{precision}"] = GraphCard(path.name, "fp32" if precision == "fp32" else "fp16", sha256_of(path), 20)
     scale = options.get("scale", 2)
     masked = Masked(patch=4, padding=1, features=3, macs=0, activation_bytes=6 * 6 * 3 * 4)
     facts = {"tiling": "exact", "halo": 8, "min_size": 4, "size_multiple": 4, "activation_bytes": 4 * 3 * scale**2}
-    bundle = Bundle(folder, ModelCard("masked", "test", scale, 3, masked=masked, **facts), graphs)  # type: ignore[arg-type]
+    card = ModelCard("masked", "test", scale, 3, masked=masked, **facts)  # type: ignore[arg-type]
+    graphs: dict[str, GraphCard] = {}
+    for precision, float_type in (("fp32", TensorProto.FLOAT), ("fp16", TensorProto.FLOAT16)):
+        for part, model in zip(("base", "refine"), masked_graphs(float_type=float_type, **options), strict=True):
+            helper.set_model_props(model, {GRAPH_METADATA_KEY: card.to_json()})
+            path = save(model, folder, f"{part}-{precision}.onnx")
+            graphs[f"{part}-{precision}"] = GraphCard(path.name, "fp32" if precision == "fp32" else "fp16", sha256_of(path), 20)
+    bundle = Bundle(folder, card, graphs)
     bundle.write_card()
     return bundle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -10,10 +11,9 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from sr_deploy.bundle import Bundle, ModelCard, Part, Precision
+from sr_deploy.bundle import Bundle, Masked, ModelCard, Part, Precision
 from sr_deploy.engines.cache import EngineCache, EngineKey, EngineRecord, Entry, ShapeRange
 from sr_deploy.engines.gpu import GPU, find_gpus
-from sr_deploy.engines.patches import AT_ONCE
 from sr_deploy.engines.pixels import INPUT, PATCHES, load_float_form, load_pixel_form
 from sr_deploy.engines.target import BuildSettings
 from sr_deploy.engines.tensorrt_build import Progress, compile_engine, flags_of, why_stale
@@ -24,6 +24,10 @@ Say = Callable[[str], None]
 
 TURING = "7.5"
 """TensorRT for RTX 1.7 stores tables of the size of the image for it where shapes are static: 1 kB per pixel for BSRN."""
+
+USUAL_SHARE, LARGEST_SHARE = 0.2, 0.25
+"""Of an image's patches, what a refine network takes in one run. An engine keeps memory for its largest run; more patches go in
+several runs, which are large enough to lose nothing by it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def build_graph(
         graph=hashlib.sha256(contents).hexdigest(),
         form="pixels" if _is_pixel_form(graph) else "plain",
         precision=precision,
-        shapes=engine_shapes(graph, settings),
+        shapes=engine_shapes(graph, settings, card.masked),
         library=library.flavour.name,
         version=library.version,
         flags=flags_of(library.flavour),
@@ -148,10 +152,11 @@ def graph_bytes(graph: ModelProto) -> bytes:
     return contents
 
 
-def engine_shapes(graph: ModelProto, settings: BuildSettings) -> dict[str, ShapeRange]:
+def engine_shapes(graph: ModelProto, settings: BuildSettings, masked: Masked | None = None) -> dict[str, ShapeRange]:
     """Smallest, usual and largest shape of the graph's input; a side that the graph fixes stays as it is.
 
-    A refine network takes as many patches at once as a run hands over, whatever the size of the image.
+    A refine network takes from 1 patch to `LARGEST_SHARE` of those of the largest image at once. Where no card says how large a
+    patch is (`masked`), it is taken to be as large as its crop.
 
     Raises: UsageError.
     """
@@ -160,7 +165,11 @@ def engine_shapes(graph: ModelProto, settings: BuildSettings) -> dict[str, Shape
     if len(fixed) != 4:
         raise UsageError(f"'{source.name}' has {len(fixed)} dimensions; expected images, (N,C,H,W), or their pixel form")
     if source.name == PATCHES:
-        return {source.name: ((1, *fixed[1:]), (AT_ONCE, *fixed[1:]), (AT_ONCE, *fixed[1:]))}
+        area = masked.patch**2 if masked else fixed[2] * fixed[3]
+        _, usual_patches, most_patches = (width * height // area for width, height in settings.sizes())
+        counts = 1, math.ceil(USUAL_SHARE * usual_patches), math.ceil(LARGEST_SHARE * most_patches)
+        least, usual, largest = ((count, *fixed[1:]) for count in counts)
+        return {source.name: (least, usual, largest)}
     batches = (settings.batch if settings.static is not None else 1, settings.batch, settings.batch)
     wanted = [
         (batch, height, width, 0) if _is_pixel_form(graph) else (batch, 0, height, width)

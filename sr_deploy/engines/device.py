@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.engines.gpu import find_gpus
-from sr_deploy.engines.kernel_files import load_compiled
+from sr_deploy.engines.kernel_files import block_dim_of, load_compiled
 from sr_deploy.engines.streams import LEGACY, Graph, Recordings, new_stream, stream_handle, translated
 from sr_deploy.engines.streams import Stream as Stream
 from sr_deploy.errors import (
@@ -195,8 +195,21 @@ class Device:
         Raises: EngineError, now and whenever it is launched.
         """
         with translated():
+            load_compiled(kernel.module, self._device)
             launch = self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, record_cmd=True)
         return functools.partial(_put, launch)
+
+    def launch_blocks(self, kernel: Any, count: int, arguments: Sequence[Any], *, stream: Stream = None) -> None:
+        """Put `count` blocks of a kernel on the stream, as large as its module says; on the CPU a block is one thread.
+
+        Raises: EngineError.
+        """
+        block = block_dim_of(kernel.module)
+        with translated():
+            load_compiled(kernel.module, self._device)
+            self._warp.launch_tiled(
+                kernel, dim=(count,), inputs=list(arguments), device=self._device, stream=stream, block_dim=block
+            )
 
     def _empty(self, shape: Sequence[int], dtype: DTypeLike, **where: Any) -> DeviceArray:
         kind = self._warp.dtype_from_numpy(np.dtype(dtype))

@@ -17,9 +17,6 @@ from typing import Any
 
 COMPILED = Path(__file__).with_name("compiled")
 META = "meta.json"
-BLOCK_DIM = 256
-"""Threads in a block on a GPU; a kernel module that is launched with other numbers lists all of them in its `BLOCK_DIMS`."""
-
 _TEGRA = (87, 88)
 """Compute capabilities that do not run the cubins of other GPUs of their generation."""
 
@@ -67,12 +64,14 @@ def cpu_file_name() -> str:
     return f"{sysconfig.get_platform()}.o"
 
 
-def load_compiled(module: Any, device: Any, block_dim: int = BLOCK_DIM) -> None:
-    """Load what there is compiled of a `warp.Module` on a `warp.Device`, at the first call; else Warp compiles it at launch.
+def block_dim_of(module: Any) -> int:
+    """Threads in a block of a `warp.Module` on a GPU: all of its kernels are launched with just so many."""
+    return int(module.options["block_dim"])
 
-    block_dim: threads in a block; a CPU has one.
-    """
-    block_dim = 1 if device.is_cpu else block_dim
+
+def load_compiled(module: Any, device: Any) -> None:
+    """Load what there is compiled of a `warp.Module` on a `warp.Device`, at the first call; else Warp compiles it at launch."""
+    block_dim = 1 if device.is_cpu else block_dim_of(module)
     key = (module.name, device.alias, block_dim)
     with _lock:
         if key not in _seen:

@@ -9,9 +9,6 @@ import numpy as np
 
 from sr_deploy.engines.engine import Array
 
-AT_ONCE = 256
-"""Patches that a refine network is given at once, at most."""
-
 
 def best(scores: Array, count: int) -> Array:
     """Numbers of the `count` patches with the highest scores, ascending; the earlier ones win ties, and NaN is never chosen.

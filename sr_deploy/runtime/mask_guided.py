@@ -10,18 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sr_deploy.bundle import Masked
-from sr_deploy.engines.device import DeviceArray, Stream, check_arrays
-from sr_deploy.engines.device_mask import PatchBatch, PatchSelector
-from sr_deploy.engines.engine import Array, DeviceEngine, Engine
-from sr_deploy.engines.patches import AT_ONCE, best, crops
-from sr_deploy.engines.pixels import FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, SCORES
-from sr_deploy.errors import FeedError, UsageError
+from sr_deploy.engines.engine import Array, Engine
+from sr_deploy.engines.patches import best, crops
+from sr_deploy.engines.pixels import FEATURES, HEALTH, PATCHES, SCORES
+from sr_deploy.errors import UsageError
 from sr_deploy.runtime.windows import are_healthy
+
+_AT_ONCE = 256
+"""Patches that the refine network is given at once on the host, which bounds the memory that it takes."""
 
 _STEP = 32
 """Batches are filled up to a multiple: each new shape costs an engine a while."""
@@ -147,8 +147,8 @@ class MaskGuidedEngine(Engine):
         selected = select_patches(scores, self._amount)
         places = _places(image, scores.shape, planar=self._image.dtype != np.uint8)
         counts = PatchCounts(scores.size, len(selected))
-        for first in range(0, len(selected), AT_ONCE):
-            chosen = selected[first : first + AT_ONCE]
+        for first in range(0, len(selected), _AT_ONCE):
+            chosen = selected[first : first + _AT_ONCE]
             patches = crops(features[None], chosen, patch=self._masked.patch, padding=self._masked.padding)
             row, column = np.divmod(chosen, scores.shape[1])
             coarse = places[row, column]
@@ -188,103 +188,6 @@ class MaskGuidedEngine(Engine):
         for engine in (self._base, self._refine, self._spare):
             if engine is not None:
                 engine.close()
-
-
-class DeviceMaskGuidedEngine(MaskGuidedEngine, DeviceEngine):
-    """The same on a device: features, scores, crops and refined pixels never leave it.
-
-    Patches that are not sane make the health of the image NaN, so that it is computed anew by `run`, which tells them apart. A
-    threshold decides on the host how many batches there are, so it is not capturable.
-    """
-
-    def __init__(self, base: DeviceEngine, refine: DeviceEngine, masked: Masked, amount: Amount, **options: Any) -> None:
-        super().__init__(base, refine, masked, amount, **options)
-        self._engines = (base, refine)
-        self.device = base.device
-        self.contexts = min(base.contexts, refine.contexts)
-        self.limits = base.limits
-        self._buffers: dict[tuple[int, tuple[int, ...]], _Buffers] = {}
-
-    @property
-    def capturable(self) -> bool:  # type: ignore[override]
-        """Whether a graph can record it; known for sure once it has run."""
-        return self._amount.threshold is None and all(engine.capturable for engine in self._engines)
-
-    def enqueue(self, arrays: Mapping[str, DeviceArray], *, stream: Stream = None, context: int = 0) -> None:
-        check_arrays(self, arrays, context)
-        base, _ = self._engines
-        frame, image = arrays[INPUT], arrays[OUTPUT]
-        if frame.shape[0] != 1:
-            raise FeedError(f"{self.description}: takes one image at a time, got {frame.shape[0]}")
-        key = (context, frame.shape)
-        if key not in self._buffers:
-            self._buffers = {kept: value for kept, value in self._buffers.items() if kept[0] != context}
-            self._buffers[key] = _Buffers.of(self._engines, self._masked, frame.shape, image.shape)
-        buffers = self._buffers[key]
-        outputs = {OUTPUT: image, HEALTH: arrays[HEALTH], FEATURES: buffers.features, SCORES: buffers.scores}
-        base.enqueue({INPUT: frame, **outputs}, stream=stream, context=context)
-        count = self._select(buffers, stream)
-        for first in range(0, count, buffers.good.shape[0]):
-            self._refine_batch(buffers, first, image[0], arrays[HEALTH], stream, context)
-
-    def _select(self, buffers: _Buffers, stream: Stream) -> int:
-        """How many patches are refined; the selector holds their numbers."""
-        scores = buffers.scores.reshape((buffers.scores.size,))
-        wanted = self._amount.of(scores.size)
-        if wanted is not None:
-            buffers.selector.take(scores, wanted, stream=stream)
-            return wanted
-        buffers.selector.take_from(scores, self._amount.threshold or 0.0, stream=stream)
-        self.device.synchronize(stream)
-        found = int(buffers.selector.count.numpy()[0])
-        self.meter.add(PatchCounts(scores.size, found))
-        return found
-
-    def _refine_batch(
-        self, buffers: _Buffers, first: int, image: DeviceArray, health: DeviceArray, stream: Stream, context: int
-    ) -> None:
-        _, refine = self._engines
-        batch = PatchBatch(self.device, buffers.selector.chosen, first, buffers.scores.shape[3])
-        batch.crop(buffers.features[0], self._masked, buffers.crops, stream=stream)
-        arrays = {PATCHES: buffers.crops, OUTPUT: buffers.pixels, HEALTH: buffers.health}
-        refine.enqueue(arrays, stream=stream, context=context)
-        batch.judge(buffers.health, image, buffers.pixels.shape[1], buffers.good, health, stream=stream)
-        batch.paste(buffers.pixels, buffers.good, image, stream=stream)
-
-
-@dataclass(frozen=True)
-class _Buffers:
-    """What images of one size need in one context."""
-
-    features: DeviceArray
-    scores: DeviceArray
-    selector: PatchSelector
-    crops: DeviceArray
-    pixels: DeviceArray
-    health: DeviceArray
-    good: DeviceArray
-
-    @staticmethod
-    def of(
-        engines: tuple[DeviceEngine, DeviceEngine], masked: Masked, frame: tuple[int, ...], image: tuple[int, ...]
-    ) -> _Buffers:
-        base, refine = engines
-        device, (source,) = base.device, refine.inputs
-        features = next(spec for spec in base.outputs if spec.name == FEATURES)
-        _, height, width, channels = frame
-        rows, columns = height // masked.patch, width // masked.patch
-        most = refine.limits[PATCHES][1][0] if PATCHES in refine.limits else AT_ONCE
-        batch = min(AT_ONCE, most)
-        side = image[1] // rows
-        return _Buffers(
-            device.empty((1, masked.features, height, width), features.dtype),
-            device.empty((1, 1, rows, columns), np.float32),
-            PatchSelector(device, rows * columns, batch=batch),
-            device.empty((batch, masked.features, masked.side, masked.side), source.dtype),
-            device.empty((batch, side, side, channels), np.uint8),
-            device.empty((batch,), np.float32),
-            device.empty((batch,), np.int32),
-        )
 
 
 def _places(image: Array, grid: tuple[int, ...], *, planar: bool) -> Array:

@@ -16,7 +16,8 @@ from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import BundleError, UsageError
 from sr_deploy.runtime.forms import ImageUpscaler, MaskedStats, Progress
 from sr_deploy.runtime.image import Picture, write_image
-from sr_deploy.runtime.mask_guided import Amount, DeviceMaskGuidedEngine, MaskGuidedEngine, PatchCounts, PatchMeter
+from sr_deploy.runtime.mask_guided import Amount, MaskGuidedEngine, PatchCounts, PatchMeter
+from sr_deploy.runtime.mask_guided_device import DeviceMaskGuidedEngine
 from sr_deploy.runtime.pairs import PairUpscaler
 from sr_deploy.runtime.tiling import Tiling
 from sr_deploy.runtime.upscaler import Upscaler

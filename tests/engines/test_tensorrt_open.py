@@ -14,12 +14,12 @@ from onnx import ModelProto
 
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard, Part
 from sr_deploy.engines import BACKENDS, open_engine, tensorrt_library, tensorrt_open
-from sr_deploy.engines.build import build_engine, engine_graph
+from sr_deploy.engines.build import build_engine, engine_graph, engine_shapes
 from sr_deploy.engines.cache import EngineCache, default_folder
 from sr_deploy.engines.device import Device
 from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.engines.open import open_bundle
-from sr_deploy.engines.pixels import INPUT, OUTPUT, load_float_form, load_pixel_form
+from sr_deploy.engines.pixels import INPUT, OUTPUT, load_float_form, load_pixel_form, to_refine_form
 from sr_deploy.engines.target import BuildSettings, load_target
 from sr_deploy.engines.tensorrt import TensorRTEngine
 from sr_deploy.engines.tensorrt_library import Flavour, Library
@@ -27,7 +27,7 @@ from sr_deploy.engines.tensorrt_open import open_graph, run_settings
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError
 from sr_deploy.runtime.upscaler import Upscaler
 from tests.engines.fake_tensorrt import Severity
-from tests.graphs import image_graph, masked_bundle, save
+from tests.graphs import image_graph, masked_bundle, masked_graphs, save
 
 L4, H200 = GPU("NVIDIA L4", "8.9"), GPU("NVIDIA H200", "9.0")
 ROOT = Path(__file__).parents[2]
@@ -94,15 +94,24 @@ def test_what_build_made_of_a_mask_guided_network_is_taken_too(
     refuse_to_build(library)
     with run(load_pixel_form(masked, "fp32", part, cast_last=True)) as engine:
         (limits,) = engine.limits.values()
-        assert limits == (((1, 16, 16, 3), (4, 128, 128, 3)) if part == "base" else ((1, 3, 6, 6), (256, 3, 6, 6)))
+        quarter = 128 * 128 // 16 // 4
+        assert limits == (((1, 16, 16, 3), (4, 128, 128, 3)) if part == "base" else ((1, 3, 6, 6), (quarter, 3, 6, 6)))
     assert said == []
 
 
-def test_a_run_builds_refine_networks_for_all_patches_of_a_batch(run: Callable[..., TensorRTEngine], tmp_path: Path) -> None:
+def test_a_run_builds_refine_networks_for_a_quarter_of_an_images_patches(
+    run: Callable[..., TensorRTEngine], tmp_path: Path
+) -> None:
     (tmp_path / "masked").mkdir()
     masked = masked_bundle(tmp_path / "masked")
     with run(load_pixel_form(masked, "fp32", "refine", cast_last=True)) as engine:
-        assert list(engine.limits.values()) == [((1, 3, 6, 6), (256, 3, 6, 6))]
+        assert list(engine.limits.values()) == [((1, 3, 6, 6), (1920 * 1920 // 16 // 4, 3, 6, 6))]
+
+
+def test_a_refine_network_without_a_card_takes_many_patches_too() -> None:
+    _, graph = masked_graphs()
+    shapes = engine_shapes(to_refine_form(graph), BuildSettings(opt="960x540", max="1920x1080"))
+    assert shapes == {"patches": ((1, 3, 6, 6), (2880, 3, 6, 6), (14400, 3, 6, 6))}
 
 
 def test_the_same_bytes_in_every_way(bundle: Bundle) -> None:
