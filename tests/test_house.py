@@ -48,7 +48,7 @@ THIRD_PARTY = {
     "training": {"torch", "numpy"},
     "cli": {"click"},
 }
-KERNELS = {PACKAGE / "engines" / "kernels.py", PACKAGE / "engines" / "mask_kernels.py"}
+KERNELS = {PACKAGE / "engines" / name for name in ("kernels.py", "mask_kernels.py", "video_kernels.py")}
 """Warp's kernels are functions decorated at module level; everything else imports these modules when it launches one."""
 
 VIDEO = PACKAGE / "runtime" / "video"
