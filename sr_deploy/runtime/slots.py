@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from sr_deploy.engines.device import Device, DeviceArray, Stream
 from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
+from sr_deploy.engines.device_video import DevicePlanes, PlaneFormat
 from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
 from sr_deploy.engines.pixels import HEALTH
 from sr_deploy.runtime.tiling import Tiling
@@ -148,11 +150,15 @@ class Context:
 
 
 class Slot:
-    """One frame in flight. What frames of the host need is made when the first of them comes."""
+    """One frame in flight. What frames of the host need is made when the first of them comes.
 
-    def __init__(self, context: Context, size: tuple[int, ...], scale: int) -> None:
+    planes: what results of frames of the host are, flat codes; by default they are RGB.
+    """
+
+    def __init__(self, context: Context, size: tuple[int, ...], scale: int, planes: PlaneFormat | None = None) -> None:
         self._context = context
         self._device = context.device
+        self._planes = DevicePlanes(context.device, planes) if planes else None
         self._shape = (1, *size, 3)
         self._large_shape = (1, *(side * scale for side in size), 3)
         self._stream = self._device.stream()
@@ -165,10 +171,20 @@ class Slot:
             self._go = self._recorded()
         else:
             self._go()
-        large = self._results.take()
-        self._device.copy(large, self._large, stream=self._stream)
+        result = self._results.take()
+        self._device.copy(result, self._large if self._planes is None else self._codes, stream=self._stream)
         self._device.synchronize(self._stream)
-        return self._results.result(large)[0], self._context.read_health()
+        return self._results.result(result)[0], self._context.read_health()
+
+    def run_from_device(self, frame: DeviceArray) -> tuple[Array, Health]:
+        assert self._planes is not None
+        large = self._large if frame.dtype.__name__ == "uint8" else self._large_floats
+        self._context.enqueue(frame, large, stream=self._stream)
+        self._planes.from_rgb(large, self._codes[0], stream=self._stream)
+        result = self._results.take()
+        self._device.copy(result, self._codes, stream=self._stream)
+        self._device.synchronize(self._stream)
+        return self._results.result(result)[0], self._context.read_health()
 
     def run_on_device(self, frame: DeviceArray, large: DeviceArray, *, stream: Stream) -> Health:
         stream = stream or self._stream
@@ -183,6 +199,8 @@ class Slot:
     def _run_from_host(self) -> None:
         self._device.copy(self._frame, self._source, stream=self._stream)
         self._context.enqueue(self._frame, self._large, stream=self._stream)
+        if self._planes is not None:
+            self._planes.from_rgb(self._large, self._codes[0], stream=self._stream)
 
     def _recorded(self) -> Callable[[], None]:
         """`_run_from_host` as one launch where the engine allows it; it has run once before."""
@@ -203,15 +221,30 @@ class Slot:
         return self._device.empty(self._large_shape, np.uint8)
 
     @functools.cached_property
+    def _large_floats(self) -> DeviceArray:
+        """(1,sH,sW,3) of planes, as engines of floats write them."""
+        batch, height, width, channels = self._large_shape
+        return self._device.empty((batch, channels, height, width), np.float32).transpose((0, 2, 3, 1))
+
+    @functools.cached_property
     def _results(self) -> _Lender:
-        return _Lender(self._device, self._large_shape)
+        if self._planes is None:
+            return _Lender(self._device, self._large_shape, np.uint8)
+        return _Lender(self._device, self._codes.shape, self._planes.format.dtype)
+
+    @functools.cached_property
+    def _codes(self) -> DeviceArray:
+        """(1,n) of the planes of the result."""
+        assert self._planes is not None
+        codes = self._planes.empty()
+        return codes.reshape((1, *codes.shape))
 
 
 class _Lender:
-    """Page-locked arrays of one shape, lent out as results, and used again when nobody holds them any more."""
+    """Page-locked arrays of one form, lent out as results, and used again when nobody holds them any more."""
 
-    def __init__(self, device: Device, shape: tuple[int, ...]) -> None:
-        self._new = functools.partial(device.host, shape, np.uint8)
+    def __init__(self, device: Device, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self._new = functools.partial(device.host, shape, dtype)
         self._free: deque[DeviceArray] = deque()
         self._made = 0
         self._spare: DeviceArray = None
