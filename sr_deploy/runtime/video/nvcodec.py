@@ -1,7 +1,7 @@
 """Packets -> frames on a GPU, by NVDEC through PyNvVideoCodec; PyAV stays the owner of packets, times and streams.
 
-Each packet goes in under a number of its own, which its frame brings back. So times are those of the container, and a frame
-that is missing, twice there or out of order is noticed at once: DoubtError, and another decoder goes on from there.
+Each packet goes in with its pts, which its frame brings back. So times are those of the container, and a frame that is
+missing, twice there or out of order is noticed at once: LostError, and another decoder goes on from there.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from sr_deploy.runtime.video.stages import FrameUpscaler
 _INSTALL = 'pip install "sr-deploy[nvcodec]"'
 _CODECS = {"h264": "H264", "hevc": "HEVC", "av1": "AV1", "vp9": "VP9"}
 """Members of `cudaVideoCodec` by FFmpeg's names."""
+
+_EARLIEST = 1 << 40
+"""Ticks added to each pts on its way: NVDEC's times are not negative."""
 
 _FILTERS = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 
@@ -147,25 +150,29 @@ class _Pass:
 
     def run(self, packets: Iterator[Packet[VideoStream] | None], after: int | None) -> Iterator[DeviceFrame]:
         """Raises: LostError."""
-        for number, packet in enumerate(packets, start=1):
+        for packet in packets:
             if packet is not None:
-                if packet.pts is None:
-                    raise LostError("a packet has no time")
-                self._sent[number] = packet
-                if not packet.is_discard and (after is None or packet.pts > after):
-                    self._expected.add(packet.pts)
-            for surface in self._decoded(number, packet):
+                self._expect(packet, after)
+            for surface in self._decoded(packet):
                 frame = self._frame(surface)
                 if frame is not None:
                     yield frame
         if self._expected:
             raise LostError(f"{len(self._expected)} frames are missing at the end")
 
-    def _decoded(self, number: int, packet: Packet[VideoStream] | None) -> list[Any]:
+    def _expect(self, packet: Packet[VideoStream], after: int | None) -> None:
+        if packet.pts is None or packet.pts in self._sent:
+            raise LostError("a packet has no time of its own")
+        self._sent[packet.pts] = packet
+        if not packet.is_discard and (after is None or packet.pts > after):
+            self._expected.add(packet.pts)
+
+    def _decoded(self, packet: Packet[VideoStream] | None) -> list[Any]:
         """What comes out when this packet goes in; None flushes."""
         data = np.frombuffer(bytes(packet) if packet is not None else b"", np.uint8)
         sent = load_library().PacketData()
-        sent.bsl, sent.bsl_data, sent.pts = data.size, data.ctypes.data if data.size else 0, number
+        sent.bsl, sent.bsl_data = data.size, data.ctypes.data if data.size else 0
+        sent.pts = _EARLIEST + packet.pts if packet is not None and packet.pts is not None else 0
         try:
             surfaces = list(self._decoder.Decode(sent))
             if surfaces:
@@ -176,7 +183,7 @@ class _Pass:
 
     def _frame(self, surface: Any) -> DeviceFrame | None:
         """The frame in memory of ours, since the decoder's is its own again soon; None for one that is not shown."""
-        packet = self._sent.pop(int(surface.getPTS()), None)
+        packet = self._sent.pop(int(surface.getPTS()) - _EARLIEST, None)
         if packet is None or packet.pts is None:
             raise LostError("a frame belongs to no packet")
         if packet.is_discard:
