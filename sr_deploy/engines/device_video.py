@@ -32,6 +32,9 @@ from sr_deploy.errors import FeedError, UsageError
 
 _USUAL_LOCATION = 1
 
+_PEAKS = {"uint8": 255, "float16": 1, "float32": 1}
+"""White, by the dtype of a frame."""
+
 
 @dataclass(frozen=True)
 class _Layout:
@@ -128,6 +131,11 @@ class DevicePlanes:
             for factor, place, bits in ((layout.across, right, ACROSS_BITS), (layout.down, below, DOWN_BITS))
         ]
 
+        self._to_rgb, self._to_codes = (
+            {peak: device.array(matrix(format.meaning, layout.depth, peak)) for peak in _PEAKS.values()}
+            for matrix in (to_rgb, to_codes)
+        )
+
     def empty(self) -> DeviceArray:
         """A flat array for the codes of one frame, of undefined contents.
 
@@ -164,7 +172,7 @@ class DevicePlanes:
         """
         from sr_deploy.engines import video_kernels
 
-        pixels, matrix = self._pixels(frame), self._to_rgb(frame.dtype.__name__)
+        pixels, matrix = self._pixels(frame), self._to_rgb[_PEAKS[frame.dtype.__name__]]
         self._check(luma, chroma)
         depth, padding = self.format.layout.depth, self.format.layout.padding
         across, down = self._finer
@@ -186,7 +194,7 @@ class DevicePlanes:
         """
         from sr_deploy.engines import video_kernels
 
-        pixels, matrix = self._pixels(frame), self._to_codes(frame.dtype.__name__)
+        pixels, matrix = self._pixels(frame), self._to_codes[_PEAKS[frame.dtype.__name__]]
         luma, chroma = self.planes(codes)
         depth, padding = self.format.layout.depth, self.format.layout.padding
         across, down = self._coarser
@@ -208,20 +216,12 @@ class DevicePlanes:
     def _narrow(self) -> DeviceArray:
         return self._device.empty((self.format.size[0], self.format.chroma_size[1], 2), np.int16)
 
-    @functools.cache  # noqa: B019  (an object per film; what it keeps is a few numbers)
-    def _to_rgb(self, dtype: str) -> DeviceArray:
-        return self._device.array(to_rgb(self.format.meaning, self.format.layout.depth, _peak(dtype)))
-
-    @functools.cache  # noqa: B019
-    def _to_codes(self, dtype: str) -> DeviceArray:
-        return self._device.array(to_codes(self.format.meaning, self.format.layout.depth, _peak(dtype)))
-
     def _filter(self, taps: Taps) -> tuple[int, DeviceArray, DeviceArray]:
         return taps.step, self._device.array(taps.starts), self._device.array(taps.weights)
 
     def _pixels(self, frame: DeviceArray) -> DeviceArray:
         """(H,W,3) of a frame."""
-        if frame.shape != (1, *self.format.size, 3) or frame.dtype.__name__ not in ("uint8", "float16", "float32"):
+        if frame.shape != (1, *self.format.size, 3) or frame.dtype.__name__ not in _PEAKS:
             sides = ", ".join(map(str, self.format.size))
             raise FeedError(f"{describe(frame)} is no frame of these planes; expected uint8, float16 or float32[1, {sides}, 3]")
         return frame[0]
@@ -234,7 +234,3 @@ class DevicePlanes:
                 f"{describe(luma)} and {describe(chroma)} are no planes of {self.format.pixel_format}; "
                 f"expected {self.format.dtype} of {list(wanted[0])} and {list(wanted[1])}"
             )
-
-
-def _peak(dtype: str) -> int:
-    return 255 if dtype == "uint8" else 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import itertools
+import weakref
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -293,6 +295,15 @@ def test_not_a_number_is_black_and_what_is_beyond_is_clamped(device: Device) -> 
     codes = planes.empty()
     planes.from_rgb(on(device, pixels), codes)
     assert codes.numpy()[:4].tolist() == [0, 1023, 0, 1023]
+
+
+def test_memory_is_given_back(device: Device) -> None:
+    planes = DevicePlanes(device, PlaneFormat((18, 30), "nv12", Meaning(BT601, full=False)))
+    planes.to_rgb(planes.empty(), device.empty((1, 18, 30, 3), "uint8"))
+    gone = weakref.ref(planes)
+    del planes
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_surface_with_gaps_is_read(device: Device) -> None:
