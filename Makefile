@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DEMO := demo
 # What the tests compile engines with; of TensorRT itself the bindings alone, to compare our calls with.
 TENSORRT := tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings tensorrt-cu13-bindings
+# To compare our calls with; it cannot be imported without a driver.
+NVCODEC := PyNvVideoCodec
 
 .PHONY: demo demo-box demo-checkpoint test check format kernels clean
 
@@ -57,6 +59,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(TENSORRT) \
 		|| echo "TensorRT has no wheels for this machine; tests that need them are skipped" >&2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(NVCODEC) \
+		|| echo "PyNvVideoCodec has no wheel for this machine; tests that need it are skipped" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps spandrel einops
 	@touch $@ $(VENV)/.export $(VENV)/.run
 

@@ -48,7 +48,7 @@ THIRD_PARTY = {
     "training": {"torch", "numpy"},
     "cli": {"click"},
 }
-KERNELS = {PACKAGE / "engines" / f"{name}.py" for name in ("kernels", "mask_kernels", "selection_kernels")}
+KERNELS = {PACKAGE / "engines" / f"{name}.py" for name in ("kernels", "mask_kernels", "selection_kernels", "video_kernels")}
 """Warp's kernels are functions decorated at module level; everything else imports these modules when it launches one."""
 
 VIDEO = PACKAGE / "runtime" / "video"

@@ -190,6 +190,13 @@ _video_option = partial(click.option, cls=VideoOption)
     show_default=True,
     help="Deinterlace; auto: where the source says that it is interlaced.",
 )
+@_video_option(
+    "--decode",
+    type=click.Choice(["auto", "cpu", "nvdec"]),
+    default="auto",
+    show_default=True,
+    help="Where to decode; auto: on the GPU that upscales, where that gives the same frames.",
+)
 @_video_option("--no-reuse", is_flag=True, help="Compute everything, also what equals the frame before.")
 @_video_option("--drop-unsupported", is_flag=True, help="Leave out streams that the container cannot hold.")
 @_video_option(
@@ -342,9 +349,10 @@ def _size(options: dict[str, Any]) -> TargetSize | None:
 def _video(options: dict[str, Any]) -> VideoOptions:
     from sr_deploy.runtime.video.options import VideoOptions
 
-    same = ("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "on_damage")
+    same = ("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode")
     return VideoOptions(
         **{name: options[name] for name in same},
+        on_damage=options["on_damage"],
         reuse=not options["no_reuse"],
         drop_unsupported=options["drop_unsupported"],
         resume=options["resume"],

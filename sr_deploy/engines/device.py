@@ -79,6 +79,16 @@ class Device:
     def is_gpu(self) -> bool:
         return bool(self._device.is_cuda)
 
+    @property
+    def number(self) -> int:
+        """Of the GPU; 0 for the CPU."""
+        return int(self._device.ordinal) if self.is_gpu else 0
+
+    @property
+    def context(self) -> int:
+        """The CUDA handle of its primary context, which libraries share; 0 for the CPU."""
+        return stream_handle(self._device.context) if self.is_gpu else 0
+
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> DeviceArray:
         """An array on the device, of undefined contents, at a multiple of `ALIGNMENT` bytes.
 
@@ -169,6 +179,13 @@ class Device:
             return self._allocated(lambda: wp.array(_host_array(source), device=self._device, copy=self.is_gpu))
         except (RuntimeError, TypeError, ValueError, BufferError) as exc:
             raise FeedError(f"a {type(source).__name__} cannot be read as an array ({exc}); {_EXPECTED}") from exc
+
+    def memory(self, pointer: int, shape: Sequence[int], dtype: DTypeLike, *, keep: object) -> DeviceArray:
+        """Memory of this device that another library owns, without gaps; the array keeps `keep` alive."""
+        kind = np.dtype(dtype)
+        sides = tuple(shape)
+        strides = tuple(math.prod(sides[axis + 1 :]) * kind.itemsize for axis in range(len(sides)))
+        return DeviceMemory(pointer, sides, strides, kind, None).view(self._warp, self._device, keep=keep)
 
     def copy(self, target: DeviceArray, source: DeviceArray, *, stream: Stream = None) -> None:
         """Copy between arrays of one shape and dtype, from and to the host too.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.engines.device import Device, DeviceArray, Stream, describe
+from sr_deploy.engines.device_video import PlaneFormat
 from sr_deploy.engines.engine import Array, DeviceEngine
 from sr_deploy.engines.gpu import free_memory
 from sr_deploy.errors import FeedError
@@ -52,6 +53,7 @@ class FrameRunner:
 
     Methods may be called from `concurrency` threads at once; further ones wait for a slot. Results belong to the caller: no
     later frame changes them. `tiling` covers the frame, which is mirrored where tiles reach beyond its right or lower border.
+    `planes`: what `run` gives in place of RGB: the codes of that format, flat.
 
     Raises: OutOfMemoryError, EngineError.
     """
@@ -65,6 +67,7 @@ class FrameRunner:
         scale: int,
         batch: int = 1,
         slots: int = 2,
+        planes: PlaneFormat | None = None,
     ) -> None:
         leases: list[tuple[DeviceEngine, int]] = []
         self._slots: list[Slot] = []
@@ -73,7 +76,7 @@ class FrameRunner:
             leases += [(engine, number) for number in CONTEXTS.take(engine, slots)]
         self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for engine, number in sorted(leases, key=lambda lease: lease[1]):
-            slot = Slot(Context(engine, number, tiling, size, scale=scale, batch=batch), size, scale)
+            slot = Slot(Context(engine, number, tiling, size, scale=scale, batch=batch), size, scale, planes)
             self._slots.append(slot)
             self._idle.put(slot)
 
@@ -83,12 +86,20 @@ class FrameRunner:
         return len(self._slots)
 
     def run(self, frame: Array) -> tuple[Array, Health]:
-        """(H,W,3) uint8 in the host's memory -> (sH,sW,3) uint8; for engines in pixel form.
+        """(H,W,3) uint8 in the host's memory -> (sH,sW,3) uint8, or the codes of `planes`; for engines in pixel form.
 
         Raises: OutOfMemoryError, EngineError.
         """
         with self._slot() as slot:
             return slot.run(frame)
+
+    def run_from_device(self, frame: DeviceArray) -> tuple[Array, Health]:
+        """(1,H,W,3) on the first of the devices, uint8, or fp32 in [0,1] for engines of floats -> the codes of `planes`.
+
+        Raises: OutOfMemoryError, EngineError.
+        """
+        with self._slot() as slot:
+            return slot.run_from_device(frame)
 
     def run_on_device(self, frame: DeviceArray, large: DeviceArray, *, stream: Stream = None) -> Health:
         """Fill `large` (1,sH,sW,3) from `frame` (1,H,W,3), both on the engines' one device, by way of the stream or an own one.
@@ -133,6 +144,11 @@ class FrameRunners:
         """How many frames are under way at most."""
         return max(schedule.slots for schedule in self._schedules.values()) * len(self._gpus)
 
+    @property
+    def is_single(self) -> bool:
+        """Whether all frames go over one GPU."""
+        return len(self._gpus) == 1
+
     def schedule(self, height: int, width: int) -> Schedule:
         """How frames of that size go, or of the nearest that is known."""
         wanted = size_class(height, width)
@@ -160,19 +176,27 @@ class FrameRunners:
         least, most = zip(*limits, strict=True)
         return (max(h for h, _ in least), max(w for _, w in least)), (min(h for h, _ in most), min(w for _, w in most))
 
-    def runner(self, tiling: Tiling, size: tuple[int, ...], dtype: DTypeLike = np.uint8, *, first: bool = False) -> FrameRunner:
-        """For frames of that size (H,W) and dtype, on all GPUs or the `first` alone.
+    def runner(
+        self,
+        tiling: Tiling,
+        size: tuple[int, ...],
+        dtype: DTypeLike = np.uint8,
+        *,
+        first: bool = False,
+        planes: PlaneFormat | None = None,
+    ) -> FrameRunner:
+        """For frames of that size (H,W) and dtype, on all GPUs or the `first` alone; with results in `planes`.
 
         Raises: BundleError, BackendUnavailableError, OutOfMemoryError, EngineError.
         """
-        key = (tiling, size, np.dtype(dtype), first)
+        key = (tiling, size, np.dtype(dtype), first, planes)
         with self._lock:
             runner = self._runners.pop(key, None)
             if runner is None:
                 gpus = self._gpus[:1] if first else self._gpus
                 engines = [self._engine(dtype, gpu, self.schedule(*size)) for gpu in gpus]
                 self._make_room(engines)
-                runner = self._new(engines, tiling, size)
+                runner = self._new(engines, tiling, size, planes)
             self._runners[key] = runner
             return runner
 
@@ -193,11 +217,13 @@ class FrameRunners:
         while self._runners and not (len(self._runners) < _SIZES_KEPT and all(map(CONTEXTS.has_free, engines))):
             del self._runners[next(iter(self._runners))]
 
-    def _new(self, engines: Sequence[DeviceEngine], tiling: Tiling, size: tuple[int, ...]) -> FrameRunner:
+    def _new(
+        self, engines: Sequence[DeviceEngine], tiling: Tiling, size: tuple[int, ...], planes: PlaneFormat | None
+    ) -> FrameRunner:
         height, width = size
         schedule = self.schedule(height, width)
         batch = _batch(min(schedule.batch, len(tiling)), engines)
-        return FrameRunner(engines, tiling, size, scale=self._scale, batch=batch, slots=schedule.slots)
+        return FrameRunner(engines, tiling, size, scale=self._scale, batch=batch, slots=schedule.slots, planes=planes)
 
 
 def _batch(wanted: int, engines: Sequence[DeviceEngine]) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sr_deploy.bundle import Bundle, Part
 from sr_deploy.engines import Arithmetic, Backend
+from sr_deploy.engines.device_video import PlaneFormat
 from sr_deploy.engines.engine import Array, DeviceEngine, Engine
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import BundleError, UsageError
@@ -49,6 +50,9 @@ class MaskGuidedUpscaler(Upscaler):
     def has_independent_tiles(self) -> bool:
         return False
 
+    def frames_device(self) -> None:
+        """None: what is refined is counted on the way from the host."""
+
     @property
     def stats(self) -> MaskedStats:
         plain, counts, area = super().stats, self._meter.counts, self._masked.patch**2
@@ -73,8 +77,10 @@ class MaskGuidedUpscaler(Upscaler):
         large = scores.repeat(self._masked.patch, axis=0).repeat(self._masked.patch, axis=1)[: image.shape[0], : image.shape[1]]
         return np.asarray(large / max(float(scores.max()), 1e-12), np.float32)
 
-    def _run_frame(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Array | None:
-        large = super()._run_frame(pixels, tiling, progress)
+    def _run_frame(
+        self, pixels: Array, tiling: Tiling, progress: Progress | None, planes: PlaneFormat | None = None
+    ) -> Array | None:
+        large = super()._run_frame(pixels, tiling, progress, planes)
         patches = math.prod(side // self._masked.patch for side in tiling.window)
         selected = self._amount.of(patches)
         if large is not None and selected is not None:

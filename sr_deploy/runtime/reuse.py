@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sr_deploy.engines.device_video import PlaneFormat
 from sr_deploy.engines.engine import Array
 from sr_deploy.errors import OutOfMemoryError, UsageError
 from sr_deploy.runtime.tiling import Region, Tiling
@@ -52,13 +53,16 @@ class FrameReuse:
     depends on the frames since the start or `restart` alone, and is the same with `enabled=False`: so is every bit of the
     results.
 
+    planes: what results are in place of RGB where a GPU can give them: the codes of that format, (n,).
+
     Results are read-only and never change: equal frames share one. Size and depth may change from frame to frame. Calls from
     several threads are fine on GPUs, where there is one choice of tiles; on a CPU, frames come in order, one at a time.
     """
 
-    def __init__(self, upscaler: Upscaler, *, enabled: bool = True) -> None:
+    def __init__(self, upscaler: Upscaler, *, enabled: bool = True, planes: PlaneFormat | None = None) -> None:
         self._upscaler = upscaler
         self._enabled = enabled
+        self._planes = planes
         self._tilings: dict[tuple[int, int, bool], Tiling] = {}
         self._moving = 0
         self._last: _Finished | None = None
@@ -126,7 +130,7 @@ class FrameReuse:
             try:
                 if self._enabled and last is not None and last.tiling == tiling and (not changed or look.tiling == tiling):
                     return self._patched(last, frame, changed), tiling, len(changed)
-                return _frozen(self._upscaler.run_tiling(frame, tiling)), tiling, len(tiling)
+                return self._whole(frame, tiling), tiling, len(tiling)
             except (OutOfMemoryError, MemoryError):
                 smaller = self._upscaler.plan_smaller(tiling)
                 if smaller is None:
@@ -138,7 +142,7 @@ class FrameReuse:
         if not changed:
             return last.large
         if len(changed) == len(last.tiling):
-            return _frozen(self._upscaler.run_tiling(frame, last.tiling))
+            return self._whole(frame, last.tiling)
         scale = self._upscaler.scale
         large = last.large.copy()
         for row, column, window in self._upscaler.run_tiles(frame, last.tiling, changed):
@@ -146,6 +150,11 @@ class FrameReuse:
             top, left = (row.fade_from - row.start) * scale, (column.fade_from - column.start) * scale
             target[...] = window[top : top + target.shape[0], left : left + target.shape[1]]
         return _frozen(large)
+
+    def _whole(self, frame: Array, tiling: Tiling) -> Array:
+        """All tiles computed."""
+        codes = None if self._planes is None else self._upscaler.run_to_planes(frame, tiling, self._planes)
+        return _frozen(self._upscaler.run_tiling(frame, tiling) if codes is None else codes)
 
     def _tiling(self, frame: Array, *, coarse: bool) -> Tiling:
         height, width = frame.shape[:2]

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from sr_deploy.engines.device import Command, Device, DeviceArray, Stream, chained
 from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter, Measured
+from sr_deploy.engines.device_video import DevicePlanes, PlaneFormat
 from sr_deploy.engines.engine import Array, DeviceEngine
 from sr_deploy.engines.pixels import HEALTH, WHITE
 from sr_deploy.errors import EngineError
@@ -196,11 +198,14 @@ class Slot:
     """One frame in flight. What frames of the host need is made when the first of them comes.
 
     The stream is idle whenever a run has ended, however it ended: arrays may go, or be used for the next frame.
+
+    planes: what results of frames of the host are, flat codes; by default they are RGB.
     """
 
-    def __init__(self, context: Context, size: tuple[int, ...], scale: int) -> None:
+    def __init__(self, context: Context, size: tuple[int, ...], scale: int, planes: PlaneFormat | None = None) -> None:
         self._context = context
         self._device = context.device
+        self._planes = DevicePlanes(context.device, planes) if planes else None
         self._shape = (1, *size, 3)
         self._large_shape = (1, *(side * scale for side in size), 3)
         self._stream = self._device.stream()
@@ -209,15 +214,13 @@ class Slot:
 
     def run(self, frame: Array) -> tuple[Array, Health]:
         self._source.numpy()[0] = frame
-        large = self._results.take()
-        try:
-            with self._finished(self._stream):
-                self._put_on_stream()
-                self._device.copy(large, self._large, stream=self._stream)
-        except BaseException:
-            self._results.give_back(large)
-            raise
-        return self._results.result(large)[0], self._context.read_health()
+        return self._result_of(self._put_on_stream)
+
+    def run_from_device(self, frame: DeviceArray) -> tuple[Array, Health]:
+        """As `run`, of a frame on the device, into planes; its arrays may lie elsewhere each time, so nothing is recorded."""
+        assert self._planes is not None
+        large = self._large if frame.dtype.__name__ == "uint8" else self._large_floats
+        return self._result_of(lambda: self._enqueue_to_planes(frame, large))
 
     def run_on_device(self, frame: DeviceArray, large: DeviceArray, *, stream: Stream) -> Health:
         stream = stream or self._stream
@@ -228,6 +231,18 @@ class Slot:
     def forget(self) -> None:
         """Let go of what was recorded; it refers to this slot."""
         self._go = None
+
+    def _result_of(self, enqueue: Callable[[], None]) -> tuple[Array, Health]:
+        """What is in the host's memory after the work that `enqueue` puts on the stream."""
+        result = self._results.take()
+        try:
+            with self._finished(self._stream):
+                enqueue()
+                self._device.copy(result, self._large if self._planes is None else self._codes, stream=self._stream)
+        except BaseException:
+            self._results.give_back(result)
+            raise
+        return self._results.result(result)[0], self._context.read_health()
 
     @contextlib.contextmanager
     def _finished(self, stream: Stream) -> Iterator[None]:
@@ -255,6 +270,14 @@ class Slot:
     def _enqueue(self) -> None:
         self._device.copy(self._frame, self._source, stream=self._stream)
         self._bound(self._stream)
+        if self._planes is not None:
+            self._planes.from_rgb(self._large, self._codes[0], stream=self._stream)
+
+    def _enqueue_to_planes(self, frame: DeviceArray, large: DeviceArray) -> None:
+        assert self._planes is not None
+        with self._device.preparing():
+            self._context.enqueue(frame, large, stream=self._stream)
+            self._planes.from_rgb(large, self._codes[0], stream=self._stream)
 
     @functools.cached_property
     def _bound(self) -> Command:
@@ -273,15 +296,30 @@ class Slot:
         return self._device.empty(self._large_shape, np.uint8)
 
     @functools.cached_property
+    def _large_floats(self) -> DeviceArray:
+        """(1,sH,sW,3) of planes, as engines of floats write them."""
+        batch, height, width, channels = self._large_shape
+        return self._device.empty((batch, channels, height, width), np.float32).transpose((0, 2, 3, 1))
+
+    @functools.cached_property
     def _results(self) -> _Lender:
-        return _Lender(self._device, self._large_shape)
+        if self._planes is None:
+            return _Lender(self._device, self._large_shape, np.uint8)
+        return _Lender(self._device, self._codes.shape, self._planes.format.dtype)
+
+    @functools.cached_property
+    def _codes(self) -> DeviceArray:
+        """(1,n) of the planes of the result."""
+        assert self._planes is not None
+        codes = self._planes.empty()
+        return codes.reshape((1, *codes.shape))
 
 
 class _Lender:
-    """Page-locked arrays of one shape, lent out as results, and used again when nobody holds them any more."""
+    """Page-locked arrays of one form, lent out as results, and used again when nobody holds them any more."""
 
-    def __init__(self, device: Device, shape: tuple[int, ...]) -> None:
-        self._new = functools.partial(device.host, shape, np.uint8)
+    def __init__(self, device: Device, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self._new = functools.partial(device.host, shape, dtype)
         self._free: deque[DeviceArray] = deque()
         self._made = 0
         self._spare: DeviceArray = None

@@ -13,7 +13,8 @@ import numpy as np
 
 from sr_deploy.bundle import Bundle
 from sr_deploy.engines import Backend, select_backend
-from sr_deploy.engines.device import DeviceArray, Stream
+from sr_deploy.engines.device import Device, DeviceArray, Stream
+from sr_deploy.engines.device_video import PlaneFormat
 from sr_deploy.engines.engine import Array
 from sr_deploy.engines.gpu import check_gpus
 from sr_deploy.engines.open import open_bundle
@@ -106,6 +107,11 @@ class Upscaler(ImageUpscaler):
         return self._frames is None and self.card.tiling == "exact"
 
     @property
+    def gives_planes(self) -> bool:
+        """Whether `run_to_planes` may give something: on a GPU, with a network of RGB."""
+        return self._frames is not None and self.card.channels == 3
+
+    @property
     def stats(self) -> Stats:
         return self._stats
 
@@ -181,6 +187,39 @@ class Upscaler(ImageUpscaler):
         large = self._run(padded, tiling, progress)
         height, width = (side * self.scale for side in pixels.shape[:2])
         return large if padded is pixels else np.ascontiguousarray(large[:height, :width])
+
+    def run_to_planes(self, pixels: Array, tiling: Tiling, planes: PlaneFormat) -> Array | None:
+        """The frame (H,W,3) uint8 upscaled by a tiling for its size, as an encoder takes it: all codes of `planes`, flat.
+
+        None where it does not go in one go over a GPU, or a tile of it is not healthy: `run_tiling` computes it then.
+
+        Raises: EngineError.
+        """
+        return self._run_frame(pixels, tiling, None, planes)
+
+    def frames_device(self) -> Device | None:
+        """The GPU that frames may lie on for `run_from_device`; None without a GPU, and where several take turns.
+
+        Raises: BackendUnavailableError, EngineError.
+        """
+        return self._frames.device if self._frames is not None and self._frames.is_single and self.gives_planes else None
+
+    def run_from_device(self, frame: DeviceArray, planes: PlaneFormat) -> Array | None:
+        """A frame (1,H,W,3) that lies on `frames_device`, uint8, or fp32 in [0,1], upscaled: all codes of `planes`, flat.
+
+        None where a tile of it is not healthy.
+
+        Raises: EngineError.
+        """
+        assert self._frames is not None
+        _, height, width, _ = frame.shape
+        tiling = self._plan(*self._padded_size(height, width), self._memory)
+        runner = self._frames.runner(tiling, (height, width), frame.dtype.__name__, first=True, planes=planes)
+        codes, health = runner.run_from_device(frame)
+        if not health.is_good:
+            return None
+        self._count("good", len(tiling))
+        return codes
 
     def run_tiles(
         self, pixels: Array, tiling: Tiling, tiles: Sequence[tuple[Region, Region]]
@@ -264,11 +303,13 @@ class Upscaler(ImageUpscaler):
         scheduled = self._frames.schedule(height, width).tile if self._frames else 0
         return min(scheduled or fitting, fitting or scheduled)
 
-    def _run_frame(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Array | None:
+    def _run_frame(
+        self, pixels: Array, tiling: Tiling, progress: Progress | None, planes: PlaneFormat | None = None
+    ) -> Array | None:
         """The frame in one go over a GPU; None where its form does not allow that, or a tile of it is not healthy."""
         if self._frames is None or pixels.dtype != np.uint8 or pixels.shape[2] != 3 or self.card.channels != 3:
             return None
-        large, health = self._frames.runner(tiling, pixels.shape[:2]).run(pixels)
+        large, health = self._frames.runner(tiling, pixels.shape[:2], planes=planes).run(pixels)
         if not health.is_good:
             return None
         self._count("good", len(tiling))

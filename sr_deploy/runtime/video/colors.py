@@ -19,25 +19,13 @@ from av.filter import Graph
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
+from sr_deploy.engines.device_video import LAYOUTS, PlaneFormat
 from sr_deploy.engines.engine import Array
+from sr_deploy.engines.ycbcr import BT601, BT709, LUMA, YCGCO, Meaning, gray_to_white, to_codes, to_rgb
 from sr_deploy.errors import VideoError
 from sr_deploy.runtime.video.frame import ColorTags, VideoFormat
 
 LIMITED, FULL = 1, 2
-BT709, BT601, YCGCO = 1, 6, 8
-LUMA = {
-    1: (0.2126, 0.0722),
-    4: (0.30, 0.11),
-    5: (0.299, 0.114),
-    6: (0.299, 0.114),
-    7: (0.212, 0.087),
-    9: (0.2627, 0.0593),
-    # The two that are not linear: nearest to this one, and the same both ways.
-    10: (0.2627, 0.0593),
-    14: (0.2627, 0.0593),
-}
-"""Weights of red and blue in luma, by the number of the matrix in H.273."""
-
 DEPTHS = (8, 9, 10, 12, 14, 16)
 FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 THREADS = 4
@@ -45,6 +33,9 @@ GRAPHS = 8
 """Filters that a thread keeps: one reads and one writes, and a few are spare."""
 
 LOCATIONS = {1: "left", 2: "center", 3: "topleft", 4: "top", 5: "bottomleft", 6: "bottom"}
+SHORTEST = 16
+"""Sides of frames from which on FFmpeg's filter of chroma has its full length."""
+
 RAMP = np.arange(60, 188, 8, dtype=np.uint8)
 PLACES = {(0, -2): 1, (0, 0): 3, (-2, 0): 4, (0, -4): 5, (-2, -4): 6}
 """Locations by how much less than its own value a sample of luma sees of the ramps across and down."""
@@ -80,14 +71,6 @@ def layout_of(pixel_format: str) -> Layout:
     return Layout("yuv", depth, "yuv444p" + suffix)
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """What the codes of a stream mean; matrix: of LUMA, or YCGCO."""
-
-    matrix: int
-    full: bool
-
-
 def meaning_of(tags: ColorTags, pixel_format: str, height: int) -> Meaning:
     """What the codes of frames mean: as tagged, and where nothing is tagged as players take them.
 
@@ -119,9 +102,9 @@ def rgb_from_frame(frame: av.VideoFrame, format: VideoFormat) -> Array:
         rgb = cv2.merge([red, green, blue])
         return rgb if layout.depth in (8, 16) else cv2.transform(rgb, _scaling(65535 / (2**layout.depth - 1)))
     if layout.kind == "gray":
-        gray = cv2.transform(planes[0], _gray_to_white(meaning.full, layout.depth, peak))
+        gray = cv2.transform(planes[0], gray_to_white(meaning.full, layout.depth, peak))
         return cv2.merge([gray, gray, gray])
-    return cv2.transform(cv2.merge(planes), _to_rgb(meaning, layout.depth, peak))
+    return cv2.transform(cv2.merge(planes), to_rgb(meaning, layout.depth, peak))
 
 
 def frame_from_rgb(pixels: Array, format: VideoFormat) -> av.VideoFrame:
@@ -137,6 +120,32 @@ def frame_from_rgb(pixels: Array, format: VideoFormat) -> av.VideoFrame:
     return _tagged(_reformatted(work, format.pixel_format, meaning, format.tags.chroma_location), format.tags)
 
 
+def frame_from_codes(codes: Array, format: VideoFormat) -> av.VideoFrame:
+    """A frame of that pixel format from its codes (n,), plane by plane without padding; with its color tags, without time."""
+    frame = av.VideoFrame(format.width, format.height, format.pixel_format)
+    begin = 0
+    for plane in frame.planes:
+        view = _view(plane, format.depth)
+        view[...] = codes[begin : begin + view.size].reshape(view.shape)
+        begin += view.size
+    return _tagged(frame, format.tags)
+
+
+def plane_format_of(format: VideoFormat) -> PlaneFormat | None:
+    """The format in which a GPU may write its codes; None where chroma would not be what the host makes of it.
+
+    That is where sides are odd or so short that FFmpeg's filter is another one, and in pixel formats without kernels.
+    """
+    layout = LAYOUTS.get(format.pixel_format)
+    if layout is None or layout.paired or layout.padding:
+        return None
+    sampled = [side for side, factor in ((format.height, layout.down), (format.width, layout.across)) if factor > 1]
+    if any(side % 2 or side < SHORTEST for side in sampled):
+        return None
+    meaning = meaning_of(format.tags, format.pixel_format, format.height)
+    return PlaneFormat((format.height, format.width), format.pixel_format, meaning, format.tags.chroma_location)
+
+
 def _codes(pixels: Array, layout: Layout, meaning: Meaning) -> list[NDArray[Any]]:
     """The planes of the work format, as uint8 or uint16."""
     peak = 255 if pixels.dtype == np.uint8 else 65535
@@ -145,7 +154,7 @@ def _codes(pixels: Array, layout: Layout, meaning: Meaning) -> list[NDArray[Any]
     if layout.kind == "rgb":
         red, green, blue = cv2.split(wide if peak == top else cv2.transform(wide, _scaling(top / peak)))
         return [green, blue, red]
-    matrix = _to_codes(meaning, layout.depth, peak)
+    matrix = to_codes(meaning, layout.depth, peak)
     if layout.kind == "gray":
         return [cv2.transform(wide, matrix[:1])]
     codes = cv2.transform(wide, matrix)
@@ -229,44 +238,5 @@ def _view(plane: Any, depth: int) -> NDArray[Any]:
     return rows[::-1] if plane.line_size < 0 else rows
 
 
-def _rows(meaning: Meaning) -> NDArray[np.float64]:
-    """Y, Cb, Cr by R, G, B, for luma of 0 to 1 and chroma of -0.5 to 0.5."""
-    if meaning.matrix == YCGCO:
-        return np.array([[0.25, 0.5, 0.25], [-0.25, 0.5, -0.25], [0.5, 0, -0.5]])
-    red, blue = LUMA[meaning.matrix]
-    luma = np.array([red, 1 - red - blue, blue])
-    return np.stack([luma, (np.eye(3)[2] - luma) / (2 - 2 * blue), (np.eye(3)[0] - luma) / (2 - 2 * red)])
-
-
-def _ranges(full: bool, depth: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How many codes luma and chroma span, and their codes for black."""
-    step = 2.0 ** (depth - 8)
-    if full:
-        return np.full(3, 2.0**depth - 1), np.array([0, 128, 128]) * step
-    return np.array([219, 224, 224]) * step, np.array([16, 128, 128]) * step
-
-
-@lru_cache(maxsize=16)
-def _to_codes(meaning: Meaning, depth: int, peak: int) -> NDArray[np.float32]:
-    """(3,4): codes of that depth from RGB of 0 to peak."""
-    span, black = _ranges(meaning.full, depth)
-    return np.column_stack([_rows(meaning) * span[:, None] / peak, black]).astype(np.float32)
-
-
-@lru_cache(maxsize=16)
-def _to_rgb(meaning: Meaning, depth: int, peak: int) -> NDArray[np.float32]:
-    """(3,4): RGB of 0 to peak from codes of that depth."""
-    span, black = _ranges(meaning.full, depth)
-    back = np.linalg.inv(_rows(meaning)) / span * peak
-    return np.column_stack([back, -back @ black]).astype(np.float32)
-
-
 def _scaling(factor: float) -> NDArray[np.float32]:
     return (np.eye(3) * factor).astype(np.float32)
-
-
-@lru_cache(maxsize=16)
-def _gray_to_white(full: bool, depth: int, peak: int) -> NDArray[np.float32]:
-    """(1,2): 0 to peak from codes of luma."""
-    span, black = _ranges(full, depth)
-    return np.array([[peak / span[0], -peak * black[0] / span[0]]], np.float32)

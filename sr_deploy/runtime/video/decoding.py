@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 
 
 class DoubtError(Exception):
-    """Decoding with all threads may have lost a frame."""
+    """Decoding with all threads, or on a GPU, may have lost a frame; the message, where there is one, is for the user."""
 
 
 class DamageError(Exception):

@@ -11,7 +11,8 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from sr_deploy.runtime.video.colors import YCGCO, chroma_location_of, layout_of, meaning_of
+from sr_deploy.engines.ycbcr import YCGCO
+from sr_deploy.runtime.video.colors import chroma_location_of, layout_of, meaning_of
 from sr_deploy.runtime.video.frame import ColorTags, VideoFormat
 
 FieldOrder = Literal["progressive", "top first", "bottom first"]

@@ -24,15 +24,17 @@ class VideoOptions:
     are upscaled. deinterlace: 'auto' where the source says that it is interlaced. on_damage: what happens where the source is
     damaged: 'raise', or 'skip' what cannot be decoded, counted in a note. fps: of pictures that have no time of their own.
     codec, crf, preset, pixel_format, encoder_options: see `choose_encoding`. reuse: do not compute again what did not change
-    between frames; pixels are the same either way. drop_unsupported: leave out what the container cannot hold. overwrite: make
-    a target that exists again, and start an unfinished one anew where something changed. resume: go on where an earlier run
-    stopped. segment_frames: how many frames at most are computed twice after a crash.
+    between frames; pixels are the same either way. decode: 'auto' is 'nvdec', on the GPU, where that gives the same frames,
+    else 'cpu'. drop_unsupported: leave out what the container cannot hold. overwrite: make a target that exists again, and
+    start an unfinished one anew where something changed. resume: go on where an earlier run stopped. segment_frames: how many
+    frames at most are computed twice after a crash.
     """
 
     size: TargetSize | None = None
     start: Fraction | None = None
     until: Fraction | None = None
     deinterlace: Literal["auto", "on", "off"] = "auto"
+    decode: Literal["auto", "cpu", "nvdec"] = "auto"
     on_damage: Literal["raise", "skip"] = "raise"
     fps: Fraction | None = None
     codec: str | None = None

@@ -14,12 +14,15 @@ from typing import Any
 import av
 
 from sr_deploy import __version__
-from sr_deploy.errors import UsageError, VideoError
+from sr_deploy.engines.device_video import PlaneFormat
+from sr_deploy.errors import BackendUnavailableError, UsageError, VideoError
 from sr_deploy.runtime.jobs import PICTURES_THAT_MOVE, PIPE, names_stream
 from sr_deploy.runtime.pipeline import Timing, run_pipeline
 from sr_deploy.runtime.size import TargetSize
+from sr_deploy.runtime.upscaler import Upscaler
 from sr_deploy.runtime.video.check import Expected, check_result
-from sr_deploy.runtime.video.encoding import Encoding, choose_encoding
+from sr_deploy.runtime.video.colors import plane_format_of
+from sr_deploy.runtime.video.encoding import Encoding, choose_encoding, encoded_format
 from sr_deploy.runtime.video.frame import Frame, VideoFormat
 from sr_deploy.runtime.video.identity import network_identity, source_identity
 from sr_deploy.runtime.video.images import FrameSource, open_source
@@ -151,15 +154,32 @@ class _Run:
         fresh = not (options.resume and source.repeatable)
         with Journal(self._part, self._identity(source.format, output), replace=options.overwrite, fresh=fresh) as journal:
             resumed = journal.frames
-            known = (*output.encoding.notes, *output.streams.notes, *space)
+            planes = _planes(self._upscaler, source.format, output)
+            known = (*output.encoding.notes, *output.streams.notes, *space, *self._decoding_notes(source, planes))
             self._started(source, output.format, output.encoding, resumed, known)
-            frames = _network(self._upscaler, options)
+            frames = _network(self._upscaler, options, planes)
             timing = self._compute(source, frames, output, journal)
             joining = self._finish(output, journal)
             size, count = self._target.stat().st_size, journal.frames
             journal.remove()
         notes = (*source.notes, *known, *joining)
         return VideoSummary(self._target, "done", count, resumed, size, 0.0, timing, notes, frames.reuse, frames.stats)
+
+    def _decoding_notes(self, source: FrameSource, planes: PlaneFormat | None) -> tuple[str, ...]:
+        """Let frames be decoded on the GPU that upscales them; what to say where one cannot.
+
+        Raises: BackendUnavailableError where it is asked for and cannot.
+        """
+        choice, upscaler = self._options.decode, self._upscaler
+        on_gpu = isinstance(upscaler, Upscaler) and upscaler.gives_planes
+        if choice == "cpu" or (choice == "auto" and not on_gpu):
+            return ()
+        from sr_deploy.runtime.video.nvcodec import decode_on_gpu
+
+        reason = decode_on_gpu(source, upscaler, planes)
+        if reason and choice == "nvdec":
+            raise BackendUnavailableError(f"{self._source}: NVDEC cannot decode it: {reason}; use --decode auto or cpu")
+        return (f"Decoded on the CPU: {reason}.",) if reason else ()
 
     def _output(self, source: VideoFormat) -> _Output:
         options, suffix = self._options, self._target.suffix
@@ -186,6 +206,8 @@ class _Run:
 
     def _pass_on(self, source: FrameSource) -> VideoSummary:
         """Frames into a pipe or into pictures."""
+        if self._options.decode == "nvdec":
+            raise UsageError(f"{self._target}: frames for a pipe or pictures are decoded on the CPU; leave out --decode nvdec")
         out = _enlarged(source.format, self._upscaler.scale, self._options.size)
         sink = Y4MWriter(sys.stdout.buffer, out) if self._target == PIPE else ImageSequence(self._target)
         self._started(source, out, None, 0, ())
@@ -264,8 +286,18 @@ class _Run:
         return result.notes
 
 
-def _network(upscaler: FrameUpscaler, options: VideoOptions) -> FrameNetwork:
-    return FrameNetwork(upscaler, reuse=options.reuse, per_segment=options.segment_frames)
+def _network(upscaler: FrameUpscaler, options: VideoOptions, planes: PlaneFormat | None = None) -> FrameNetwork:
+    return FrameNetwork(upscaler, reuse=options.reuse, per_segment=options.segment_frames, planes=planes)
+
+
+def _planes(upscaler: FrameUpscaler, source: VideoFormat, output: _Output) -> PlaneFormat | None:
+    """What the encoder takes, where a GPU can give it: frames that are not resized afterwards."""
+    out, scale = output.format, upscaler.scale
+    if not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
+        return None
+    if (out.height, out.width) != (source.height * scale, source.width * scale):
+        return None
+    return plane_format_of(encoded_format(out, output.encoding))
 
 
 def _opened(path: Path, options: VideoOptions) -> FrameSource:

@@ -16,7 +16,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sr_deploy.errors import VideoError
-from sr_deploy.runtime.video.colors import frame_from_rgb
+from sr_deploy.runtime.video.colors import frame_from_codes, frame_from_rgb
 from sr_deploy.runtime.video.encoding import Encoding, configure, encoded_format, frame_clock
 from sr_deploy.runtime.video.frame import Frame, VideoFormat
 
@@ -90,7 +90,8 @@ class SegmentWriter:
         if not self._pts and frame.pts < 0:
             self._shift = -frame.pts
             self._container.metadata[SHIFT] = str(self._shift)
-        picture = frame_from_rgb(frame.pixels, self._encoded)
+        make = frame_from_codes if frame.pixels.ndim == 1 else frame_from_rgb
+        picture = make(frame.pixels, self._encoded)
         picture.pts, picture.time_base = len(self._pts), frame_clock(self._encoded)
         self._pts.append(frame.pts)
         self._durations.append(frame.duration)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 import av
 from av.container import InputContainer
@@ -25,12 +25,14 @@ from sr_deploy.runtime.video.facts import count_of, duration_of, format_of, note
 from sr_deploy.runtime.video.filters import deinterlaced
 from sr_deploy.runtime.video.frame import Frame
 from sr_deploy.runtime.video.pipe import Y4MPipe
-from sr_deploy.runtime.video.streams import main_video
+from sr_deploy.runtime.video.streams import codec_name, main_video
 from sr_deploy.runtime.video.timing import Clock
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]
 VideoFrames = Generator[av.VideoFrame, None, None]
+Decode = Callable[[InputContainer, VideoStream, int | None], Iterator[Any]]
+"""Frames of a container's stream in presentation order; up to a pts, packets may give none. Raises DoubtError."""
 
 UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
 """Containers in which FFmpeg cannot start in the middle, or not exactly."""
@@ -88,7 +90,8 @@ class VideoSource:
     """Frames of one video stream, with their times; a context manager.
 
     format: what the frames are; its field_order is 'progressive' when they are deinterlaced here. frame_count: how many the
-    file says or lets guess, None without a hint. duration: in seconds, None when unknown. start_pts: of the first frame.
+    file says or lets guess, None without a hint. duration: in seconds, None when unknown. start_pts: of the first frame. codec:
+    FFmpeg's name, such as 'h264'.
     repeatable: whether `frames` may be called more than once; not on a pipe.
     """
 
@@ -117,6 +120,7 @@ class VideoSource:
         self._notes: dict[str, str] = {}
         self._stack = ExitStack()
         self._live: Iterator[av.VideoFrame] | None = None
+        self._on_device: Decode | None = None
         self.repeatable = isinstance(self._input.file, str)
         container = self._stack.enter_context(self._input.open())
         try:
@@ -135,6 +139,7 @@ class VideoSource:
         missing = missing_bytes(self._input.path, video) if self._input.path else 0
         frames = decode_carefully(container, video, self._skipped if not self.repeatable else [])
         first = self._first(frames, video)
+        self.codec = codec_name(video)
         self.format = format_of(video, first)
         self.start_pts = _pts(first)
         self.duration = duration_of(container, video)
@@ -157,6 +162,22 @@ class VideoSource:
     def notes(self) -> tuple[str, ...]:
         """What the user should know, as sentences; some come only while frames are read."""
         return tuple(self._notes.values())
+
+    @property
+    def host_only(self) -> str:
+        """Why its frames are decoded in the host's memory, in words; empty where that may be done elsewhere."""
+        if not self.repeatable:
+            return "it comes from a pipe"
+        if self._missing:
+            return "the file is cut short"
+        return "it is deinterlaced" if self._filtered else ""
+
+    def decode_on_device(self, decode: Decode) -> None:
+        """Take frames of `frames` from there, until it is in doubt: the host's decoder goes on then, and a note says so.
+
+        Its frames have `pixels`, which become those of Frame as they are, and pts, dts, duration, is_corrupt as PyAV's.
+        """
+        self._on_device = decode
 
     @property
     def damaged(self) -> int:
@@ -192,24 +213,36 @@ class VideoSource:
     def _decoded(self, after: int | None) -> VideoFrames:
         """Frames later than that pts and in the window, decoded fast up to the first doubt and carefully from there on."""
         floor = max((pts for pts in (after, self._floor) if pts is not None), default=None)
-        try:
-            if self.repeatable:
-                for frame in self._later(floor, careful=False):
+        for decode in [self._on_device, decode_fast] if self.repeatable else []:
+            if decode is None:
+                continue
+            try:
+                for frame in self._later(floor, decode):
                     yield frame
                     floor = _pts(frame)
                 return
-        except DoubtError:
-            pass
+            except DoubtError as doubt:
+                self._give_up_device(str(doubt), floor)
         try:
-            yield from self._later(floor, careful=True)
+            yield from self._later(floor, self._decode_carefully)
         except DamageError as damage:
             raise self._damage_error(damage) from damage
 
-    def _later(self, floor: int | None, careful: bool) -> VideoFrames:
+    def _give_up_device(self, reason: str, floor: int | None) -> None:
+        if reason and self._on_device is not None:
+            self._on_device = None
+            where = "the beginning" if floor is None else self._clock(floor)
+            self._notes["device"] = f"NVDEC was given up at {where}: {reason}. The rest was decoded on the CPU."
+
+    def _decode_carefully(self, container: InputContainer, video: VideoStream, after: int | None) -> Iterator[av.VideoFrame]:
+        del after
+        return decode_carefully(container, video, self._skipped)
+
+    def _later(self, floor: int | None, decode: Decode) -> VideoFrames:
         """Frames later than that pts: after a seek if a sound frame up to it is met then, else from the first frame on."""
         if floor is not None and self._seekable:
             met = False
-            with closing(self._pass(floor, careful, seek=True)) as frames:
+            with closing(self._pass(floor, decode, seek=True)) as frames:
                 for frame in frames:
                     if _pts(frame) > floor:
                         if not met:
@@ -218,10 +251,10 @@ class VideoSource:
                     met = met or not frame.is_corrupt
             if met:
                 return
-        with closing(self._pass(floor, careful, seek=False)) as frames:
+        with closing(self._pass(floor, decode, seek=False)) as frames:
             yield from (frame for frame in frames if floor is None or _pts(frame) > floor)
 
-    def _pass(self, floor: int | None, careful: bool, seek: bool) -> VideoFrames:
+    def _pass(self, floor: int | None, decode: Decode, seek: bool) -> VideoFrames:
         """All frames of the file from its start or, sought, from a keyframe well before that pts."""
         if self._live is not None:
             yield from self._timed(self._piped(self._live))
@@ -230,10 +263,7 @@ class VideoSource:
             video = self._video(container)
             if seek and floor is not None and not _sought(container, video, floor):
                 return
-            if careful:
-                yield from self._timed(decode_carefully(container, video, self._skipped))
-            else:
-                yield from self._timed(decode_fast(container, video, floor))
+            yield from self._timed(decode(container, video, floor))
 
     def _piped(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """The same frames; damage is met where the last one is cut."""
@@ -273,7 +303,10 @@ class VideoSource:
             raise VideoError(f"{self._input.name}: not one frame can be decoded; the file is damaged or empty. Fetch it again.")
         return Clock().stamp(first)
 
-    def _pixels(self, frame: av.VideoFrame) -> Array:
+    def _pixels(self, frame: Any) -> Array:
+        if not isinstance(frame, av.VideoFrame):
+            pixels: Array = frame.pixels
+            return pixels
         known = self.format
         if (frame.width, frame.height, frame.format.name) != (known.width, known.height, known.pixel_format):
             raise VideoError(

@@ -10,8 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from sr_deploy.engines.device import DeviceArray
+from sr_deploy.engines.device_video import PlaneFormat
 from sr_deploy.engines.engine import Array
-from sr_deploy.errors import CancelledError, VideoError
+from sr_deploy.errors import CancelledError, OutOfMemoryError, VideoError
 from sr_deploy.runtime.forms import ImageUpscaler, Stats
 from sr_deploy.runtime.resample import resample
 from sr_deploy.runtime.reuse import FrameReuse, ReuseStats
@@ -78,19 +82,32 @@ class FrameNetwork:
     """An upscaler for consecutive frames; of an Upscaler's frames, what did not change is reused.
 
     Nothing is reused across segments of `per_segment` frames, so that a run that goes on at one computes what it would have.
+    planes: what an Upscaler gives in place of RGB where it can.
     """
 
-    def __init__(self, upscaler: FrameUpscaler, *, reuse: bool, per_segment: int) -> None:
+    def __init__(self, upscaler: FrameUpscaler, *, reuse: bool, per_segment: int, planes: PlaneFormat | None = None) -> None:
         self._upscaler = upscaler
         self._per_segment = per_segment
-        self._reuse = FrameReuse(upscaler, enabled=reuse) if isinstance(upscaler, Upscaler) else None
+        self._planes = planes
+        self._reuse = FrameReuse(upscaler, enabled=reuse, planes=planes) if isinstance(upscaler, Upscaler) else None
         self._call: Callable[[Array], Array] = self._reuse or upscaler
         self._before = self._seen()
 
     def __call__(self, number: int, pixels: Array) -> Array:
         if self._reuse is not None and number % self._per_segment == 0:
             self._reuse.restart()
-        return self._call(pixels)
+        return self._call(pixels) if isinstance(pixels, np.ndarray) else self._of_device(pixels)
+
+    def _of_device(self, pixels: DeviceArray) -> Array:
+        """A frame that lies on a GPU, upscaled; nothing of it is compared with the frame before."""
+        from sr_deploy.runtime.video.nvcodec import host_pixels
+
+        assert isinstance(self._upscaler, Upscaler) and self._planes is not None
+        with contextlib.suppress(OutOfMemoryError):
+            codes = self._upscaler.run_from_device(pixels, self._planes)
+            if codes is not None:
+                return codes
+        return self._call(host_pixels(pixels))
 
     @property
     def concurrency(self) -> int:
@@ -125,7 +142,7 @@ class Enlarging:
             return number, replace(frame, pixels=self._resized(self._upscale(number, frame.pixels)))
 
     def _resized(self, large: Array) -> Array:
-        if large.shape[:2] == self._size:
+        if large.ndim == 1 or large.shape[:2] == self._size:
             return large
         last = self._last
         if last is None or last[0] is not large:
