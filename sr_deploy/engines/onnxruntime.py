@@ -188,9 +188,9 @@ class ONNXRuntimeEngine(DeviceEngine):
     """Sessions of ONNX Runtime, whose arrays lie on `device_name`.
 
     On a GPU each context has a session of its own, made when it is first used, and a stream that lives as long: a session keeps
-    to one stream for ever. `enqueue` orders that stream with the caller's by events, and nothing waits; it allocates in the first
-    runs of a shape, so no graph records it. `run` has one more session, which also tells the inputs and outputs. On the CPU all
-    of them are one session, whose runs may overlap.
+    to one stream for ever. `enqueue` orders that stream with the caller's by events, and nothing waits. It allocates in the
+    first runs of a shape, so no graph records it. `run` has one more session, which also tells the inputs and outputs. On the
+    CPU all of them are one session, whose runs may overlap.
 
     new_session: makes a session on the stream of that CUDA handle, or for None on one of its own.
     """
