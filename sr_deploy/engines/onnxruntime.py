@@ -133,7 +133,7 @@ def open_session(graph: bytes, providers: list[Provider], *, precision: Arithmet
             f"ONNX Runtime could not initialize {providers[0][0]}; see `sr-deploy doctor`, or choose --backend onnxruntime"
         )
     if providers[0][0] != _PROVIDER_OF["cpu"]:
-        warn_of_strays(graph, session, f"onnxruntime with {providers[0][0]}")
+        warn_of_strays(graph, session, f"onnxruntime with {providers[0][0]}", onnxruntime.__version__)
     return session
 
 
