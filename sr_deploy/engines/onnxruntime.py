@@ -133,7 +133,7 @@ def open_session(graph: bytes, providers: list[Provider], *, precision: Arithmet
             f"ONNX Runtime could not initialize {providers[0][0]}; see `sr-deploy doctor`, or choose --backend onnxruntime"
         )
     if providers[0][0] != _PROVIDER_OF["cpu"]:
-        warn_of_strays(graph, session, f"onnxruntime with {providers[0][0]}")
+        warn_of_strays(graph, session, f"onnxruntime with {providers[0][0]}", onnxruntime.__version__)
     return session
 
 
@@ -188,9 +188,9 @@ class ONNXRuntimeEngine(DeviceEngine):
     """Sessions of ONNX Runtime, whose arrays lie on `device_name`.
 
     On a GPU each context has a session of its own, made when it is first used, and a stream that lives as long: a session keeps
-    to one stream for ever. `enqueue` orders that stream with the caller's by events, and nothing waits; it allocates in first
-    runs of a shape, so no graph records it. `run` has one more session, which also tells the inputs and outputs. On the CPU all
-    of them are one session, whose runs may overlap.
+    to one stream for ever. `enqueue` orders that stream with the caller's by events, and nothing waits. It allocates in the
+    first runs of a shape, so no graph records it. `run` has one more session, which also tells the inputs and outputs. On the
+    CPU all of them are one session, whose runs may overlap.
 
     new_session: makes a session on the stream of that CUDA handle, or for None on one of its own.
     """

@@ -19,22 +19,23 @@ _FRAME = (540, 960)
 
 _CPU = "CPUExecutionProvider"
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
+_OLDEST = (1, 25)
 _NAMED = 4
 """So many nodes are named, and the rest counted."""
 
 _UPGRADE = 'install ONNX Runtime 1.25 or newer with `pip install -U "sr-deploy[cuda]"`'
 
 
-def warn_of_strays(graph: bytes, session: Any, description: str) -> None:
+def warn_of_strays(graph: bytes, session: Any, description: str, version: str) -> None:
     """Log once, as a warning, which nodes but shape arithmetic the session of that graph runs on the CPU.
 
-    session: an ONNX Runtime session with a GPU's provider, made with `session.record_ep_graph_assignment_info`.
+    session: one of ONNX Runtime of that version with a GPU's provider, made with `session.record_ep_graph_assignment_info`. A
+    version before 1.25 is told without a look: it resizes on the CPU, and does not tell of what it casts from fp16 for that.
     """
-    try:
-        parts = session.get_provider_graph_assignment_info()
-    except AttributeError:
-        _warn_once(f"{description}: this ONNX Runtime does not tell what it runs on the CPU; {_UPGRADE}")
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        _warn_once(f"{description}: ONNX Runtime {version} runs the Resize of opset 19 and 20 on the CPU; {_UPGRADE}")
         return
+    parts = session.get_provider_graph_assignment_info()
     nodes = [(node.name, node.op_type) for part in parts if part.ep_name == _CPU for node in part.get_nodes()]
     strays = stray_nodes(graph, nodes)
     if strays:

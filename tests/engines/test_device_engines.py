@@ -268,6 +268,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
         SessionOptions=lambda: options,
         RunOptions=FakeRunOptions,
         cuda_version="",
+        __version__="1.31.1",
         preload_dlls=lambda **_: None,
         set_default_logger_severity=lambda _: None,
     )

@@ -91,7 +91,7 @@ def test_what_a_real_session_runs_on_the_cpu_is_told_once(caplog: pytest.LogCapt
     model = resized()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            warn_of_strays(model.SerializeToString(), session_of(model), "engine")
+            warn_of_strays(model.SerializeToString(), session_of(model), "engine", "1.31.1")
     (record,) = caplog.records
     assert record.getMessage().startswith("engine: runs on the CPU: relu (Relu), resize (Resize); ")
     assert "concat" not in record.getMessage() and 'pip install -U "sr-deploy[cuda]"' in record.getMessage()
@@ -99,13 +99,15 @@ def test_what_a_real_session_runs_on_the_cpu_is_told_once(caplog: pytest.LogCapt
 
 def test_many_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     model = image_graph(depth=9)
-    warn_of_strays(model.SerializeToString(), session_of(model), "engine")
+    warn_of_strays(model.SerializeToString(), session_of(model), "engine", "1.31.1")
     assert "conv0 (Conv), conv1 (Conv), conv2 (Conv), conv3 (Conv) and 8 more" in caplog.text
 
 
-def test_a_runtime_that_does_not_tell(caplog: pytest.LogCaptureFixture) -> None:
-    warn_of_strays(b"", SimpleNamespace(), "engine")
-    assert "does not tell what it runs on the CPU; install ONNX Runtime 1.25" in caplog.text
+@pytest.mark.parametrize(("version", "is_old"), [("1.9.0", True), ("1.24.4", True), ("1.25.0", False), ("1.31.1+cu13", False)])
+def test_a_version_that_cannot_resize_on_a_gpu_is_told(version: str, is_old: bool, caplog: pytest.LogCaptureFixture) -> None:
+    session = SimpleNamespace(get_provider_graph_assignment_info=list)
+    warn_of_strays(b"", session, "engine", version)
+    assert (f"engine: ONNX Runtime {version} runs the Resize of opset 19 and 20 on the CPU; install" in caplog.text) == is_old
 
 
 @pytest.mark.parametrize(("provider", "told"), [("CPUExecutionProvider", False), ("CUDAExecutionProvider", True)])
