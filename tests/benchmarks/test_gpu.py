@@ -111,6 +111,16 @@ def test_tensorrt_for_rtx_without_a_gpu_is_a_line(bundle: Path) -> None:
     assert "no: " in text or "cannot be loaded" in text
 
 
+def test_tensorrt_for_rtx_is_asked_in_every_way_before_it_is_refused(bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    lines = lines_of("rtx", bundle)
+    ((_, built, validity, *_),) = cells_of(lines, "without targets")
+    assert re.fullmatch(r"\d+ bytes", built) and "EngineValidity." in validity
+    ((_, current, *_),) = cells_of(lines, "for the current GPU")
+    assert re.fullmatch(r"\d+ bytes", current) or "CUDA" in current
+    assert len(cells_of(lines, "8.0")) == len(cells_of(lines, "7.5, 8.0, 8.6, 8.9, 12.0, 12.1")) == 1
+
+
 def test_a_part_that_fails_is_a_line(tmp_path: Path, bundle: Path) -> None:
     assert lines_of("speed", tmp_path)[-1].startswith("**failed**: BundleError: ")
     assert "there are double" in lines_of("speed", bundle, "--networks", "other")[-1]
