@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ import pytest
 
 from sr_deploy.bundle import Bundle, Source, sha256_of
 from sr_deploy.engines import BACKENDS
+from sr_deploy.errors import EngineError
+from sr_deploy.runtime.frames import Schedule
 from sr_deploy.runtime.tiling import plan_tiles
+from sr_deploy.runtime.tune import Measurement
 from tests.cli.conftest import bundle
 
 __all__ = ["bundle"]
@@ -129,11 +133,91 @@ def test_a_part_that_fails_is_a_line(tmp_path: Path, bundle: Path) -> None:
 def test_time_that_is_up_is_a_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines_of("kernels", bundle, "--minutes", "-1")[-1].startswith("**time is up; nothing was measured from gather")
     monkeypatch.setattr(gpu, "GRACE", 0.01)
-    assert gpu.in_own_process(gpu.PARTS[0], 0.0, [str(bundle)])[-1] == "**ended: its time was up**"
+    assert list(gpu.in_own_process(gpu.PARTS[0], 0.0, [str(bundle)]))[-1] == "**ended: its time was up**"
 
 
 def test_a_part_that_crashes_is_a_line() -> None:
-    assert "**ended with code 2**" in gpu.in_own_process(gpu.PARTS[0], 30.0, ["--size"])[-1]
+    assert "**ended with code 2**" in list(gpu.in_own_process(gpu.PARTS[0], 30.0, ["--size"]))[-1]
+
+
+def test_lines_of_a_part_are_in_the_report_before_it_ends(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, seen = tmp_path / "report.md", []
+
+    def lines(*_: object) -> Iterator[str]:
+        for number in range(2):
+            yield f"line {number}"
+            seen.append(report.read_text(encoding="utf-8").splitlines()[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "in_own_process", lines)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main([str(bundle), "--only", "kernels", "-o", str(report)])
+    assert seen == ["line 0", "line 1"]
+    assert report.read_text(encoding="utf-8").endswith("line 0\nline 1\n")
+
+
+def test_lines_of_a_process_come_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "part.py"
+    script.write_text("import time; print('first'); time.sleep(60)")
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    lines, started = gpu.in_own_process(gpu.PARTS[0], 0.0, []), time.monotonic()
+    assert next(lines) == "first"
+    assert list(lines) == ["", "**ended: its time was up**"]
+    assert time.monotonic() - started < 30
+
+
+def test_what_a_part_leaves_running_does_not_hold_up_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "part.py"
+    script.write_text("import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])")
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    started = time.monotonic()
+    assert list(gpu.in_own_process(gpu.PARTS[0], 0.0, []))[-1] == "**ended: its time was up**"
+    assert time.monotonic() - started < 30
+
+
+def test_shares_hold_the_start_of_each_part_and_add_up() -> None:
+    for seconds in (20.0, 480.0):
+        left, shares = seconds, []
+        for index in range(len(gpu.PARTS)):
+            shares.append(gpu.share_of_first(gpu.PARTS[index:], left))
+            left -= shares[-1]
+        assert sum(shares) == pytest.approx(seconds)
+        assert min(shares) >= min(gpu.STARTUP, seconds / len(gpu.PARTS))
+    by_weight = sorted(zip(shares, (part.weight for part in gpu.PARTS), strict=True))
+    assert [weight for _, weight in by_weight] == sorted(part.weight for part in gpu.PARTS)
+
+
+def test_the_time_of_a_part_counts_from_before_its_process_started(bundle: Path) -> None:
+    lines = lines_of("kernels", bundle, "--minutes", "9", "--until", time.time() - 1)
+    assert lines[-1].startswith("**time is up; nothing was measured from gather")
+
+
+def test_what_tune_measures_is_told_at_once_and_ends_with_the_time() -> None:
+    measured = [Measurement(Schedule(slots=slots), float(slots)) for slots in (1, 2, 3)]
+    begun: list[int] = []
+
+    def search(progress: Callable[[Measurement], None]) -> None:
+        for number, one in enumerate(measured):
+            begun.append(number)
+            progress(one)
+
+    assert list(gpu_speed.as_they_come(search, time.monotonic() + 60)) == measured
+    begun.clear()
+    assert list(gpu_speed.as_they_come(search, time.monotonic() - 1)) == measured[:1]
+    assert begun == [0]
+
+
+def test_what_ends_tune_is_raised() -> None:
+    def search(progress: Callable[[Measurement], None]) -> None:
+        progress(Measurement(Schedule(), None, problem="refused"))
+        raise EngineError("no schedule runs")
+
+    with pytest.raises(EngineError, match="no schedule runs"):
+        list(gpu_speed.as_they_come(search, time.monotonic() + 60))
 
 
 def test_without_a_gpu_every_part_says_so(bundle: Path) -> None:
