@@ -27,7 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gpu_checks
+import gpu_masked
 import gpu_speed
+import gpu_video
 from gpu_session import NOT_A_GPU, OutOfTimeError, Session, find_bundles, one_line, stand_in
 
 TINY = (64, 48)
@@ -56,6 +58,8 @@ PARTS = (
     Part("rtx", "TensorRT for RTX on this GPU", gpu_checks.rtx, 2),
     Part("speed", "Speed and roofline", gpu_speed.speed, 8),
     Part("contenders", "Side by side", gpu_speed.contenders, 5),
+    Part("masked", "Mask-guided networks", gpu_masked.masked, 5),
+    Part("video", "Video", gpu_video.video, 2),
     Part("tiles", "Tiles, batches, frames in flight", gpu_speed.tiles, 8),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 import time
@@ -10,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import gpu
+import gpu_masked
 import gpu_speed
+import gpu_video
 import numpy as np
 import pytest
 
@@ -21,6 +24,7 @@ from sr_deploy.runtime.frames import Schedule
 from sr_deploy.runtime.tiling import plan_tiles
 from sr_deploy.runtime.tune import Measurement
 from tests.cli.conftest import bundle
+from tests.graphs import masked_bundle
 
 __all__ = ["bundle"]
 
@@ -79,6 +83,76 @@ def test_tiles(bundle: Path) -> None:
     assert len(rows) > 4
     (best,) = [row for row in rows if row[6] == "*"]
     assert best[7].startswith("in 0 of ")
+
+
+@pytest.mark.filterwarnings("error")
+def test_mask_guided_networks_on_the_device_and_on_the_host(tmp_path: Path) -> None:
+    masked_bundle(tmp_path)
+    lines = lines_of("masked", tmp_path, "--size", "66x49")
+    rows = cells_of(lines, "masked")
+    assert [row[2] for row in rows] == [f"{count} of 192" for count in (0, 19, 38, 96, 192)]
+    for _, backend, _, *times, at_once, graph, launches, fps, patches, host, arrays in rows:
+        assert (backend, patches, arrays, graph) == ("stand-in", "yes", "yes", "-")
+        assert host.startswith("0 of ")
+        assert sum(map(float, times[:-1])) == pytest.approx(float(times[-1]), abs=0.01)
+        assert float(at_once) > 0 and float(fps) > 0 and int(launches) > 0
+    (none, *_, every) = rows
+    assert float(none[6]) == 0 < float(every[6])
+
+
+def test_stages_of_a_mask_guided_network_are_told_apart() -> None:
+    from sr_deploy.engines import kernels, mask_kernels
+
+    kernel = mask_kernels.crop_patches
+    assert gpu_masked.stage_of(kernel) == "crop"
+    assert {gpu_masked.stage_of(one) for one in (mask_kernels.judge_patches, mask_kernels.paste_patches)} == {"paste"}
+    assert {gpu_masked.stage_of(one) for one in (mask_kernels.clear, mask_kernels.write_parts, kernels)} == {"select"}
+
+
+def test_without_a_mask_guided_network_the_part_says_so(bundle: Path) -> None:
+    assert lines_of("masked", bundle) == ["No bundle of a mask-guided network was given."]
+
+
+def test_video(bundle: Path) -> None:
+    lines = lines_of("video", bundle, "--size", "32x24")
+    assert {row[0] for row in (*cells_of(lines, "NVDEC"), *cells_of(lines, "NVENC"))} == {"NVDEC", "NVENC"}
+    if importlib.util.find_spec(gpu_video.KERNELS) is None:
+        assert lines[-1] == "| kernels for video | not in this version |"
+        return
+    for name in gpu_video.DEPTHS:
+        assert [row[1:4] for row in cells_of(lines, name)] == [["to RGB", "6", "6"], ["from RGB", "6", "6"]]
+    rows = cells_of(lines, "double")
+    assert [row[2] for row in rows] == list(gpu_video.DEPTHS)
+    assert all(float(row[5]) == pytest.approx(1e3 / float(row[4]), rel=0.05) for row in rows)
+
+
+@pytest.mark.parametrize(("name", "depth", "padding"), [("nv12", 8, 0), ("p010le", 10, 6)])
+def test_the_references_for_video_are_what_ffmpeg_gives_to_a_code(name: str, depth: int, padding: int) -> None:
+    import av
+    import video_references as reference
+    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+    pixels = np.kron(np.random.default_rng(3).integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+        format=name,
+        dst_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC,
+    )
+    wide = np.uint8 if depth == 8 else np.uint16
+    found = [
+        np.frombuffer(plane, wide).reshape(plane.height, -1)[:, :width]
+        for plane, width in zip(frame.planes, (128, 128), strict=True)
+    ]
+    luma, chroma = reference.to_codes(pixels, depth)
+    tolerance = 1 << (depth - 8)
+    assert np.abs(luma - (found[0].astype(int) >> padding)).max() <= tolerance
+    inside = np.s_[4::8, 4::8]
+    there = (found[1].astype(int) >> padding).reshape(chroma.shape)
+    assert np.abs(chroma[inside] - there[inside]).max() <= tolerance
+    again = reference.to_rgb(luma, chroma, depth)
+    assert np.abs(again[8::16, 8::16].astype(int) - pixels[8::16, 8::16]).max() <= 3
 
 
 def test_contenders_beside_torch(bundle: Path, tmp_path: Path) -> None:
