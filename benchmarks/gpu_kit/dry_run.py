@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from pieces import tree_files
 ROOT = Path(__file__).resolve().parents[2]
 CLANG = "warp/bin/warp-clang.so"
 """Warp compiles kernels for CPUs with it; it does not travel, since GPUs do without."""
+
+FAILURES = re.compile(r"^.*(?:\*\*(?:failed|ended|time is up|out of time)|\| failed \|).*$", re.M)
+"""Lines of a report that tell of what did not run."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,13 +43,15 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.only:
         shutil.rmtree(folder, ignore_errors=True)
     put_clang(options.cache, folder / "store")
-    rows = ["| call | MiB | s | ended with |", "|---|---|---|---|"]
+    rows = ["| call | MiB | s | ended with | told as failed |", "|---|---|---|---|---|"]
     failed = False
     for number in chosen:
         call = calls[number - 1]
-        seconds, code = run_call(call, folder, options.python.absolute(), folder / f"{number}.log")
+        log = folder / f"{number}.log"
+        seconds, code = run_call(call, folder, options.python.absolute(), log)
+        bad = len(FAILURES.findall(log.read_text(encoding="utf-8", errors="replace")))
         failed = failed or bool(code)
-        rows.append(f"| {call.title} | {call.mib:.2f} | {seconds:.0f} | {code} |")
+        rows.append(f"| {call.title} | {call.mib:.2f} | {seconds:.0f} | {code} | {bad} |")
         print(rows[-1], flush=True)
     print("\n" + "\n".join(rows))
     sys.exit(int(failed))
