@@ -101,6 +101,7 @@ def _shares(session: Session, bundle: Bundle, backend: str) -> Iterator[Sequence
     frame = _frame(session, bundle)
     engines = _open(bundle, backend, "base"), _open(bundle, backend, "refine")
     for share in SHARES:
+        session.require_time(bundle.card.name, backend, f"{share:.0%}")
         yield _share(session, bundle, backend, engines, frame, Amount(ratio=share))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from blobs import Source, archive, digest
@@ -26,6 +28,9 @@ for key in ("base.upsampler.0.bias", "refine.upsampler.0.bias"):
 torch.save(state, sys.argv[2])"""
 """Its weights are random and its pixels lie around 0, which the sentinel refuses: half of white is added to both parts."""
 
+MAKERS = ("architectures", "export", "engines", "bundle.py")
+"""What bundles are made by."""
+
 COMPILE = """import sys
 from pathlib import Path
 from sr_deploy.engines.device import compile_kernels
@@ -35,8 +40,7 @@ for module in sys.argv[3:]:
 
 def own_files(checkout: Path, data: Path, cache: Path, arch: int) -> Source:
     """Bundles, their checkpoints, and kernels unless the package has them, as one archive."""
-    command = ["git", "-C", str(checkout), "rev-parse", "HEAD:sr_deploy"]
-    version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()[:12]
+    version = version_of(checkout, MAKERS)
     files: dict[str, Path | bytes] = {}
     for name, checkpoint in BUNDLES.items():
         path = _lifted(data / checkpoint, checkout, cache) if name == MASK_GUIDED else data / checkpoint
@@ -44,8 +48,18 @@ def own_files(checkout: Path, data: Path, cache: Path, arch: int) -> Source:
         files |= {f"bundles/{name}/{one.name}": one for one in sorted(folder.iterdir()) if one.name != "report.html"}
         files[f"checkpoints/{name}.pth"] = path
     if not ships_kernels(checkout):
-        files |= _kernels(checkout, cache, version, arch)
+        files |= _kernels(checkout, cache, version_of(checkout, ("engines",)), arch)
     return archive("base", files, cache)
+
+
+def version_of(checkout: Path, rooms: Sequence[str]) -> str:
+    """A short hash of the code in these folders and files of sr_deploy/, committed or not."""
+    found = hashlib.sha256()
+    for room in rooms:
+        path = checkout / "sr_deploy" / room
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            found.update(f"{file.relative_to(checkout).as_posix()} {digest(file)}\n".encode())
+    return found.hexdigest()[:12]
 
 
 def ships_kernels(checkout: Path) -> bool:

@@ -100,6 +100,14 @@ def test_mask_guided_networks_on_the_device_and_on_the_host(tmp_path: Path) -> N
     assert float(none[6]) == 0 < float(every[6])
 
 
+def test_time_that_is_up_between_shares_keeps_the_rows_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked_bundle(tmp_path)
+    monkeypatch.setattr(gpu_masked, "_share", lambda session, *_: [setattr(session, "deadline", 0.0)])
+    lines = lines_of("masked", tmp_path)
+    assert len(cells_of(lines, "masked")) == 1
+    assert lines[-1] == "**time is up; nothing was measured from masked, stand-in, 10% on**"
+
+
 def test_stages_of_a_mask_guided_network_are_told_apart() -> None:
     from sr_deploy.engines import kernels, mask_kernels
 

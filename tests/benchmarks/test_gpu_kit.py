@@ -299,6 +299,20 @@ def test_kernels_are_compiled_unless_the_package_ships_them(tmp_path: Path) -> N
     assert contents.ships_kernels(tmp_path)
 
 
+def test_what_is_made_again_is_what_other_code_would_make_otherwise(tmp_path: Path) -> None:
+    for name in ("architectures/pan.py", "export/trace.py", "engines/kernels.py", "runtime/tiling.py", "bundle.py"):
+        path = tmp_path / "sr_deploy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    before = contents.version_of(tmp_path, contents.MAKERS)
+    (tmp_path / "sr_deploy" / "runtime" / "tiling.py").write_text("other")
+    assert contents.version_of(tmp_path, contents.MAKERS) == before
+    for name in ("architectures/pan.py", "bundle.py"):
+        (tmp_path / "sr_deploy" / name).write_text("other")
+        assert contents.version_of(tmp_path, contents.MAKERS) != before
+        before = contents.version_of(tmp_path, contents.MAKERS)
+
+
 def container(*entries: tuple[int, int, bytes]) -> bytes:
     """Device code as it lies in a library: (kind, architecture, code)."""
     body = io.BytesIO()
