@@ -7,8 +7,11 @@ DEMO := demo
 TENSORRT := tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings tensorrt-cu13-bindings
 # To compare our calls with; it cannot be imported without a driver.
 NVCODEC := PyNvVideoCodec
+# What `gpu-kit` makes bundles of: a folder with checkpoints/ and golden/.
+DATA ?= ../shared
+KIT_PYTHON ?= 3.12
 
-.PHONY: demo demo-box demo-checkpoint test check format kernels clean
+.PHONY: demo demo-box demo-checkpoint test check format kernels gpu-kit gpu-kit-dry clean
 
 ## demo [IMAGE=photo.png]: upscale a picture with the network in the box, and draw it before and after
 ## demo CHECKPOINT=model.pth IMAGE=photo.png: export the checkpoint, upscale the image with the bundle
@@ -44,8 +47,21 @@ format: $(VENV)/.dev
 kernels: $(VENV)/.dev
 	$(BIN)/python benchmarks/compile_kernels.py
 
+## gpu-kit [DATA=folder] [KIT_PYTHON=3.12]: lay out in .gpu/ what a bare machine with a GPU needs, and print the calls
+gpu-kit: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu_kit/prepare.py --data "$(DATA)" --python $(KIT_PYTHON)
+
+## gpu-kit-dry KIT_PYTHON=3.11: lay out the same for this machine's Python, and run every call on the CPU, in an environment of its own
+gpu-kit-dry: gpu-kit .gpu/venv/.done
+	$(BIN)/python benchmarks/gpu_kit/dry_run.py --python .gpu/venv/bin/python3
+
+.gpu/venv/.done: constraints.txt
+	$(PYTHON) -m venv .gpu/venv
+	.gpu/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt numpy onnx opencv-python-headless torch
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) .gpu build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .

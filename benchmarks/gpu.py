@@ -3,8 +3,9 @@
 python benchmarks/gpu.py BUNDLES... [--checkpoints FILES...] [-o report.md] [--minutes 8] [--only speed,tiles]
 
 BUNDLES are bundles or folders of bundles. It runs with whatever runtimes are installed and says what is missing. Each part is a
-process of its own with a share of the time, so that a part that fails or hangs is a line of the report. `--device cpu` runs the
-same code where there is no GPU, on NVIDIA Warp's CPU device and on tiny frames; its figures are those of no GPU.
+process of its own with a share of the time, its start among it, so that a part that fails or hangs is a line of the report,
+and each line is written as it comes. `--device cpu` runs the same code where there is no GPU, on NVIDIA Warp's CPU device and
+on tiny frames; its figures are those of no GPU.
 """
 
 from __future__ import annotations
@@ -13,19 +14,28 @@ import argparse
 import contextlib
 import datetime
 import inspect
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import gpu_checks
+import gpu_masked
 import gpu_speed
+import gpu_video
 from gpu_session import NOT_A_GPU, OutOfTimeError, Session, find_bundles, one_line, stand_in
 
 TINY = (64, 48)
+STARTUP = 8.0
+"""Seconds of each share for imports and for opening engines, before the rest is shared out by weight."""
+
 GRACE = 20.0
 """Seconds that a part may take beyond its share before it is ended."""
 
@@ -48,6 +58,8 @@ PARTS = (
     Part("rtx", "TensorRT for RTX on this GPU", gpu_checks.rtx, 2),
     Part("speed", "Speed and roofline", gpu_speed.speed, 8),
     Part("contenders", "Side by side", gpu_speed.contenders, 5),
+    Part("masked", "Mask-guided networks", gpu_masked.masked, 5),
+    Part("video", "Video", gpu_video.video, 2),
     Part("tiles", "Tiles, batches, frames in flight", gpu_speed.tiles, 8),
 )
 
@@ -65,16 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
     deadline = time.monotonic() + options.minutes * 60
     parts = [part for part in PARTS if not options.only or part.name in options.only]
     for index, part in enumerate(parts):
-        share = (deadline - time.monotonic()) * part.weight / sum(later.weight for later in parts[index:])
-        report += [
-            f"## {part.title}",
-            "",
-            inspect.cleandoc(part.run.__doc__ or ""),
-            "",
-            *in_own_process(part, share, arguments),
-            "",
-        ]
-        write(report, options.output)
+        share = share_of_first(parts[index:], deadline - time.monotonic())
+        report += [f"## {part.title}", "", inspect.cleandoc(part.run.__doc__ or ""), ""]
+        for line in in_own_process(part, share, arguments):
+            report.append(line)
+            write(report, options.output)
+        report.append("")
     if options.output is None:
         print("\n".join(report))
 
@@ -92,6 +100,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--networks", type=names, default=[], help="names of bundles")
     parser.add_argument("--size", type=size, help="WIDTHxHEIGHT of frames, by default 960x540")
     parser.add_argument("--device", default="cuda:0", choices=["cuda:0", "cpu"], help="cpu is for a try without a GPU")
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=[part.name for part in PARTS], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - {part.name for part in PARTS}:
@@ -111,7 +120,7 @@ def run_part(options: argparse.Namespace) -> Iterator[str]:
                 checkpoints=find_files(options.checkpoints),
                 size=options.size or (TINY if on_cpu else (960, 540)),
                 seconds=options.seconds or (1e-3 if on_cpu else 1.0),
-                deadline=time.monotonic() + options.minutes * 60,
+                deadline=time.monotonic() + (options.until - time.time() if options.until else options.minutes * 60),
             )
             yield from part.run(session)
         except OutOfTimeError as exc:
@@ -120,21 +129,45 @@ def run_part(options: argparse.Namespace) -> Iterator[str]:
             yield f"\n**failed**: {one_line(exc)}"
 
 
-def in_own_process(part: Part, seconds: float, arguments: list[str] | None) -> list[str]:
-    """The lines of one part; a crash or a hang is told in them."""
-    own = ["--part", part.name, "--minutes", str(seconds / 60)]
+def share_of_first(parts: Sequence[Part], seconds: float) -> float:
+    """Seconds of the first of the parts that are left, its start-up among them."""
+    startup = min(STARTUP, seconds / len(parts))
+    return startup + (seconds - startup * len(parts)) * parts[0].weight / sum(part.weight for part in parts)
+
+
+def in_own_process(part: Part, seconds: float, arguments: list[str] | None) -> Iterator[str]:
+    """The lines of one part as they come; a crash or a hang is told in them."""
+    own = ["--part", part.name, "--until", str(time.time() + seconds)]
     command = [sys.executable, "-u", str(Path(__file__).resolve()), *given(arguments), *own]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=max(seconds, 0) + GRACE, check=False)
-    except subprocess.TimeoutExpired as exc:
-        said = exc.stdout or b""
-        text = said if isinstance(said, str) else said.decode(errors="replace")
-        return [*text.splitlines(), "", "**ended: its time was up**"]
-    lines = done.stdout.splitlines()
-    if done.returncode == 0:
-        return lines
-    last = (done.stderr.splitlines() or ["it said nothing"])[-1]
-    return [*lines, "", f"**ended with code {done.returncode}**: {last[:300]}"]
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        _kill(process)
+
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace", start_new_session=True
+        )
+        timer = threading.Timer(max(seconds, 0) + GRACE, end)
+        timer.start()
+        with process:
+            yield from (line.rstrip("\n") for line in process.stdout or ())
+        timer.cancel()
+        errors.seek(0)
+        last = (errors.read().splitlines() or ["it said nothing"])[-1]
+    if late.is_set():
+        yield from ["", "**ended: its time was up**"]
+    elif process.returncode:
+        yield from ["", f"**ended with code {process.returncode}**: {last[:300]}"]
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """The part, and what it started, which may hold its output open."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def given(arguments: list[str] | None) -> list[str]:

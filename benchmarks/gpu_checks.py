@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 import platform
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
-from pathlib import Path
 
 import kernel_references as reference
 import numpy as np
 from gpu_session import NOT_A_GPU, Session, header, one_line
 
 from sr_deploy import Upscaler, engines
-from sr_deploy.bundle import Bundle, Link, Precision
+from sr_deploy.bundle import Bundle, Link
 from sr_deploy.engines import gpu
-from sr_deploy.engines.build import build_engine
+from sr_deploy.engines.build import engine_graph, engine_shapes
 from sr_deploy.engines.device import Device
 from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
 from sr_deploy.engines.engine import Array
@@ -24,7 +22,9 @@ from sr_deploy.engines.gpu import find_gpus
 from sr_deploy.engines.parity import verify
 from sr_deploy.engines.pixels import INPUT, OUTPUT
 from sr_deploy.engines.target import BuildSettings
+from sr_deploy.engines.tensorrt_build import compile_engine
 from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, Library, load_library
+from sr_deploy.engines.tensorrt_targets import WAYS
 from sr_deploy.runtime.frames import Schedule
 from sr_deploy.runtime.tiling import Tiling, plan_tiles
 from sr_deploy.runtime.tune import picture
@@ -94,8 +94,8 @@ def rtx(session: Session) -> Iterator[str]:
     (found, *_) = find_gpus()
     yield f"TensorRT for RTX {library.version} lists {', '.join(library.capabilities())}; this is {found}.\n"
     yield header("built for", "built", "get_engine_validity", "loaded", "run")
-    for capabilities in dict.fromkeys((tuple(library.capabilities()), ("8.0",), (found.capability,))):
-        yield from session.rows(", ".join(capabilities), cells=functools.partial(_try_rtx, session, library, capabilities))
+    for way, capabilities in {**WAYS, **_listed(library, found.capability)}.items():
+        yield from session.rows(way, cells=functools.partial(_try_rtx, session, library, capabilities))
 
 
 def _count_equal(
@@ -124,18 +124,23 @@ def _worst_links(bundle: Bundle, backend: str) -> Iterable[Sequence[object]]:
         yield link.target, link.probe, link.max_lsb, link.psnr, link.floor, "yes" if link.passed else "**no**"
 
 
+def _listed(library: Library, own: str) -> dict[str, tuple[str, ...]]:
+    """Ways to build with compute capabilities that are listed: all, one that most newer GPUs are said to run, this GPU's."""
+    listed = tuple(library.capabilities())
+    return {", ".join(one): one for one in (listed, ("8.0",), (own,)) if set(one) <= set(listed)}
+
+
 def _try_rtx(session: Session, library: Library, capabilities: tuple[str, ...]) -> Iterable[Sequence[object]]:
     from sr_deploy.engines.tensorrt import TensorRTEngine
 
-    bundle, settings = session.rgb[0], BuildSettings(static="128x96", compute_capabilities=capabilities)
-    precision: Precision = "fp16" if bundle.runs("fp16") else "fp32"
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            built = build_engine(bundle, library, settings, folder=Path(folder), precision=precision)
-        except Exception as exc:
-            return [(f"no: {one_line(exc)}", "-", "-", "-")]
-        contents = built.path.read_bytes()
-    answers: list[object] = [f"{built.record.size} bytes", _validity(library, contents)]
+    bundle = session.rgb[0]
+    graph = engine_graph(bundle, precision="fp16" if bundle.runs("fp16") else "fp32", pixels=True)
+    shapes = engine_shapes(graph, BuildSettings(static="128x96"))
+    try:
+        contents = compile_engine(graph, library, shapes=shapes, capabilities=capabilities).engine
+    except Exception as exc:
+        return [(f"no: {one_line(exc)}", "-", "-", "-")]
+    answers: list[object] = [f"{len(contents)} bytes", _validity(library, contents)]
     try:
         engine = TensorRTEngine(contents, library, session.device)
     except Exception as exc:

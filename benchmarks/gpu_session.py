@@ -81,16 +81,22 @@ class Session:
             )
         return self._windows[key].device_engine(np.uint8, 0)
 
+    def require_time(self, *labels: object) -> None:
+        """Raises: OutOfTimeError when the time is up; the labels are what would come next."""
+        if time.monotonic() > self.deadline:
+            raise OutOfTimeError(f"time is up; nothing was measured from {', '.join(map(str, labels))} on")
+
     def rows(self, *labels: object, cells: Callable[[], Iterable[Sequence[object]]]) -> Iterator[str]:
         """Rows of a table that start with the labels; what fails is told in one.
 
-        Raises: OutOfTimeError when the time was up before.
+        Raises: OutOfTimeError when the time was up before, or `cells` says so.
         """
-        if time.monotonic() > self.deadline:
-            raise OutOfTimeError(f"time is up; nothing was measured from {', '.join(map(str, labels))} on")
+        self.require_time(*labels)
         try:
             for row in cells():
                 yield _row(*labels, *row)
+        except OutOfTimeError:
+            raise
         except Exception as exc:
             yield _row(*labels, f"**failed**: {one_line(exc)}")
 

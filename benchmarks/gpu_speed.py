@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import queue
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from gpu_session import Session, header, one_line
+from gpu_session import OutOfTimeError, Session, header, one_line
 from roofline import Ceilings, copy_speeds, count_work, matmul_speed, seconds_per_call
 
 from sr_deploy import Upscaler
@@ -22,7 +25,7 @@ from sr_deploy.engines.engine import Array, DeviceEngine
 from sr_deploy.runtime.frames import Schedule
 from sr_deploy.runtime.slots import Context
 from sr_deploy.runtime.tiling import plan_tiles
-from sr_deploy.runtime.tune import TILES, frames_per_second, picture, tune
+from sr_deploy.runtime.tune import TILES, Measurement, choose, frames_per_second, picture, tune
 
 COPY_BYTES = {True: 1 << 30, False: 1 << 20}
 MATMUL_SIDE = {True: 8192, False: 64}
@@ -94,7 +97,7 @@ def tiles(session: Session) -> Iterator[str]:
     Approximate networks are measured in tiles too, which tune leaves alone; the second mark is the fastest of these.
     """
     width, height = session.size
-    yield f"Frames of {width}x{height}, end to end; `*` is what tune chooses.\n"
+    yield f"Frames of {width}x{height}, end to end; `*` is what tune chooses of the rows above it.\n"
     yield header("bundle", "backend", "tile", "batch", "in flight", "frames/s", "", "differs from the default schedule")
     for bundle, backend in session.pairs():
         yield from session.rows(bundle.card.name, backend, cells=functools.partial(_tuned, session, bundle, backend))
@@ -237,15 +240,42 @@ def _network(bundle: Bundle, checkpoint: Path) -> Any:
 
 def _tuned(session: Session, bundle: Bundle, backend: str) -> Iterable[Sequence[object]]:
     measured = functools.partial(tune, bundle, backend=backend, size=session.size, seconds=session.seconds / 2, keep=False)
-    tunings = [measured()]
+    searches = [measured]
     if bundle.card.tiling == "approximate":
-        tunings.append(measured(candidates=[Schedule(tile, batch) for tile in TILES for batch in (1, 4)]))
-    for tuning in tunings:
-        for found in tuning.measurements:
-            schedule, fps = found.schedule, f"{found.fps:.1f}" if found.fps else found.problem
-            best = found == tuning.best
-            difference = _difference(session, bundle, backend, schedule) if best else ""
-            yield schedule.tile or "whole", schedule.batch, schedule.slots, fps, "*" if best else "", difference
+        searches.append(functools.partial(measured, candidates=[Schedule(tile, batch) for tile in TILES for batch in (1, 4)]))
+    for search in searches:
+        found: list[Measurement] = []
+        for one in as_they_come(search, session.deadline):
+            found.append(one)
+            yield (*_cells(one), "", "")
+        best = choose(found)
+        yield (*_cells(best), "*", _difference(session, bundle, backend, best.schedule))
+
+
+def as_they_come(search: Callable[..., object], deadline: float) -> Iterator[Measurement]:
+    """What `tune` measures, each when it is; from the deadline on no more is begun.
+
+    Raises: what `search` raises.
+    """
+    found: queue.SimpleQueue[Measurement | None] = queue.SimpleQueue()
+
+    def tell(one: Measurement) -> None:
+        found.put(one)
+        if time.monotonic() > deadline:
+            raise OutOfTimeError
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(search, progress=tell)
+        ended.add_done_callback(lambda _: found.put(None))
+        while (one := found.get()) is not None:
+            yield one
+        with contextlib.suppress(OutOfTimeError):
+            ended.result()
+
+
+def _cells(one: Measurement) -> tuple[object, ...]:
+    schedule = one.schedule
+    return schedule.tile or "whole", schedule.batch, schedule.slots, f"{one.fps:.1f}" if one.fps else one.problem
 
 
 def _difference(session: Session, bundle: Bundle, backend: str, schedule: Schedule) -> str:

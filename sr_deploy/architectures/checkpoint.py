@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from sr_deploy.errors import CheckpointError
+from sr_deploy.errors import CheckpointError, MissingDependencyError
 
 WRAPPERS = (
     *("params_ema", "params", "state_dict", "model_state_dict", "model"),
@@ -42,7 +40,7 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read the weights of a .pth, .pt, .ckpt, .pkl or .safetensors file.
 
-    Raises: CheckpointError with the reason and the way out.
+    Raises: CheckpointError with the reason and the way out; MissingDependencyError where safetensors is needed and missing.
     """
     start = _open(path)
     _refuse_other_files(path, start)
@@ -91,6 +89,11 @@ def _is_safetensors(path: Path, start: bytes) -> bool:
 
 
 def _read_safetensors(path: Path) -> Any:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as exc:
+        raise MissingDependencyError(f"{path}: needs safetensors; install it with `pip install safetensors`") from exc
     try:
         return load_file(path, device="cpu")
     except (SafetensorError, OSError, ValueError) as exc:

@@ -16,7 +16,7 @@ from sr_deploy.engines.cache import EngineCache, EngineKey, EngineRecord, Entry,
 from sr_deploy.engines.gpu import GPU, find_gpus
 from sr_deploy.engines.pixels import INPUT, PATCHES, load_float_form, load_pixel_form
 from sr_deploy.engines.target import BuildSettings
-from sr_deploy.engines.tensorrt_build import Progress, compile_engine, flags_of, why_stale
+from sr_deploy.engines.tensorrt_build import Progress, compile_engine, flags_of, require_listed, why_stale
 from sr_deploy.engines.tensorrt_library import FLAVOURS, TENSORRT_RTX, Flavour, Library, load_library
 from sr_deploy.errors import BackendUnavailableError, EngineError, MissingDependencyError, UsageError
 
@@ -63,6 +63,8 @@ def build_engine(
     Raises: UsageError, BundleError, BackendUnavailableError, OutOfMemoryError, EngineError.
     """
     _check_sizes(bundle.card, settings)
+    if library.flavour.builds_ahead:
+        require_listed(library, settings.compute_capabilities)
     graph = engine_graph(bundle, precision=precision, pixels=pixels, part=part)
     card = replace(bundle.card, name=f"{bundle.card.name} {part}".rstrip())
     return build_graph(graph, card, library, settings, folder=folder, precision=precision, gpu=gpu, say=say, progress=progress)
@@ -88,7 +90,7 @@ def build_graph(
     Raises: UsageError, BackendUnavailableError, OutOfMemoryError, EngineError.
     """
     say = say or (lambda _: None)
-    gpu = None if library.flavour.builds_ahead else gpu or _gpu_of_this_machine(library.flavour)
+    gpu = _gpu_of_engine(library, settings, gpu)
     contents = graph_bytes(graph)
     key = EngineKey(
         graph=hashlib.sha256(contents).hexdigest(),
@@ -186,7 +188,7 @@ def fitting_engines(graph: bytes, library: Library, gpu: GPU, folders: Iterable[
     def fits(record: EngineRecord) -> bool:
         key = record.key
         is_ours = (key.graph, key.library, key.version) == (digest, library.flavour.name, library.version)
-        runs = gpu.capability in key.capabilities if library.flavour.builds_ahead else key.gpu == str(gpu)
+        runs = gpu.capability in key.capabilities or key.gpu == str(gpu)
         return is_ours and runs and key.flags == flags_of(library.flavour)
 
     for folder in folders:
@@ -234,6 +236,13 @@ def _stale(path: Path, library: Library) -> str:
         return why_stale(path.read_bytes(), library)
     except (EngineError, OSError) as exc:
         return str(exc)
+
+
+def _gpu_of_engine(library: Library, settings: BuildSettings, gpu: GPU | None) -> GPU | None:
+    """The GPU that an engine is of; none where it is of compute capabilities that TensorRT for RTX lists."""
+    if not library.flavour.builds_ahead:
+        return gpu or _gpu_of_this_machine(library.flavour)
+    return None if set(settings.compute_capabilities) & set(library.capabilities()) else gpu
 
 
 def _gpu_of_this_machine(flavour: Flavour) -> GPU:

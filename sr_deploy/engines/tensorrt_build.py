@@ -30,6 +30,9 @@ FLAGS = ("strongly typed", "no TF32", "no auxiliary streams", "scratch memory by
 USER_ALLOCATION = "user allocation"
 """What TensorRT for RTX needs, so that a CUDA graph can record a run."""
 
+CURRENT = "current"
+"""In the place of a compute capability: that of the GPU here, whether TensorRT for RTX lists it or not."""
+
 _STALE = ("VERSION_MISMATCH", "MALFORMED_ENGINE")
 
 
@@ -56,8 +59,9 @@ def compile_engine(
 ) -> Compiled:
     """Compile `graph` with `library`.
 
-    An input whose three shapes are equal becomes static. `capabilities` are compute capabilities such as '8.9'; only TensorRT
-    for RTX takes them. `workspace` is in MB. Ctrl-C ends the build at its next step.
+    An input whose three shapes are equal becomes static. `capabilities` are compute capabilities such as '8.9', or CURRENT
+    alone; only TensorRT for RTX takes them, and without any it builds what runs on most GPUs. `workspace` is in MB. Ctrl-C
+    ends the build at its next step.
 
     Raises: UsageError for settings that the library does not take; OutOfMemoryError; EngineError with the library's words.
     """
@@ -123,20 +127,27 @@ def why_stale(engine: bytes, library: Library) -> str:
         return ", ".join(name.lower().replace("_", " ") for name in _STALE if int(diagnostics) & int(getattr(kinds, name)))
 
 
-def _targets(library: Library, capabilities: Sequence[str]) -> dict[str, Any]:
-    if not library.flavour.builds_ahead:
-        if capabilities:
-            raise UsageError(
-                f"{library.flavour.title} builds for the GPU of this machine only; leave compute capabilities out, "
-                "or build for them with TensorRT for RTX (engines/rtx.toml)"
-            )
-        return {}
+def require_listed(library: Library, capabilities: Sequence[str]) -> None:
+    """Raises: UsageError unless TensorRT for RTX lists each of the compute capabilities, and there is one."""
     known = library.capabilities()
     unknown = [text for text in capabilities if text not in known]
     if unknown or not capabilities:
         what = f"compute capability {', '.join(unknown)} is unknown" if unknown else "no compute capability is given"
         raise UsageError(f"{library}: {what}; there are: {', '.join(known)}")
-    return {text: known[text] for text in capabilities}
+
+
+def _targets(library: Library, capabilities: Sequence[str]) -> dict[str, Any]:
+    if not capabilities:
+        return {}
+    if not library.flavour.builds_ahead:
+        raise UsageError(
+            f"{library.flavour.title} builds for the GPU of this machine only; leave compute capabilities out, "
+            "or build for them with TensorRT for RTX (engines/rtx.toml)"
+        )
+    if tuple(capabilities) == (CURRENT,):
+        return {CURRENT: library.module.ComputeCapability.CURRENT}
+    require_listed(library, capabilities)
+    return {text: library.capabilities()[text] for text in capabilities}
 
 
 def _contents(graph: ModelProto | Path | bytes) -> bytes:

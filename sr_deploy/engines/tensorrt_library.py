@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from sr_deploy.engines import gpu
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, SrDeployError, UsageError
 
 _LINES_KEPT = 50
@@ -128,28 +127,6 @@ def load_library(flavour: Flavour) -> Library:
             reasons.append((missing, (str(exc).splitlines() or [name])[0]))
     _, reason = min(reasons, key=lambda entry: entry[0])
     raise BackendUnavailableError(f"{flavour.title} cannot be loaded ({reason}); install it with `{flavour.install}`")
-
-
-def why_not_run(flavour: Flavour) -> str:
-    """Why engines of that flavour do not run on this machine, and what to do, in one line; '' when they do."""
-    machine = gpu.survey()
-    problems = [f"{machine.problem}; {machine.remedy}"] if machine.problem else []
-    try:
-        library = load_library(flavour)
-        problems += [why_not_for(library, found) for found in machine.gpus[:1]]
-    except BackendUnavailableError as exc:
-        problems.append(str(exc))
-    cure = "--backend openvino" if machine.problem else "--backend onnxruntime-cuda or openvino"
-    missing = [problem for problem in problems if problem]
-    return f"backend '{flavour.name}': {'; '.join(missing)}; or use {cure}" if missing else ""
-
-
-def why_not_for(library: Library, found: gpu.GPU) -> str:
-    """Why the library has nothing for that GPU, '' when it has."""
-    if not library.flavour.builds_ahead or found.capability in library.capabilities():
-        return ""
-    known = ", ".join(library.capabilities())
-    return f"{library.flavour.title} {library.version} does not run on {found}, it runs on {known}; use TensorRT there"
 
 
 @functools.cache

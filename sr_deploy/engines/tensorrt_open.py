@@ -17,6 +17,7 @@ from sr_deploy.engines.device import Device, load_warp
 from sr_deploy.engines.gpu import GPU, find_gpus
 from sr_deploy.engines.target import BuildSettings
 from sr_deploy.engines.tensorrt import TensorRTEngine
+from sr_deploy.engines.tensorrt_targets import targets_for, why_not_run
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Opener:
 
     def require(self) -> None:
         """Raises: BackendUnavailableError with what is missing on this machine."""
-        if problem := libraries.why_not_run(self._flavour):
+        if problem := why_not_run(self._flavour):
             raise BackendUnavailableError(problem)
 
     def usable_precisions(self, device: str) -> tuple[Arithmetic, ...]:
@@ -73,8 +74,6 @@ class Opener:
             raise EngineError(f"{self._flavour.name} computes in fp32 or fp16, not in bf16; use --precision fp16 or fp32")
         found = _gpu(gpu)
         library = libraries.load_library(self._flavour)
-        if problem := libraries.why_not_for(library, found):
-            raise BackendUnavailableError(problem)
         model, own = ModelProto.FromString(graph), default_folder()
         return open_graph(
             model,
@@ -122,16 +121,19 @@ def open_graph(
             say(f"{built.path} cannot be used: {exc}")
     card = _card(graph)
     notice = f"building an engine of {card.name} for {gpu} with {library}, once; this may take minutes"
-    settings = run_settings(card, library.flavour, gpu)
     with device.current():
+        settings = run_settings(card, library, gpu)
         built = build_graph(graph, card, library, settings, folder=folder, precision=precision, gpu=gpu, say=say, notice=notice)
         return load(built)
 
 
-def run_settings(card: ModelCard, flavour: libraries.Flavour, gpu: GPU) -> BuildSettings:
-    """As the targets in engines/ have it, for this GPU alone, and from smaller images on."""
+def run_settings(card: ModelCard, library: libraries.Library, gpu: GPU) -> BuildSettings:
+    """As the targets in engines/ have it, for this GPU alone, and from smaller images on.
+
+    Raises: BackendUnavailableError, OutOfMemoryError.
+    """
     least = -(-max(card.min_size, LEAST_SIDE) // card.size_multiple) * card.size_multiple
-    return BuildSettings(min=f"{least}x{least}", compute_capabilities=(gpu.capability,) if flavour.builds_ahead else ())
+    return BuildSettings(min=f"{least}x{least}", compute_capabilities=targets_for(library, gpu))
 
 
 def _card(graph: ModelProto) -> ModelCard:

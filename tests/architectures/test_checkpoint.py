@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -89,6 +91,20 @@ def test_safetensors_by_content(tmp_path: Path, name: str) -> None:
     save_file(STATE, tmp_path / name)
     checkpoint = read_checkpoint(tmp_path / name)
     assert {key: torch.equal(checkpoint.state[key], STATE[key]) for key in STATE} == dict.fromkeys(STATE, True)
+
+
+def test_only_safetensors_files_need_safetensors(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "weights.pth")
+    save_file(STATE, tmp_path / "weights.safetensors")
+    code = (
+        "import sys; sys.modules['safetensors'] = None; from pathlib import Path; "
+        "from sr_deploy.architectures.checkpoint import read_checkpoint; print(len(read_checkpoint(Path(sys.argv[1])).state))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run([*command, tmp_path / "weights.pth"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(STATE)
+    failed = subprocess.run([*command, tmp_path / "weights.safetensors"], capture_output=True, text=True, check=False)
+    assert "MissingDependencyError" in failed.stderr and "pip install safetensors" in failed.stderr
 
 
 def test_torch_file_named_safetensors(tmp_path: Path) -> None:

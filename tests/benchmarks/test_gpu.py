@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import gpu
+import gpu_masked
 import gpu_speed
+import gpu_video
 import numpy as np
 import pytest
 
 from sr_deploy.bundle import Bundle, Source, sha256_of
 from sr_deploy.engines import BACKENDS
+from sr_deploy.errors import EngineError
+from sr_deploy.runtime.frames import Schedule
 from sr_deploy.runtime.tiling import plan_tiles
+from sr_deploy.runtime.tune import Measurement
 from tests.cli.conftest import bundle
+from tests.graphs import masked_bundle
 
 __all__ = ["bundle"]
 
@@ -77,6 +85,84 @@ def test_tiles(bundle: Path) -> None:
     assert best[7].startswith("in 0 of ")
 
 
+@pytest.mark.filterwarnings("error")
+def test_mask_guided_networks_on_the_device_and_on_the_host(tmp_path: Path) -> None:
+    masked_bundle(tmp_path)
+    lines = lines_of("masked", tmp_path, "--size", "66x49")
+    rows = cells_of(lines, "masked")
+    assert [row[2] for row in rows] == [f"{count} of 192" for count in (0, 19, 38, 96, 192)]
+    for _, backend, _, *times, at_once, graph, launches, fps, patches, host, arrays in rows:
+        assert (backend, patches, arrays, graph) == ("stand-in", "yes", "yes", "-")
+        assert host.startswith("0 of ")
+        assert sum(map(float, times[:-1])) == pytest.approx(float(times[-1]), abs=0.01)
+        assert float(at_once) > 0 and float(fps) > 0 and int(launches) > 0
+    (none, *_, every) = rows
+    assert float(none[6]) == 0 < float(every[6])
+
+
+def test_time_that_is_up_between_shares_keeps_the_rows_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked_bundle(tmp_path)
+    monkeypatch.setattr(gpu_masked, "_share", lambda session, *_: [setattr(session, "deadline", 0.0)])
+    lines = lines_of("masked", tmp_path)
+    assert len(cells_of(lines, "masked")) == 1
+    assert lines[-1] == "**time is up; nothing was measured from masked, stand-in, 10% on**"
+
+
+def test_stages_of_a_mask_guided_network_are_told_apart() -> None:
+    from sr_deploy.engines import kernels, mask_kernels
+
+    kernel = mask_kernels.crop_patches
+    assert gpu_masked.stage_of(kernel) == "crop"
+    assert {gpu_masked.stage_of(one) for one in (mask_kernels.judge_patches, mask_kernels.paste_patches)} == {"paste"}
+    assert {gpu_masked.stage_of(one) for one in (mask_kernels.clear, mask_kernels.write_parts, kernels)} == {"select"}
+
+
+def test_without_a_mask_guided_network_the_part_says_so(bundle: Path) -> None:
+    assert lines_of("masked", bundle) == ["No bundle of a mask-guided network was given."]
+
+
+def test_video(bundle: Path) -> None:
+    lines = lines_of("video", bundle, "--size", "32x24")
+    assert {row[0] for row in (*cells_of(lines, "NVDEC"), *cells_of(lines, "NVENC"))} == {"NVDEC", "NVENC"}
+    if importlib.util.find_spec(gpu_video.KERNELS) is None:
+        assert lines[-1] == "| kernels for video | not in this version |"
+        return
+    for name in gpu_video.DEPTHS:
+        assert [row[1:4] for row in cells_of(lines, name)] == [["to RGB", "6", "6"], ["from RGB", "6", "6"]]
+    rows = cells_of(lines, "double")
+    assert [row[2] for row in rows] == list(gpu_video.DEPTHS)
+    assert all(float(row[5]) == pytest.approx(1e3 / float(row[4]), rel=0.05) for row in rows)
+
+
+@pytest.mark.parametrize(("name", "depth", "padding"), [("nv12", 8, 0), ("p010le", 10, 6)])
+def test_the_references_for_video_are_what_ffmpeg_gives_to_a_code(name: str, depth: int, padding: int) -> None:
+    import av
+    import video_references as reference
+    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+    pixels = np.kron(np.random.default_rng(3).integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+        format=name,
+        dst_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC,
+    )
+    wide = np.uint8 if depth == 8 else np.uint16
+    found = [
+        np.frombuffer(plane, wide).reshape(plane.height, -1)[:, :width]
+        for plane, width in zip(frame.planes, (128, 128), strict=True)
+    ]
+    luma, chroma = reference.to_codes(pixels, depth)
+    tolerance = 1 << (depth - 8)
+    assert np.abs(luma - (found[0].astype(int) >> padding)).max() <= tolerance
+    inside = np.s_[4::8, 4::8]
+    there = (found[1].astype(int) >> padding).reshape(chroma.shape)
+    assert np.abs(chroma[inside] - there[inside]).max() <= tolerance
+    again = reference.to_rgb(luma, chroma, depth)
+    assert np.abs(again[8::16, 8::16].astype(int) - pixels[8::16, 8::16]).max() <= 3
+
+
 def test_contenders_beside_torch(bundle: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from sr_deploy.architectures import REGISTRY
@@ -111,6 +197,16 @@ def test_tensorrt_for_rtx_without_a_gpu_is_a_line(bundle: Path) -> None:
     assert "no: " in text or "cannot be loaded" in text
 
 
+def test_tensorrt_for_rtx_is_asked_in_every_way_before_it_is_refused(bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    lines = lines_of("rtx", bundle)
+    ((_, built, validity, *_),) = cells_of(lines, "without targets")
+    assert re.fullmatch(r"\d+ bytes", built) and "EngineValidity." in validity
+    ((_, current, *_),) = cells_of(lines, "for the current GPU")
+    assert re.fullmatch(r"\d+ bytes", current) or "CUDA" in current
+    assert len(cells_of(lines, "8.0")) == len(cells_of(lines, "7.5, 8.0, 8.6, 8.9, 12.0, 12.1")) == 1
+
+
 def test_a_part_that_fails_is_a_line(tmp_path: Path, bundle: Path) -> None:
     assert lines_of("speed", tmp_path)[-1].startswith("**failed**: BundleError: ")
     assert "there are double" in lines_of("speed", bundle, "--networks", "other")[-1]
@@ -119,11 +215,91 @@ def test_a_part_that_fails_is_a_line(tmp_path: Path, bundle: Path) -> None:
 def test_time_that_is_up_is_a_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines_of("kernels", bundle, "--minutes", "-1")[-1].startswith("**time is up; nothing was measured from gather")
     monkeypatch.setattr(gpu, "GRACE", 0.01)
-    assert gpu.in_own_process(gpu.PARTS[0], 0.0, [str(bundle)])[-1] == "**ended: its time was up**"
+    assert list(gpu.in_own_process(gpu.PARTS[0], 0.0, [str(bundle)]))[-1] == "**ended: its time was up**"
 
 
 def test_a_part_that_crashes_is_a_line() -> None:
-    assert "**ended with code 2**" in gpu.in_own_process(gpu.PARTS[0], 30.0, ["--size"])[-1]
+    assert "**ended with code 2**" in list(gpu.in_own_process(gpu.PARTS[0], 30.0, ["--size"]))[-1]
+
+
+def test_lines_of_a_part_are_in_the_report_before_it_ends(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, seen = tmp_path / "report.md", []
+
+    def lines(*_: object) -> Iterator[str]:
+        for number in range(2):
+            yield f"line {number}"
+            seen.append(report.read_text(encoding="utf-8").splitlines()[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "in_own_process", lines)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main([str(bundle), "--only", "kernels", "-o", str(report)])
+    assert seen == ["line 0", "line 1"]
+    assert report.read_text(encoding="utf-8").endswith("line 0\nline 1\n")
+
+
+def test_lines_of_a_process_come_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "part.py"
+    script.write_text("import time; print('first'); time.sleep(60)")
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    lines, started = gpu.in_own_process(gpu.PARTS[0], 0.0, []), time.monotonic()
+    assert next(lines) == "first"
+    assert list(lines) == ["", "**ended: its time was up**"]
+    assert time.monotonic() - started < 30
+
+
+def test_what_a_part_leaves_running_does_not_hold_up_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "part.py"
+    script.write_text("import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])")
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    started = time.monotonic()
+    assert list(gpu.in_own_process(gpu.PARTS[0], 0.0, []))[-1] == "**ended: its time was up**"
+    assert time.monotonic() - started < 30
+
+
+def test_shares_hold_the_start_of_each_part_and_add_up() -> None:
+    for seconds in (20.0, 480.0):
+        left, shares = seconds, []
+        for index in range(len(gpu.PARTS)):
+            shares.append(gpu.share_of_first(gpu.PARTS[index:], left))
+            left -= shares[-1]
+        assert sum(shares) == pytest.approx(seconds)
+        assert min(shares) >= min(gpu.STARTUP, seconds / len(gpu.PARTS))
+    by_weight = sorted(zip(shares, (part.weight for part in gpu.PARTS), strict=True))
+    assert [weight for _, weight in by_weight] == sorted(part.weight for part in gpu.PARTS)
+
+
+def test_the_time_of_a_part_counts_from_before_its_process_started(bundle: Path) -> None:
+    lines = lines_of("kernels", bundle, "--minutes", "9", "--until", time.time() - 1)
+    assert lines[-1].startswith("**time is up; nothing was measured from gather")
+
+
+def test_what_tune_measures_is_told_at_once_and_ends_with_the_time() -> None:
+    measured = [Measurement(Schedule(slots=slots), float(slots)) for slots in (1, 2, 3)]
+    begun: list[int] = []
+
+    def search(progress: Callable[[Measurement], None]) -> None:
+        for number, one in enumerate(measured):
+            begun.append(number)
+            progress(one)
+
+    assert list(gpu_speed.as_they_come(search, time.monotonic() + 60)) == measured
+    begun.clear()
+    assert list(gpu_speed.as_they_come(search, time.monotonic() - 1)) == measured[:1]
+    assert begun == [0]
+
+
+def test_what_ends_tune_is_raised() -> None:
+    def search(progress: Callable[[Measurement], None]) -> None:
+        progress(Measurement(Schedule(), None, problem="refused"))
+        raise EngineError("no schedule runs")
+
+    with pytest.raises(EngineError, match="no schedule runs"):
+        list(gpu_speed.as_they_come(search, time.monotonic() + 60))
 
 
 def test_without_a_gpu_every_part_says_so(bundle: Path) -> None:

@@ -172,14 +172,17 @@ def test_without_a_gpu_auto_takes_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def tensorrt(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Of TensorRT, the flavours of these names are installed."""
+    """Of TensorRT, the flavours of these names are installed; engines that are built for no GPU by name are not valid."""
     from sr_deploy.engines import tensorrt_library
-    from tests.engines.fake_tensorrt import fake_module
+    from tests.engines.fake_tensorrt import EngineValidity, fake_module
 
     def load(flavour: tensorrt_library.Flavour) -> tensorrt_library.Library:
         if flavour.name not in names:
             raise BackendUnavailableError(f"{flavour.title} cannot be loaded; install it with `{flavour.install}`")
-        return tensorrt_library.Library(flavour, fake_module(rtx=flavour.builds_ahead))
+        module = fake_module(rtx=flavour.builds_ahead)
+        if flavour.builds_ahead:
+            module.Runtime.get_engine_validity = lambda *_: (EngineValidity.INVALID, 0)
+        return tensorrt_library.Library(flavour, module)
 
     monkeypatch.setattr(tensorrt_library, "load_library", load)
 
@@ -291,7 +294,7 @@ def test_tensorrt_for_rtx_tells_which_gpus_it_runs_on(monkeypatch: pytest.Monkey
     machine(monkeypatch, H200)
     tensorrt(monkeypatch, "tensorrt-rtx")
     with pytest.raises(
-        BackendUnavailableError, match=r"does not run on NVIDIA H200 \(9\.0\), it runs on 7\.5, 8\.0, .*use TensorRT"
+        BackendUnavailableError, match=r"does not run on NVIDIA H200 \(9\.0\), it lists 7\.5, 8\.0, .*use TensorRT"
     ):
         select_backend("tensorrt-rtx")
 

@@ -18,8 +18,10 @@ from onnx import ModelProto, TensorProto, helper
 
 from sr_deploy.architectures import REGISTRY, reparameterize
 from sr_deploy.architectures.mga import MaskGuided
+from sr_deploy.engines.build import build_engine
 from sr_deploy.engines.device import Device
 from sr_deploy.engines.gpu import GPU, survey
+from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.pixels import (
     FEATURES,
     HEALTH,
@@ -31,14 +33,16 @@ from sr_deploy.engines.pixels import (
     to_refine_form,
     with_health,
 )
-from sr_deploy.engines.tensorrt_build import Compiled, compile_engine, why_stale
+from sr_deploy.engines.target import BuildSettings
+from sr_deploy.engines.tensorrt_build import CURRENT, Compiled, compile_engine, why_stale
 from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, Library, load_library
 from sr_deploy.engines.tensorrt_open import open_graph
-from sr_deploy.errors import EngineError, UsageError
+from sr_deploy.engines.tensorrt_targets import targets_for
+from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError
 from sr_deploy.export.activations import measure_activations
 from sr_deploy.export.precision import to_fp16
 from sr_deploy.export.trace import trace, trace_parts
-from tests.graphs import image_graph
+from tests.graphs import image_graph, save
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
@@ -233,11 +237,45 @@ def test_shapes_are_for_the_inputs_of_the_graph(library: Library) -> None:
         compile_engine(image_graph(), library, shapes={"x": ((1,), (1,), (1,))}, capabilities=("8.6",))
 
 
-@pytest.mark.parametrize(("capabilities", "message"), [(("9.0",), "9.0 is unknown"), ((), "no compute capability is given")])
-def test_compute_capabilities_are_those_of_the_library(capabilities: tuple[str, ...], message: str, library: Library) -> None:
-    with pytest.raises(UsageError, match=message) as info:
-        compiled(image_graph(), library, *[(64, 64)] * 3, capabilities=capabilities)
+def test_compute_capabilities_are_those_of_the_library(library: Library) -> None:
+    with pytest.raises(UsageError, match=r"9\.0 is unknown") as info:
+        compiled(image_graph(), library, *[(64, 64)] * 3, capabilities=("9.0",))
     assert "7.5, 8.0, 8.6, 8.9, 12.0" in str(info.value)
+
+
+@pytest.mark.parametrize(("capabilities", "message"), [(("9.0",), "9.0 is unknown"), ((), "no compute capability is given")])
+def test_who_builds_from_a_bundle_names_what_the_library_lists(
+    capabilities: tuple[str, ...], message: str, library: Library, tmp_path: Path
+) -> None:
+    bundle = open_bundle(save(image_graph(), tmp_path))
+    settings = BuildSettings(static="64x64", compute_capabilities=capabilities)
+    with pytest.raises(UsageError, match=message) as info:
+        build_engine(bundle, library, settings, folder=tmp_path / "engines", precision="fp32")
+    assert "7.5, 8.0, 8.6, 8.9, 12.0" in str(info.value)
+
+
+def test_without_targets_the_library_builds_what_runs_on_most_gpus(library: Library) -> None:
+    graph = image_graph()
+    portable = compiled(graph, library, *[(64, 64)] * 3)
+    named = [compiled(graph, library, *[(64, 64)] * 3, capabilities=one) for one in (("8.9",), ("7.5",))]
+    assert read_back(portable.engine) == library.version.rsplit(".", 1)[0]
+    assert len({portable.engine, *(one.engine for one in named)}) == 3
+    assert why_stale(portable.engine, library) == ""
+
+
+@pytest.mark.skipif(bool(survey().gpus), reason="there is a GPU")
+def test_for_the_current_gpu_the_library_needs_one(library: Library) -> None:
+    with pytest.raises(EngineError, match="CUDA"):
+        compiled(image_graph(), library, *[(64, 64)] * 3, capabilities=(CURRENT,))
+
+
+@pytest.mark.skipif(bool(survey().gpus), reason="there is a GPU")
+def test_a_gpu_that_is_not_listed_is_tried_before_it_is_refused(library: Library) -> None:
+    with pytest.raises(BackendUnavailableError) as info:
+        targets_for(library, GPU("NVIDIA H100", "9.0"))
+    assert "lists 7.5, 8.0, 8.6, 8.9, 12.0" in str(info.value)
+    assert "built without targets: the engine is not valid here" in str(info.value)
+    assert "built for the current GPU: tensorrt-rtx" in str(info.value)
 
 
 def test_progress_grows_to_the_whole(library: Library) -> None:

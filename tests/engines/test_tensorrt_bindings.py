@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from sr_deploy.engines import tensorrt, tensorrt_build, tensorrt_library
+from sr_deploy.engines import tensorrt, tensorrt_build, tensorrt_library, tensorrt_targets
 from tests.engines import fake_tensorrt
 from tests.engines.fake_tensorrt import CLASSES, RTX_ONLY
 
@@ -191,8 +191,8 @@ RUNS = {
 
 @pytest.mark.parametrize(
     ("module", "objects"),
-    [(tensorrt, RUNS), (tensorrt_build, BUILDS), (tensorrt_library, {})],
-    ids=["tensorrt", "tensorrt_build", "tensorrt_library"],
+    [(tensorrt, RUNS), (tensorrt_build, BUILDS), (tensorrt_library, {}), (tensorrt_targets, {"runtime": "Runtime"})],
+    ids=["tensorrt", "tensorrt_build", "tensorrt_library", "tensorrt_targets"],
 )
 def test_our_code_calls_nothing_that_the_fake_has_not(module: Any, objects: dict[str, str]) -> None:
     fake = fake_tensorrt.fake_module(rtx=True)
