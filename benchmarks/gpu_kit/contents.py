@@ -20,7 +20,7 @@ BUNDLES = {
     "pan_x4": "checkpoints/PANx4_DF2K.pth",
     MASK_GUIDED: "golden/rfdn_mga_x4.pth",
 }
-VALUE_RANGE = {MASK_GUIDED: "1"}
+FLAGS = {MASK_GUIDED: ["--value-range", "1", "--anyway"]}
 LIFT = """import sys, torch
 state = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
 for key in ("base.upsampler.0.bias", "refine.upsampler.0.bias"):
@@ -94,7 +94,7 @@ def _bundle(name: str, path: Path, checkout: Path, cache: Path, version: str) ->
             name,
             "--overwrite",
         ]
-        _python([*main, *(["--value-range", VALUE_RANGE[name]] if name in VALUE_RANGE else [])], checkout)
+        _python([*main, *FLAGS.get(name, [])], checkout)
     return folder
 
 

@@ -47,6 +47,7 @@ def test_the_folder_on_stdout_and_progress_on_stderr(invoke: Invoke, calls: list
         "architecture": None,
         "dense_bsconv": False,
         "merge_parallel": False,
+        "anyway": False,
         "overwrite": False,
     }
     assert json.loads(invoke("export", "net.pth", "--json").stdout)["card"]["name"] == "double"
@@ -59,7 +60,7 @@ def test_a_warning_is_one_line(invoke: Invoke) -> None:
 
 
 def test_options(invoke: Invoke, calls: list[dict[str, Any]]) -> None:
-    flags = ["--dense-bsconv", "--merge-parallel", "--overwrite"]
+    flags = ["--dense-bsconv", "--merge-parallel", "--anyway", "--overwrite"]
     named = ["-o", "out", "--name", "mine", "--recipe", "a.toml", "--value-range", "255", "--architecture", "rfdn"]
     variants = ["--variant", "identity=true", "--variant", "blocks=4", "--variant", "form=plain", "--variant", "gain=0.5"]
     assert invoke("export", "net.pth", *flags, *named, *variants).exit_code == 0
@@ -73,6 +74,7 @@ def test_options(invoke: Invoke, calls: list[dict[str, Any]]) -> None:
         "architecture": "rfdn",
         "dense_bsconv": True,
         "merge_parallel": True,
+        "anyway": True,
         "overwrite": True,
     }
 
