@@ -247,12 +247,13 @@ def truncated(path: Path) -> None:
 
 
 def damaged(path: Path) -> None:
-    """A file with a stretch in its middle overwritten."""
+    """A file with the pictures of some packets in its middle overwritten, behind their headers."""
     whole = path.with_name("whole-" + path.name)
     ffmpeg(*pattern("192x128", count=50), *X264, "-g", "10", whole)
     data = bytearray(whole.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 3000] = bytes(value * 37 % 251 for value in range(3000))
+    for packet in ffprobe(whole, "-show_packets")["packets"][21:28]:
+        start, end = int(packet["pos"]) + 24, int(packet["pos"]) + int(packet["size"])
+        data[start:end] = bytes(value * 37 % 251 for value in range(end - start))
     path.write_bytes(data)
 
 
