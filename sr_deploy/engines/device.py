@@ -6,10 +6,12 @@ stream. Copies and kernels are put on a stream and not waited for: keep their ar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -53,6 +55,9 @@ _POOL_KEPT = 1 << 30
 """Bytes that a GPU's pool keeps of what was given back: results come and go, and asking the driver again takes longer."""
 
 _RECORDINGS = Recordings()
+
+_CPU_BLOCKS = threading.Lock()
+"""On the CPU, what the threads of a block share has one place in the whole process."""
 
 
 class Device:
@@ -222,7 +227,7 @@ class Device:
         Raises: EngineError.
         """
         block = block_dim_of(kernel.module)
-        with translated():
+        with translated(), contextlib.nullcontext() if self.is_gpu else _CPU_BLOCKS:
             load_compiled(kernel.module, self._device)
             self._warp.launch_tiled(
                 kernel, dim=(count,), inputs=list(arguments), device=self._device, stream=stream, block_dim=block
