@@ -22,15 +22,12 @@ ACROSS, DOWN = 0.0, 0.5
 def to_rgb(luma: Array, chroma: Array, depth: int) -> Array:
     """Codes of BT.709 in limited range, (H,W) and (h,w,2), to (H,W,3) uint8."""
     fine = [_filtered(chroma[..., plane], luma.shape, depth, finer=True) for plane in range(2)]
-    channels = _applied(_matrix_to_rgb(depth), luma, *fine)
-    rounded: Array = np.rint(np.stack(channels, axis=-1))
-    return rounded.clip(0, 255).astype(np.uint8)
+    return np.stack(_rounded(_matrix_to_rgb(depth), 255, depth, luma, *fine), axis=-1).astype(np.uint8)
 
 
 def to_codes(pixels: Array, depth: int) -> tuple[Array, Array]:
     """(H,W,3) uint8 to codes of BT.709 in limited range, (H,W) and (h,w,2)."""
-    planes = _applied(_matrix_to_codes(depth), *(pixels[..., channel] for channel in range(3)))
-    luma, *chroma = (np.rint(plane).clip(0, 2**depth - 1).astype(np.int64) for plane in planes)
+    luma, *chroma = _rounded(_matrix_to_codes(depth), 2**depth - 1, depth, *(pixels[..., channel] for channel in range(3)))
     small = (-(-luma.shape[0] // 2), -(-luma.shape[1] // 2))
     return luma, np.stack([_filtered(plane, small, depth, finer=False) for plane in chroma], axis=-1)
 
@@ -61,10 +58,18 @@ def _matrix_to_rgb(depth: int) -> Array:
     return np.array([[*map(float, row), float(-row[0] * black - (row[1] + row[2]) * half)] for row in rows], np.float32)
 
 
-def _applied(matrix: Array, *planes: Array) -> list[Array]:
-    """In float32, from left to right."""
-    first, second, third = (plane.astype(np.float32) for plane in planes)
-    return [((row[0] * first + row[1] * second) + row[2] * third) + row[3] for row in matrix]
+def _rounded(matrix: Array, top: int, depth: int, *planes: Array) -> list[Array]:
+    """Whole numbers 0 to `top`: from and to 8 bits in fixed point, else in float32 as signed numbers of 16 bits."""
+    if depth == 8:
+        whole = np.rint((matrix + np.array([0, 0, 0, 0.5], np.float32)) * np.float32(1024)).astype(np.int64)
+        return [(row >> 10).clip(0, top) for row in _applied(whole, *(plane.astype(np.int64) for plane in planes))]
+    rows = _applied(matrix - np.array([0, 0, 0, 32768], np.float32), *(plane.astype(np.float32) for plane in planes))
+    return [(np.rint(row) + 32768).clip(0, top).astype(np.int64) for row in rows]
+
+
+def _applied(matrix: Array, first: Array, second: Array, third: Array) -> list[Array]:
+    """From right to left."""
+    return [row[0] * first + (row[1] * second + (row[2] * third + row[3])) for row in matrix]
 
 
 def _filtered(codes: Array, size: tuple[int, ...], depth: int, *, finer: bool) -> Array:

@@ -11,29 +11,37 @@ Nothing here allocates while it runs, so that a CUDA graph can record it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sr_deploy.engines.device import Device, DeviceArray, Stream, describe
 from sr_deploy.engines.ycbcr import (
     ACROSS_BITS,
     DOWN_BITS,
+    FIXED,
     LOCATIONS,
     Meaning,
     Taps,
     coarser_taps,
     finer_taps,
+    fixed_point,
     same_taps,
     to_codes,
     to_rgb,
+    with_less,
 )
 from sr_deploy.errors import FeedError, UsageError
 
 _USUAL_LOCATION = 1
 
-_PEAKS = {"uint8": 255, "float16": 1, "float32": 1}
-"""White, by the dtype of a frame."""
+_MakeMatrix = Callable[[Meaning, int, int], NDArray[np.float32]]
+
+_WHITE_READ = {"uint8": 255, "float16": 65535, "float32": 65535}
+_WHITE_WRITTEN = {"uint8": 255, "float16": 1, "float32": 1}
+"""By the dtype of a frame: floats are rounded to 16 bits before they become codes, as they are on the host."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,8 @@ class DevicePlanes:
     """Turns planes of one format into RGB and back, one frame at a time, on one stream at a time.
 
     Codes are a flat array, or luma (H,W) and chroma (h,w,2) of any strides, as a decoder's surface has them. Codes are rounded
-    half to even and clamped to their depth, RGB in uint8 too; in floats it is clamped to [0,1].
+    half to even and clamped to their depth, RGB in uint8 too; in floats it is clamped to [0,1]. Between 8 bits and 8 bits the
+    arithmetic is OpenCV's, in fixed point, and floats are rounded to 16 bits first: films have the codes that the host makes.
 
     Raises: OutOfMemoryError, EngineError.
     """
@@ -131,10 +140,8 @@ class DevicePlanes:
             for factor, place, bits in ((layout.across, right, ACROSS_BITS), (layout.down, below, DOWN_BITS))
         ]
 
-        self._to_rgb, self._to_codes = (
-            {peak: device.array(matrix(format.meaning, layout.depth, peak)) for peak in _PEAKS.values()}
-            for matrix in (to_rgb, to_codes)
-        )
+        self._to_rgb = {dtype: self._matrix(to_rgb, dtype, white) for dtype, white in _WHITE_WRITTEN.items()}
+        self._to_codes = {dtype: self._matrix(to_codes, dtype, white) for dtype, white in _WHITE_READ.items()}
 
     def empty(self) -> DeviceArray:
         """A flat array for the codes of one frame, of undefined contents.
@@ -172,7 +179,7 @@ class DevicePlanes:
         """
         from sr_deploy.engines import video_kernels
 
-        pixels, matrix = self._pixels(frame), self._to_rgb[_PEAKS[frame.dtype.__name__]]
+        pixels, matrix = self._pixels(frame), self._to_rgb[frame.dtype.__name__]
         self._check(luma, chroma)
         depth, padding = self.format.layout.depth, self.format.layout.padding
         across, down = self._finer
@@ -183,7 +190,7 @@ class DevicePlanes:
         self._device.launch(
             video_kernels.rgb_from_codes,
             self.format.size,
-            [luma, wide, *down, padding, depth, matrix, pixels],
+            [luma, wide, *down, padding, depth, *matrix, pixels],
             stream=stream,
         )
 
@@ -194,16 +201,17 @@ class DevicePlanes:
         """
         from sr_deploy.engines import video_kernels
 
-        pixels, matrix = self._pixels(frame), self._to_codes[_PEAKS[frame.dtype.__name__]]
+        pixels, (matrix, fixed) = self._pixels(frame), self._to_codes[frame.dtype.__name__]
         luma, chroma = self.planes(codes)
         depth, padding = self.format.layout.depth, self.format.layout.padding
         across, down = self._coarser
         narrow, top = self._narrow, float(2**depth - 1)
-        self._device.launch(video_kernels.luma_from_rgb, self.format.size, [pixels, matrix, top, padding, luma], stream=stream)
+        level = [pixels, matrix, top, fixed]
+        self._device.launch(video_kernels.luma_from_rgb, self.format.size, [*level, padding, luma], stream=stream)
         self._device.launch(
             video_kernels.chroma_across_from_rgb,
             narrow.shape[:2],
-            [pixels, matrix, top, *across, depth - 1, narrow],
+            [*level, *across, depth - 1, narrow],
             stream=stream,
         )
         self._device.launch(video_kernels.chroma_down, chroma.shape[:2], [narrow, *down, padding, depth, chroma], stream=stream)
@@ -216,12 +224,21 @@ class DevicePlanes:
     def _narrow(self) -> DeviceArray:
         return self._device.empty((self.format.size[0], self.format.chroma_size[1], 2), np.int16)
 
+    def _matrix(self, make: _MakeMatrix, dtype: str, white: int) -> tuple[DeviceArray, float]:
+        """For frames of that dtype, and what stands for 1 in it, 0 where it is in floating point."""
+        depth = self.format.layout.depth
+        matrix = make(self.format.meaning, depth, white)
+        if dtype == "uint8" and depth == 8:
+            return self._device.array(fixed_point(matrix)), float(FIXED)
+        leads_to_floats = make is to_rgb and dtype != "uint8"
+        return self._device.array(matrix if leads_to_floats else with_less(matrix)), 0.0
+
     def _filter(self, taps: Taps) -> tuple[int, DeviceArray, DeviceArray]:
         return taps.step, self._device.array(taps.starts), self._device.array(taps.weights)
 
     def _pixels(self, frame: DeviceArray) -> DeviceArray:
         """(H,W,3) of a frame."""
-        if frame.shape != (1, *self.format.size, 3) or frame.dtype.__name__ not in _PEAKS:
+        if frame.shape != (1, *self.format.size, 3) or frame.dtype.__name__ not in _WHITE_READ:
             sides = ", ".join(map(str, self.format.size))
             raise FeedError(f"{describe(frame)} is no frame of these planes; expected uint8, float16 or float32[1, {sides}, 3]")
         return frame[0]

@@ -1,6 +1,8 @@
 """Our kernels for video, in NVIDIA Warp: planes of YCbCr codes <-> RGB. See `kernels.py` for what holds of all of them.
 
-Codes are rounded half to even, and clamped to what their depth holds; NaN is 0. Chroma is filtered in whole numbers.
+Codes are rounded half to even, and clamped to what their depth holds; NaN is 0. Between 8 bits and 8 bits matrices are whole
+numbers, with a half in them that rounds up. Others that lead to whole numbers lead to 32768 less. Floats are rounded to 16 bits
+before they become codes. Chroma is filtered in whole numbers. All of this is what OpenCV and FFmpeg do to frames on the host.
 """
 
 # Without `from __future__ import annotations`: Warp reads the annotations themselves.
@@ -11,14 +13,17 @@ import warp as wp
 
 wp.set_module_options({"enable_backward": False, "fast_math": False, "fuse_fp": False})
 
+DEEP = wp.constant(wp.float32(65535.0))
+"""White in 16 bits."""
+
+LESS = wp.constant(wp.float32(32768.0))
+
 BETWEEN = wp.constant(32767)
 """The largest value between the filters across and down."""
 
 
 @wp.func
-def settled(value: wp.float32, top: wp.float32) -> wp.float32:
-    """Whole number 0 to `top`, rounded half to even; 0 for NaN."""
-    level = wp.rint(value)
+def clamped(level: wp.float32, top: wp.float32) -> wp.float32:
     if level > top:
         return top
     if level > wp.float32(0.0):
@@ -27,35 +32,64 @@ def settled(value: wp.float32, top: wp.float32) -> wp.float32:
 
 
 @wp.func
-def color(value: wp.float32, like: wp.uint8) -> wp.float32:  # noqa: ARG001  (Warp chooses by its type)
-    return settled(value, wp.float32(255.0))
+def settled(value: wp.float32, top: wp.float32, fixed: wp.float32) -> wp.float32:
+    """Whole number 0 to `top`, of what a matrix gives: in fixed point, or where `fixed` is 0 LESS less; 0 for NaN."""
+    if fixed > wp.float32(0.0):
+        return clamped(wp.floor(value / fixed), top)
+    return clamped(wp.rint(value) + LESS, top)
 
 
 @wp.func
-def color(value: wp.float32, like: wp.float16) -> wp.float32:  # noqa: ARG001, F811
+def color(value: wp.float32, fixed: wp.float32, like: wp.uint8) -> wp.float32:  # noqa: ARG001  (Warp chooses by its type)
+    return settled(value, wp.float32(255.0), fixed)
+
+
+@wp.func
+def color(value: wp.float32, fixed: wp.float32, like: wp.float16) -> wp.float32:  # noqa: ARG001, F811
     return wp.clamp(value, wp.float32(0.0), wp.float32(1.0))
 
 
 @wp.func
-def color(value: wp.float32, like: wp.float32) -> wp.float32:  # noqa: ARG001, F811
+def color(value: wp.float32, fixed: wp.float32, like: wp.float32) -> wp.float32:  # noqa: ARG001, F811
     return wp.clamp(value, wp.float32(0.0), wp.float32(1.0))
+
+
+@wp.func
+def level_of(value: wp.uint8) -> wp.float32:
+    return wp.float32(value)
+
+
+@wp.func
+def level_of(value: wp.float16) -> wp.float32:  # noqa: F811
+    return clamped(wp.rint(wp.float32(value) * DEEP), DEEP)
+
+
+@wp.func
+def level_of(value: wp.float32) -> wp.float32:  # noqa: F811
+    return clamped(wp.rint(value * DEEP), DEEP)
 
 
 @wp.func
 def weighed(
     matrix: wp.array2d[wp.float32], row: wp.int32, first: wp.float32, second: wp.float32, third: wp.float32
 ) -> wp.float32:
-    """One row of a (3,4) matrix applied, from left to right."""
-    return matrix[row, 0] * first + matrix[row, 1] * second + matrix[row, 2] * third + matrix[row, 3]
+    """One row of a (3,4) matrix applied, from right to left."""
+    return matrix[row, 0] * first + (matrix[row, 1] * second + (matrix[row, 2] * third + matrix[row, 3]))
 
 
 @wp.func
 def code_of(
-    pixels: wp.array3d[Any], y: wp.int32, x: wp.int32, matrix: wp.array2d[wp.float32], row: wp.int32, top: wp.float32
+    pixels: wp.array3d[Any],
+    y: wp.int32,
+    x: wp.int32,
+    matrix: wp.array2d[wp.float32],
+    row: wp.int32,
+    top: wp.float32,
+    fixed: wp.float32,
 ) -> wp.float32:
     """The code of a pixel in plane `row`: 0 luma, 1 Cb, 2 Cr."""
-    red, green, blue = wp.float32(pixels[y, x, 0]), wp.float32(pixels[y, x, 1]), wp.float32(pixels[y, x, 2])
-    return settled(weighed(matrix, row, red, green, blue), top)
+    red, green, blue = level_of(pixels[y, x, 0]), level_of(pixels[y, x, 1]), level_of(pixels[y, x, 2])
+    return settled(weighed(matrix, row, red, green, blue), top, fixed)
 
 
 @wp.kernel
@@ -92,6 +126,7 @@ def rgb_from_codes(
     padding: wp.int32,
     depth: wp.int32,
     matrix: wp.array2d[wp.float32],
+    fixed: wp.float32,
     pixels: wp.array3d[Any],
 ):
     """Fill pixels (H,W,3) from luma codes (H,W) and the chroma (h,W,2) of `chroma_across`; launched over (H,W)."""
@@ -101,7 +136,7 @@ def rgb_from_codes(
     third = wp.float32(filtered_down(wide, y, x, 1, step, starts, weights, depth))
     like = pixels.dtype(0)
     for channel in range(3):
-        pixels[y, x, channel] = pixels.dtype(color(weighed(matrix, channel, first, second, third), like))
+        pixels[y, x, channel] = pixels.dtype(color(weighed(matrix, channel, first, second, third), fixed, like))
 
 
 @wp.func
@@ -131,12 +166,13 @@ def luma_from_rgb(
     pixels: wp.array3d[Any],
     matrix: wp.array2d[wp.float32],
     top: wp.float32,
+    fixed: wp.float32,
     padding: wp.int32,
     luma: wp.array2d[Any],
 ):
     """Fill luma codes (H,W) from pixels (H,W,3); launched over (H,W)."""
     y, x = wp.tid()
-    luma[y, x] = luma.dtype(wp.int32(code_of(pixels, y, x, matrix, 0, top)) << padding)
+    luma[y, x] = luma.dtype(wp.int32(code_of(pixels, y, x, matrix, 0, top, fixed)) << padding)
 
 
 @wp.kernel
@@ -144,6 +180,7 @@ def chroma_across_from_rgb(
     pixels: wp.array3d[Any],
     matrix: wp.array2d[wp.float32],
     top: wp.float32,
+    fixed: wp.float32,
     step: wp.int32,
     starts: wp.array1d[wp.int32],
     weights: wp.array2d[wp.int32],
@@ -159,7 +196,7 @@ def chroma_across_from_rgb(
     for plane in range(2):
         total = wp.int32(0)
         for tap in range(weights.shape[1]):
-            code = code_of(pixels, y, wp.clamp(start + tap, 0, last), matrix, 1 + plane, top)
+            code = code_of(pixels, y, wp.clamp(start + tap, 0, last), matrix, 1 + plane, top, fixed)
             total += wp.int32(code) * weights[phase, tap]
         narrow[y, x, plane] = wp.int16(wp.min(total >> shift, BETWEEN))
 

@@ -32,6 +32,11 @@ LOCATIONS = {1: (0.0, 0.5), 2: (0.5, 0.5), 3: (0.0, 0.0), 4: (0.5, 0.0), 5: (0.0
 ACROSS_BITS, DOWN_BITS = 14, 12
 """Of the weights of the filters across and down; between them, values have 15 bits."""
 
+FIXED = 1024
+"""What stands for 1 in matrices between 8 bits and 8 bits, which OpenCV applies in fixed point."""
+
+LESS = 32768
+
 _SHARPNESS = 0.6
 
 
@@ -56,6 +61,19 @@ def to_rgb(meaning: Meaning, depth: int, peak: int) -> NDArray[np.float32]:
     span, black = _ranges(meaning.full, depth)
     back = np.linalg.inv(_rows(meaning)) / span * peak
     return np.column_stack([back, -back @ black]).astype(np.float32)
+
+
+def with_less(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The matrix that leads to LESS less: OpenCV rounds 16 bits as signed numbers."""
+    less: NDArray[np.float32] = matrix - np.array([0, 0, 0, LESS], np.float32)
+    return less
+
+
+def fixed_point(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The matrix in whole numbers, FIXED for 1, with half a one in the offsets: what it gives is cut, and so rounded."""
+    halved: NDArray[np.float32] = matrix + np.array([0, 0, 0, 0.5], np.float32)
+    whole: NDArray[np.float32] = np.rint(halved * np.float32(FIXED)).astype(np.float32)
+    return whole
 
 
 @lru_cache(maxsize=16)

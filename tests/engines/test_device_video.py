@@ -6,7 +6,7 @@ import gc
 import importlib.util
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,22 @@ def matrix_to_rgb(meaning: Meaning, depth: int, peak: int) -> Array:
     )
 
 
+def in_fixed_point(matrix: Array) -> Array:
+    """Whole numbers of 1024ths, as OpenCV applies matrices to 8 bits; half a one in the offsets rounds what is cut."""
+    return np.rint((matrix + np.float32([0, 0, 0, 0.5])) * np.float32(1024)).astype(np.int64)
+
+
+def rounded(matrix: Array, planes: Iterable[Array], top: int, *, fixed: bool) -> list[Array]:
+    """Rows of the matrix applied and rounded to 0 to `top`; where not in fixed point, as signed numbers of 16 bits."""
+    if fixed:
+        return [(row >> 10).clip(0, top) for row in applied(in_fixed_point(matrix), *(plane.astype(int) for plane in planes))]
+    less = matrix - np.float32([0, 0, 0, 32768])
+    return [(np.rint(row) + 32768).clip(0, top) for row in applied(less, *(plane.astype(np.float32) for plane in planes))]
+
+
 def applied(matrix: Array, first: Array, second: Array, third: Array) -> list[Array]:
-    """Rows of the matrix applied in float32, from left to right."""
-    return [((row[0] * first + row[1] * second) + row[2] * third) + row[3] for row in matrix]
+    """Rows of the matrix applied in float32, from right to left."""
+    return [row[0] * first + (row[1] * second + (row[2] * third + row[3])) for row in matrix]
 
 
 def cubic(distance: Array) -> Array:
@@ -127,15 +140,18 @@ def reference_rgb(planes: tuple[Array, Array, Array], format: PlaneFormat, dtype
     peak = 255 if dtype == "uint8" else 1
     fine = [chroma_filtered(plane, format.size, format.layout, PLACES[format.location], True) for plane in chroma]
     matrix = matrix_to_rgb(format.meaning, format.layout.depth, peak)
+    if dtype == "uint8":
+        return np.stack(rounded(matrix, (luma, *fine), 255, fixed=format.layout.depth == 8), axis=-1).astype(dtype)
     rgb = np.stack(applied(matrix, *(plane.astype(np.float32) for plane in (luma, *fine))), axis=-1)
-    return (np.rint(rgb) if dtype == "uint8" else rgb).clip(0, peak).astype(dtype)
+    return rgb.clip(0, 1).astype(dtype)
 
 
 def reference_codes(pixels: Array, format: PlaneFormat) -> tuple[Array, ...]:
-    depth = format.layout.depth
-    matrix = matrix_to_codes(format.meaning, depth, 255 if pixels.dtype == np.uint8 else 1)
-    channels = (pixels[..., channel].astype(np.float32) for channel in range(3))
-    luma, *chroma = (np.rint(codes).clip(0, 2**depth - 1) for codes in applied(matrix, *channels))
+    depth, of_bytes = format.layout.depth, pixels.dtype == np.uint8
+    matrix = matrix_to_codes(format.meaning, depth, 255 if of_bytes else 65535)
+    levels = pixels if of_bytes else np.rint(pixels.astype(np.float32) * np.float32(65535)).clip(0, 65535)
+    channels = (levels[..., channel] for channel in range(3))
+    luma, *chroma = rounded(matrix, channels, 2**depth - 1, fixed=of_bytes and depth == 8)
     coarse = [chroma_filtered(plane, format.chroma_size, format.layout, PLACES[format.location], False) for plane in chroma]
     return luma, *coarse
 
@@ -226,10 +242,10 @@ def codes_of(frame: av.VideoFrame) -> Array:
     return np.concatenate(parts)
 
 
-def assert_almost_one_code(result: Array, expected: Array) -> None:
-    """The host rounds its 8-bit matrix to 10 bits: a chroma code that it rounds otherwise is seen in what is filtered of it."""
+def assert_one_code(result: Array, expected: Array, *, deep: bool) -> None:
+    """In 8 bits the arithmetic is the same; in 16, OpenCV fuses products and sums where the processor can."""
     difference = np.abs(result.astype(int) - expected)
-    assert (difference > 1).mean() < 1e-4 and np.median(difference) == 0
+    assert difference.max() <= (1 if deep else 0) and (difference > 0).mean() < 1e-2
 
 
 CHARTS = [
@@ -247,7 +263,7 @@ def test_a_chart_has_the_codes_that_the_host_makes_of_it(device: Device, format:
     planes = DevicePlanes(device, format)
     codes = planes.empty()
     planes.from_rgb(on(device, (pixels / np.float32(65535) if deep else pixels)[None]), codes)
-    assert_almost_one_code(codes.numpy(), expected)
+    assert_one_code(codes.numpy(), expected, deep=deep)
 
 
 @pytest.mark.parametrize("format", CHARTS, ids=str)
@@ -259,7 +275,7 @@ def test_a_chart_has_the_colors_that_the_host_makes_of_it(device: Device, format
     frame = device.empty((1, *format.size, 3), "float32" if deep else "uint8")
     DevicePlanes(device, format).to_rgb(on(device, codes_of(source)), frame)
     result = np.rint(frame.numpy()[0] * 65535) if deep else frame.numpy()[0]
-    assert_almost_one_code(result, expected)
+    assert_one_code(result, expected, deep=deep)
 
 
 @pytest.mark.parametrize("name", MSB)
