@@ -18,7 +18,7 @@ import pytest
 
 from sr_deploy.engines import kernel_files
 from sr_deploy.engines.device import load_warp
-from sr_deploy.engines.kernel_files import choose_file, kernel_modules, load_compiled, variant_folder
+from sr_deploy.engines.kernel_files import block_dim_of, choose_file, kernel_modules, load_compiled, variant_folder
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("warp") is None, reason="NVIDIA Warp is not installed")
 
@@ -97,7 +97,7 @@ def test_compiling_again_gives_the_same_bytes(tmp_path: Path, warp: Any, compile
     for name in kernel_modules():
         importlib.import_module(name)
         module = warp.get_module(name)
-        for folder, suffix in ((variant_folder(module, 1), "o"), (variant_folder(module, 256), "ptx")):
+        for folder, suffix in ((variant_folder(module, 1), "o"), (variant_folder(module, block_dim_of(module)), "ptx")):
             (kept,) = folder.glob(f"*.{suffix}")
             again = tmp_path / folder.name / kept.name
             if suffix == "o":
@@ -203,10 +203,10 @@ def test_each_gpu_gets_what_it_runs_and_all_kernels_are_in_it(source: str, capab
         load_compiled(module, gpu)
     (path,) = driver.loaded
     assert path.name == name and architecture_within(path) == int(re.findall(r"\d+", name)[0])
-    loaded = module.load(gpu, 256)
+    loaded = module.load(gpu, block_dim_of(module))
     assert driver.loaded == [path]
     concrete = [own for found in vars(kernels).values() if isinstance(found, warp.Kernel) for own in forms(found)]
-    assert len(concrete) > 3
+    assert len(concrete) >= 3
     assert all(loaded.get_kernel_hooks(kernel).forward for kernel in concrete)
 
 
