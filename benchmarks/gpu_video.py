@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,16 +14,19 @@ from roofline import seconds_per_call
 from sr_deploy.bundle import Bundle
 from sr_deploy.engines import gpu
 from sr_deploy.engines.device import Device, DeviceArray
+from sr_deploy.engines.device_video import DevicePlanes, PlaneFormat
 from sr_deploy.engines.engine import Array
+from sr_deploy.engines.ycbcr import Meaning
+from sr_deploy.errors import BackendUnavailableError
 from sr_deploy.runtime.slots import Context
 from sr_deploy.runtime.tiling import plan_tiles
 from sr_deploy.runtime.tune import picture
+from sr_deploy.runtime.video.nvcodec import load_library
 
 DEPTHS = {"nv12": (8, 0), "p010le": (10, 6)}
 """Bits of a code, and the zeros below it."""
 
 CASES = 6
-KERNELS, CODECS = "sr_deploy.engines.device_video", "sr_deploy.runtime.video.nvcodec"
 
 
 def video(session: Session) -> Iterator[str]:
@@ -33,10 +34,11 @@ def video(session: Session) -> Iterator[str]:
     yield header("what", "")
     for name, here in gpu.video_libraries().items():
         yield f"| {name} | {'its library loads' if here else 'no library'} |"
-    yield f"| video over NVDEC and NVENC | {'there' if _is_there(CODECS) else 'not in this version'}; codes are from memory |"
-    if not _is_there(KERNELS):
-        yield "| kernels for video | not in this version |"
-        return
+    try:
+        load_library()
+        yield "| PyNvVideoCodec | loads; codes are from memory |"
+    except BackendUnavailableError as exc:
+        yield f"| PyNvVideoCodec | {exc} |"
     width, height = session.size
     yield f"\nFrames of {width}x{height}, in BT.709; bytes read and written are counted once.\n"
     yield header("codes", "way", "frames", "equal to numpy", "ms", "GB/s")
@@ -48,14 +50,9 @@ def video(session: Session) -> Iterator[str]:
         yield from session.rows(bundle.card.name, backend, cells=functools.partial(_whole, session, bundle, backend))
 
 
-def _is_there(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-def planes_of(device: Device, name: str, size: tuple[int, ...]) -> Any:
+def planes_of(device: Device, name: str, size: tuple[int, int]) -> DevicePlanes:
     """What turns codes of that format into RGB and back, for frames of `size` (H,W)."""
-    kernels, meanings = importlib.import_module(KERNELS), importlib.import_module("sr_deploy.engines.ycbcr")
-    return kernels.DevicePlanes(device, kernels.PlaneFormat(size, name, meanings.Meaning(reference.BT709, full=False)))
+    return DevicePlanes(device, PlaneFormat(size, name, Meaning(reference.BT709, full=False)))
 
 
 def _checked(

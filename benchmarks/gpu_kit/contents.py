@@ -1,17 +1,15 @@
-"""What the project itself sends along: bundles, their checkpoints, and its kernels compiled ahead."""
+"""What the project itself sends along beside its tree: bundles, and their checkpoints."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from blobs import Source, archive, digest
-from wheels import WHEELS
 
 MASK_GUIDED = "rfdn_mga_x4"
 BUNDLES = {
@@ -31,15 +29,9 @@ torch.save(state, sys.argv[2])"""
 MAKERS = ("architectures", "export", "engines", "bundle.py")
 """What bundles are made by."""
 
-COMPILE = """import sys
-from pathlib import Path
-from sr_deploy.engines.device import compile_kernels
-for module in sys.argv[3:]:
-    compile_kernels([sys.argv[2]], Path(sys.argv[1]), module=module)"""
 
-
-def own_files(checkout: Path, data: Path, cache: Path, arch: int) -> Source:
-    """Bundles, their checkpoints, and kernels unless the package has them, as one archive."""
+def own_files(checkout: Path, data: Path, cache: Path) -> Source:
+    """Bundles and their checkpoints, as one archive."""
     version = version_of(checkout, MAKERS)
     files: dict[str, Path | bytes] = {}
     for name, checkpoint in BUNDLES.items():
@@ -47,8 +39,6 @@ def own_files(checkout: Path, data: Path, cache: Path, arch: int) -> Source:
         folder = _bundle(name, path, checkout, cache, version)
         files |= {f"bundles/{name}/{one.name}": one for one in sorted(folder.iterdir()) if one.name != "report.html"}
         files[f"checkpoints/{name}.pth"] = path
-    if not ships_kernels(checkout):
-        files |= _kernels(checkout, cache, version_of(checkout, ("engines",)), arch)
     return archive("base", files, cache)
 
 
@@ -60,17 +50,6 @@ def version_of(checkout: Path, rooms: Sequence[str]) -> str:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             found.update(f"{file.relative_to(checkout).as_posix()} {digest(file)}\n".encode())
     return found.hexdigest()[:12]
-
-
-def ships_kernels(checkout: Path) -> bool:
-    """Whether the package has compiled kernels in a folder of its own; then none are compiled here."""
-    return any((checkout / "sr_deploy" / "engines").rglob("*.cubin*"))
-
-
-def kernel_modules(checkout: Path) -> list[str]:
-    """Modules of sr_deploy.engines that hold kernels: those that import Warp at their top."""
-    engines = sorted((checkout / "sr_deploy" / "engines").glob("*kernels.py"))
-    return [path.stem for path in engines if "\nimport warp" in path.read_text(encoding="utf-8")]
 
 
 def _lifted(path: Path, checkout: Path, cache: Path) -> Path:
@@ -96,22 +75,6 @@ def _bundle(name: str, path: Path, checkout: Path, cache: Path, version: str) ->
         ]
         _python([*main, *FLAGS.get(name, [])], checkout)
     return folder
-
-
-def _kernels(checkout: Path, cache: Path, version: str, arch: int) -> dict[str, Path | bytes]:
-    """As Warp's own cache has them."""
-    folder = cache / f"kernels-{arch}-{version}"
-    if not folder.exists():
-        part = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        _python(["-c", COMPILE, part, str(arch / 10), *kernel_modules(checkout)], checkout)
-        part.replace(folder)
-    (_, release) = WHEELS["warp"][0].split("==")
-    return {f"warp-cache/{release}/{_module_of(one.name)}/{one.name}": one for one in sorted(folder.iterdir())}
-
-
-def _module_of(file: str) -> str:
-    return file.split(".sm")[0].removesuffix(".meta").removesuffix(".cu")
 
 
 def _python(arguments: list[str | Path], checkout: Path) -> None:

@@ -73,7 +73,7 @@ def make_blobs(wheels: dict[str, list[Path]], data: Path, cache: Path, level: in
         return compress(source, cache, level)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        own = pool.submit(own_files, ROOT, data, cache, ARCH)
+        own = pool.submit(own_files, ROOT, data, cache)
         sources = [source for name, found in wheels.items() for source in split_wheels(name, found, cache, ARCH)]
         say(f"compressing {len(sources)} blobs")
         return [*pool.map(compressed, [own.result()]), *pool.map(compressed, sources)]

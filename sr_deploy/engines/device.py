@@ -1,4 +1,4 @@
-"""Device arrays, streams and the compilation of our kernels, on NVIDIA Warp.
+"""Device arrays, streams and the launching of our kernels, on NVIDIA Warp.
 
 Arrays are Warp's: they carry `ptr`, `shape`, `numpy()`, DLPack and `__cuda_array_interface__`. A new array can be used on any
 stream. Copies and kernels are put on a stream and not waited for: keep their arrays until it is done.
@@ -12,10 +12,9 @@ import importlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -354,21 +353,6 @@ def read_interface(interface: Mapping[str, Any]) -> DeviceMemory:
     if interface.get("mask") is not None or pointer == 0 or 0 in shape or len(steps) != len(shape):
         raise FeedError(f"its __cuda_array_interface__ has a mask, no memory or not one stride per side; {_EXPECTED}")
     return DeviceMemory(pointer, shape, steps, dtype, None if stream is None else int(stream))
-
-
-def compile_kernels(capabilities: Iterable[str], folder: Path, *, module: str = "kernels") -> list[Path]:
-    """Compile the kernels of a module here ahead of time for compute capabilities such as '8.9', without a GPU.
-
-    Returns one cubin each, in that order.
-
-    Raises: BackendUnavailableError, EngineError.
-    """
-    warp = load_warp()
-    kernels = importlib.import_module(f"sr_deploy.engines.{module}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with translated():
-        architectures = [int(capability.replace(".", "")) for capability in capabilities]
-        return [Path(path) for path in warp.compile_aot_module(kernels, arch=architectures, module_dir=folder, use_ptx=False)]
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 import time
@@ -109,12 +108,11 @@ def test_time_that_is_up_between_shares_keeps_the_rows_before(tmp_path: Path, mo
 
 
 def test_stages_of_a_mask_guided_network_are_told_apart() -> None:
-    from sr_deploy.engines import kernels, mask_kernels
+    from sr_deploy.engines import mask_kernels as masks
+    from sr_deploy.engines import selection_kernels as selection
 
-    kernel = mask_kernels.crop_patches
-    assert gpu_masked.stage_of(kernel) == "crop"
-    assert {gpu_masked.stage_of(one) for one in (mask_kernels.judge_patches, mask_kernels.paste_patches)} == {"paste"}
-    assert {gpu_masked.stage_of(one) for one in (mask_kernels.clear, mask_kernels.write_parts, kernels)} == {"select"}
+    kernels = (masks.crop_patches, masks.paste_patches, selection.find_least, selection.write_parts)
+    assert [gpu_masked.stage_of(kernel) for kernel in kernels] == ["crop", "paste", "select", "select"]
 
 
 def test_without_a_mask_guided_network_the_part_says_so(bundle: Path) -> None:
@@ -124,9 +122,6 @@ def test_without_a_mask_guided_network_the_part_says_so(bundle: Path) -> None:
 def test_video(bundle: Path) -> None:
     lines = lines_of("video", bundle, "--size", "32x24")
     assert {row[0] for row in (*cells_of(lines, "NVDEC"), *cells_of(lines, "NVENC"))} == {"NVDEC", "NVENC"}
-    if importlib.util.find_spec(gpu_video.KERNELS) is None:
-        assert lines[-1] == "| kernels for video | not in this version |"
-        return
     for name in gpu_video.DEPTHS:
         assert [row[1:4] for row in cells_of(lines, name)] == [["to RGB", "6", "6"], ["from RGB", "6", "6"]]
     rows = cells_of(lines, "double")

@@ -25,7 +25,7 @@ import pytest
 import wheels
 from blobs import Blob, archive, compress, whole_wheel
 
-from tests.test_house import KERNELS, ROOT
+from tests.test_house import ROOT
 
 KIT = ROOT / "benchmarks" / "gpu_kit"
 ROOM = 100_000
@@ -288,15 +288,6 @@ def test_what_travels_is_what_git_has() -> None:
     listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout.split("\n")
     assert {"README.md", "benchmarks/gpu.py"} <= names & set(listed)
     assert not [name for name in names if name.startswith((".gpu/", ".venv/"))]
-
-
-def test_kernels_are_compiled_unless_the_package_ships_them(tmp_path: Path) -> None:
-    assert {ROOT / "sr_deploy" / "engines" / f"{name}.py" for name in contents.kernel_modules(ROOT)} >= KERNELS
-    folder = tmp_path / "sr_deploy" / "engines" / "compiled" / "1.19.0"
-    folder.mkdir(parents=True)
-    assert not contents.ships_kernels(tmp_path)
-    (folder / "sm90.cubin").touch()
-    assert contents.ships_kernels(tmp_path)
 
 
 def test_what_is_made_again_is_what_other_code_would_make_otherwise(tmp_path: Path) -> None:

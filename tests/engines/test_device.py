@@ -5,7 +5,6 @@ import importlib.util
 import itertools
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 
 from sr_deploy import Upscaler
 from sr_deploy.engines import device as device_module
-from sr_deploy.engines.device import Device, compile_kernels, load_warp, read_interface
+from sr_deploy.engines.device import Device, load_warp, read_interface
 from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.engines.gpu import find_gpus
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError, UsageError
@@ -680,19 +679,3 @@ def test_without_a_gpu_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(device_module, "find_gpus", lambda: ())
     with pytest.raises(BackendUnavailableError, match=r"no device 'cuda:99' here; there are: cpu"):
         Device("cuda:99")
-
-
-@pytest.mark.usefixtures("cpu")
-def test_the_kernels_compile_for_every_architecture_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capabilities = ("7.5", "8.0", "8.6", "8.9", "9.0", "12.0")
-    start = time.monotonic()
-    cubins = compile_kernels(capabilities, tmp_path / "kernels")
-    assert time.monotonic() - start < 60
-    assert [path.suffixes[-2:] for path in cubins] == [[f".sm{name.replace('.', '')}", ".cubin"] for name in capabilities]
-    for cubin in cubins:
-        contents = cubin.read_bytes()
-        assert contents.startswith(b"\x7fELF")
-        assert all(kernel in contents for kernel in (b"gather", b"scatter", b"sum_magnitudes"))
-    assert capsys.readouterr().out == ""
-    with pytest.raises(EngineError, match="NVIDIA Warp"):
-        compile_kernels(["1.0"], tmp_path / "old")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from sr_deploy.bundle import Masked
-from sr_deploy.engines.device import Device, compile_kernels
+from sr_deploy.engines.device import Device
 from sr_deploy.engines.device_mask import PatchBatch, PatchSelector
 from sr_deploy.engines.gpu import find_gpus
 from sr_deploy.errors import BackendUnavailableError, FeedError
@@ -208,11 +207,3 @@ def test_wrong_arrays_are_refused(device: Device) -> None:
         batch.paste(device.empty((2, 2, 2, 3), "uint8"), device.empty((3,), "float32"), frame, health)
     with pytest.raises(FeedError, match="crops"):
         batch.crop(device.empty((3, 12, 12), "float32"), Masked(4, 1, 3), device.empty((3, 2, 6, 6), "float32"))
-
-
-@pytest.mark.parametrize(("module", "kernel"), [("mask_kernels", b"paste_patches"), ("selection_kernels", b"find_least")])
-def test_the_kernels_compile_ahead_of_time_without_a_gpu(tmp_path: Path, module: str, kernel: bytes) -> None:
-    if importlib.util.find_spec("warp") is None:
-        pytest.skip("NVIDIA Warp is not installed")
-    cubins = compile_kernels(["7.5", "12.0"], tmp_path, module=module)
-    assert all(kernel in cubin.read_bytes() for cubin in cubins)

@@ -8,7 +8,6 @@ import itertools
 import weakref
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sr_deploy.engines.device import Device, compile_kernels
+from sr_deploy.engines.device import Device
 from sr_deploy.engines.device_video import LAYOUTS, DevicePlanes, PlaneFormat
 from sr_deploy.engines.ycbcr import Meaning
 from sr_deploy.errors import FeedError, UsageError
@@ -355,12 +354,3 @@ def test_wrong_arrays_are_refused(device: Device) -> None:
         planes.surface_to_rgb(device.empty((5, 7), "uint8"), device.empty((3, 3, 2), "uint8"), frame)
     with pytest.raises(UsageError, match="no kernels for the pixel format 'yuv410p'; expected one of nv12"):
         PlaneFormat((5, 7), "yuv410p", Meaning(BT709, full=False))
-
-
-@pytest.mark.usefixtures("device")
-def test_the_kernels_compile_for_every_architecture_without_a_gpu(tmp_path: Path) -> None:
-    capabilities = ("7.5", "8.0", "8.6", "8.9", "9.0", "12.0")
-    cubins = compile_kernels(capabilities, tmp_path, module="video_kernels")
-    assert [path.suffixes[-2:] for path in cubins] == [[f".sm{name.replace('.', '')}", ".cubin"] for name in capabilities]
-    names = (b"chroma_across", b"rgb_from_codes", b"luma_from_rgb", b"chroma_across_from_rgb", b"chroma_down")
-    assert all(name in cubin.read_bytes() for cubin in cubins for name in names)
