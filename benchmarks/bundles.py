@@ -15,7 +15,7 @@ import cv2
 
 from sr_deploy import Upscaler, open_bundle
 from sr_deploy.engines import Arithmetic
-from sr_deploy.runtime.image import read_image
+from sr_deploy.pictures.image import read_image
 
 
 def main() -> None:

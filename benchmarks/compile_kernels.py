@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sr_deploy.engines import kernel_files
-from sr_deploy.engines.device import load_warp
+from sr_deploy.device import kernel_files
+from sr_deploy.device.device import load_warp
 
 CUBINS = (75, 80, 86, 89, 90, 100, 120)
 PTX = 75

@@ -26,7 +26,7 @@ import onnx
 
 from sr_deploy import Upscaler, open_bundle
 from sr_deploy.engines.pixels import to_pixel_form
-from sr_deploy.runtime.image import read_image
+from sr_deploy.pictures.image import read_image
 
 Contender = Callable[[], Any]
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from sr_deploy.bicubic import imresize
-from sr_deploy.runtime.image import Picture, read_image, write_image
+from sr_deploy.pictures.image import Picture, read_image, write_image
 
 Image = np.ndarray[Any, np.dtype[Any]]
 

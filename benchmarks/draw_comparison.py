@@ -14,7 +14,7 @@ import numpy as np
 
 from sr_deploy import Upscaler
 from sr_deploy.bicubic import imresize
-from sr_deploy.runtime.image import Picture, read_image, write_image
+from sr_deploy.pictures.image import Picture, read_image, write_image
 
 Image = np.ndarray[Any, Any]
 ZOOM = 3

@@ -12,22 +12,22 @@ import numpy as np
 from gpu_session import NOT_A_GPU, Session, header, one_line
 
 from sr_deploy import Upscaler, engines
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import Bundle, Link
-from sr_deploy.engines import gpu
-from sr_deploy.engines.build import engine_graph, engine_shapes
-from sr_deploy.engines.device import Device
-from sr_deploy.engines.device_tiling import DeviceTiling, HealthMeter
-from sr_deploy.engines.engine import Array
-from sr_deploy.engines.gpu import find_gpus
+from sr_deploy.device import gpu
+from sr_deploy.device.device import Device
+from sr_deploy.device.gpu import find_gpus
+from sr_deploy.device.tiling import DeviceTiling, HealthMeter
 from sr_deploy.engines.parity import verify
 from sr_deploy.engines.pixels import INPUT, OUTPUT
-from sr_deploy.engines.target import BuildSettings
-from sr_deploy.engines.tensorrt_build import compile_engine
-from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, Library, load_library
-from sr_deploy.engines.tensorrt_targets import WAYS
-from sr_deploy.runtime.frames import Schedule
-from sr_deploy.runtime.tiling import Tiling, plan_tiles
-from sr_deploy.runtime.tune import picture
+from sr_deploy.engines.tensorrt.build import engine_graph, engine_shapes
+from sr_deploy.engines.tensorrt.compile import compile_engine
+from sr_deploy.engines.tensorrt.library import TENSORRT_RTX, Library, load_library
+from sr_deploy.engines.tensorrt.support import WAYS
+from sr_deploy.engines.tensorrt.target import BuildSettings
+from sr_deploy.upscaling.gpu.frames import Schedule
+from sr_deploy.upscaling.gpu.tune import picture
+from sr_deploy.upscaling.tiling import Tiling, plan_tiles
 
 CASES = 12
 """Random tilings per kernel."""
@@ -131,7 +131,7 @@ def _listed(library: Library, own: str) -> dict[str, tuple[str, ...]]:
 
 
 def _try_rtx(session: Session, library: Library, capabilities: tuple[str, ...]) -> Iterable[Sequence[object]]:
-    from sr_deploy.engines.tensorrt import TensorRTEngine
+    from sr_deploy.engines.tensorrt.engine import TensorRTEngine
 
     bundle = session.rgb[0]
     graph = engine_graph(bundle, precision="fp16" if bundle.runs("fp16") else "fp32", pixels=True)

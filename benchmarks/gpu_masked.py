@@ -17,18 +17,19 @@ from gpu_session import Session, header
 from gpu_speed import on_device
 from roofline import seconds_per_call
 
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import Bundle, Part
+from sr_deploy.device.device import Device, DeviceArray
+from sr_deploy.device.patches import PatchSelector
 from sr_deploy.engines import select_backend
-from sr_deploy.engines.device import Device, DeviceArray
-from sr_deploy.engines.device_mask import PatchSelector
-from sr_deploy.engines.engine import Array, DeviceEngine
+from sr_deploy.engines.engine import DeviceEngine
+from sr_deploy.engines.mask_guided import Amount, select_patches
+from sr_deploy.engines.mask_guided_device import DeviceMaskGuidedEngine
 from sr_deploy.engines.pixels import FEATURES, HEALTH, INPUT, OUTPUT, SCORES, load_pixel_form
-from sr_deploy.runtime.frames import Schedule
-from sr_deploy.runtime.mask_guided import Amount, select_patches
-from sr_deploy.runtime.mask_guided_device import DeviceMaskGuidedEngine
-from sr_deploy.runtime.masked import MaskGuidedUpscaler
-from sr_deploy.runtime.tune import frames_per_second, picture
-from sr_deploy.runtime.windows import WindowRunner
+from sr_deploy.masked.masked_upscaler import MaskGuidedUpscaler
+from sr_deploy.upscaling.gpu.frames import Schedule
+from sr_deploy.upscaling.gpu.tune import frames_per_second, picture
+from sr_deploy.upscaling.sentinel import WindowRunner
 
 SHARES = (0.0, 0.1, 0.2, 0.5, 1.0)
 STAGES = ("base", "select", "crop", "refine", "paste")

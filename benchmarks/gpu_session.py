@@ -15,12 +15,13 @@ import numpy as np
 
 from sr_deploy import engines
 from sr_deploy.bundle import CARD_FILE, Arithmetic, Bundle
-from sr_deploy.engines import BACKENDS, Backend, gpu, select_backend
-from sr_deploy.engines.device import Device
+from sr_deploy.device import gpu
+from sr_deploy.device.device import Device
+from sr_deploy.engines import BACKENDS, Backend, select_backend
 from sr_deploy.engines.engine import DeviceEngine, Engine
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import BackendUnavailableError, UsageError
-from sr_deploy.runtime.windows import WindowRunner
+from sr_deploy.upscaling.sentinel import WindowRunner
 
 NOT_A_GPU = "not a GPU: NVIDIA Warp's CPU device"
 STAND_IN = "stand-in"

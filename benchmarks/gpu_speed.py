@@ -19,13 +19,14 @@ from gpu_session import OutOfTimeError, Session, header, one_line
 from roofline import Ceilings, copy_speeds, count_work, matmul_speed, seconds_per_call
 
 from sr_deploy import Upscaler
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import Bundle, sha256_of
-from sr_deploy.engines.device import Device
-from sr_deploy.engines.engine import Array, DeviceEngine
-from sr_deploy.runtime.frames import Schedule
-from sr_deploy.runtime.slots import Context
-from sr_deploy.runtime.tiling import plan_tiles
-from sr_deploy.runtime.tune import TILES, Measurement, choose, frames_per_second, picture, tune
+from sr_deploy.device.device import Device
+from sr_deploy.engines.engine import DeviceEngine
+from sr_deploy.upscaling.gpu.frames import Schedule
+from sr_deploy.upscaling.gpu.slots import Context
+from sr_deploy.upscaling.gpu.tune import TILES, Measurement, choose, frames_per_second, picture, tune
+from sr_deploy.upscaling.tiling import plan_tiles
 
 COPY_BYTES = {True: 1 << 30, False: 1 << 20}
 MATMUL_SIDE = {True: 8192, False: 64}

@@ -11,17 +11,17 @@ import video_references as reference
 from gpu_session import Session, header
 from roofline import seconds_per_call
 
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import Bundle
-from sr_deploy.engines import gpu
-from sr_deploy.engines.device import Device, DeviceArray
-from sr_deploy.engines.device_video import DevicePlanes, PlaneFormat
-from sr_deploy.engines.engine import Array
-from sr_deploy.engines.ycbcr import Meaning
+from sr_deploy.device import gpu
+from sr_deploy.device.device import Device, DeviceArray
+from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
+from sr_deploy.device.ycbcr import Meaning
 from sr_deploy.errors import BackendUnavailableError
-from sr_deploy.runtime.slots import Context
-from sr_deploy.runtime.tiling import plan_tiles
-from sr_deploy.runtime.tune import picture
-from sr_deploy.runtime.video.nvcodec import load_library
+from sr_deploy.upscaling.gpu.slots import Context
+from sr_deploy.upscaling.gpu.tune import picture
+from sr_deploy.upscaling.tiling import plan_tiles
+from sr_deploy.video.nvcodec import load_library
 
 DEPTHS = {"nv12": (8, 0), "p010le": (10, 6)}
 """Bits of a code, and the zeros below it."""

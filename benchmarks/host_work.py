@@ -18,11 +18,12 @@ from unittest import mock
 
 import numpy as np
 
-from sr_deploy.engines.device import Device, DeviceArray, Stream, load_warp
-from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
+from sr_deploy.arrays import Array
+from sr_deploy.device.device import Device, DeviceArray, Stream, load_warp
+from sr_deploy.engines.engine import DeviceEngine, TensorSpec
 from sr_deploy.engines.pixels import HEALTH, INPUT, LEVELS, OUTPUT
-from sr_deploy.runtime.frames import FrameRunner
-from sr_deploy.runtime.tiling import plan_tiles
+from sr_deploy.upscaling.gpu.frames import FrameRunner
+from sr_deploy.upscaling.tiling import plan_tiles
 
 SCALE = 4
 TILES = (0, 256)

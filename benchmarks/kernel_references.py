@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sr_deploy.runtime.tiling import Axis, Tiling
+from sr_deploy.upscaling.tiling import Axis, Tiling
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

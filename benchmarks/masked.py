@@ -23,11 +23,12 @@ import numpy as np
 
 from sr_deploy import Upscaler
 from sr_deploy.bicubic import imresize
+from sr_deploy.engines import mask_guided
+from sr_deploy.masked import pair as pairs
+from sr_deploy.masked.masked_upscaler import MaskedUpscaler
 from sr_deploy.metrics import psnr_y
-from sr_deploy.runtime import mask_guided, pairs
-from sr_deploy.runtime.forms import ImageUpscaler
-from sr_deploy.runtime.image import READABLE_SUFFIXES, read_image
-from sr_deploy.runtime.masked import MaskedUpscaler
+from sr_deploy.pictures.image import READABLE_SUFFIXES, read_image
+from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

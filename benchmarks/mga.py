@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from sr_deploy import Upscaler
 from sr_deploy.architectures import load_checkpoint
 from sr_deploy.architectures.mga import MaskGuided
+from sr_deploy.engines import mask_guided
+from sr_deploy.engines.mask_guided import Amount
+from sr_deploy.evaluation.evaluate import Pair, evaluate, find_pairs, mean_score
+from sr_deploy.evaluation.sweep import Point, draw_sweep
 from sr_deploy.export.trace import trace
-from sr_deploy.runtime import mask_guided
-from sr_deploy.runtime.evaluate import Pair, evaluate, find_pairs, mean_score
-from sr_deploy.runtime.forms import ImageUpscaler
-from sr_deploy.runtime.image import Picture, write_image
-from sr_deploy.runtime.mask_guided import Amount
-from sr_deploy.runtime.masked import MaskedUpscaler
-from sr_deploy.runtime.sweep import Point, draw_sweep
+from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+from sr_deploy.pictures.image import Picture, write_image
+from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Choose = Callable[[Array, Amount], Array]

@@ -35,8 +35,8 @@ import cv2
 import numpy as np
 
 from sr_deploy import Upscaler
-from sr_deploy.runtime.reuse import FrameReuse
-from sr_deploy.runtime.tiling import Tiling, plan_tiles
+from sr_deploy.upscaling.reuse import FrameReuse
+from sr_deploy.upscaling.tiling import Tiling, plan_tiles
 
 Array = np.ndarray[Any, Any]
 TILES = ((0, 0), (270, 480), (270, 256), (180, 240), (128, 256), (96, 160))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from sr_deploy.engines.device import Device
+from sr_deploy.device.device import Device
 from sr_deploy.engines.facts import infer_shapes
 
 FP16 = 2

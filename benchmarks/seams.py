@@ -17,7 +17,7 @@ import numpy as np
 from sr_deploy import Upscaler
 from sr_deploy.bicubic import imresize
 from sr_deploy.metrics import psnr_y
-from sr_deploy.runtime.image import read_image
+from sr_deploy.pictures.image import read_image
 
 Image = np.ndarray[Any, Any]
 

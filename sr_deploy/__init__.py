@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from sr_deploy.bundle import Bundle
     from sr_deploy.engines.open import open_bundle
     from sr_deploy.export import export_bundle
-    from sr_deploy.runtime.masked import MaskedUpscaler
-    from sr_deploy.runtime.upscaler import Upscaler
-    from sr_deploy.runtime.video.options import VideoOptions
-    from sr_deploy.runtime.video.run import upscale_video, upscaled_frames
+    from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+    from sr_deploy.upscaling.upscaler import Upscaler
+    from sr_deploy.video.options import VideoOptions
+    from sr_deploy.video.run import upscale_video, upscaled_frames
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Bundle": "sr_deploy.bundle",
-    "MaskedUpscaler": "sr_deploy.runtime.masked",
-    "Upscaler": "sr_deploy.runtime.upscaler",
-    "VideoOptions": "sr_deploy.runtime.video.options",
+    "MaskedUpscaler": "sr_deploy.masked.masked_upscaler",
+    "Upscaler": "sr_deploy.upscaling.upscaler",
+    "VideoOptions": "sr_deploy.video.options",
     "export_bundle": "sr_deploy.export",
     "open_bundle": "sr_deploy.engines.open",
-    "upscale_video": "sr_deploy.runtime.video.run",
-    "upscaled_frames": "sr_deploy.runtime.video.run",
+    "upscale_video": "sr_deploy.video.run",
+    "upscaled_frames": "sr_deploy.video.run",
 }
 
 __all__ = [

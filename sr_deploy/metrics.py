@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from sr_deploy.arrays import Array
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5

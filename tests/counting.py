@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sr_deploy.engines.device import Device
+from sr_deploy.device.device import Device
 
 
 @dataclass

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from sr_deploy import Upscaler
 from sr_deploy.bundle import REPORT_FILE
+from sr_deploy.evaluation.evaluate import evaluate, find_pairs, mean_score
 from sr_deploy.export import export_bundle
-from sr_deploy.runtime.evaluate import evaluate, find_pairs, mean_score
 from sr_deploy.settings import load_toml
 from sr_deploy.training import Recipe
 

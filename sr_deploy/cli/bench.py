@@ -15,8 +15,8 @@ from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
     from sr_deploy.bundle import Bundle
-    from sr_deploy.engines.engine import Array
 
 WARM_UP = 2
 
@@ -78,7 +78,7 @@ def _measure(
 
     from sr_deploy.engines import available_backends, open_engine, select_backend
     from sr_deploy.engines.pixels import INPUT, load_pixel_form
-    from sr_deploy.runtime.upscaler import Upscaler
+    from sr_deploy.upscaling.upscaler import Upscaler
 
     image = _picture(height, width, bundle.card.channels)
     megapixels = height * width * bundle.card.scale**2 / 1e6

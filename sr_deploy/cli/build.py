@@ -16,7 +16,7 @@ from sr_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from sr_deploy.bundle import Precision
-    from sr_deploy.engines.target import BuildSettings, Target
+    from sr_deploy.engines.tensorrt.target import BuildSettings, Target
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_UPDATES = 0.1
@@ -50,10 +50,10 @@ def command(bundle: Path, target: Path, output: Path, precision: str | None, as_
     Prints the path of the engine; a mask-guided network becomes two, of base and refine network. What was compiled before
     with the same graph, shapes, settings and library is not compiled again.
     """
-    from sr_deploy.engines.build import build_engine
     from sr_deploy.engines.open import open_bundle
-    from sr_deploy.engines.target import load_target
-    from sr_deploy.engines.tensorrt_library import flavour_of, load_library
+    from sr_deploy.engines.tensorrt.build import build_engine
+    from sr_deploy.engines.tensorrt.library import flavour_of, load_library
+    from sr_deploy.engines.tensorrt.target import load_target
 
     chosen = load_target(target)
     flavour = flavour_of(chosen.backend)
@@ -113,7 +113,7 @@ class Progress:
 
 
 def _settings(target: Target, options: dict[str, Any]) -> BuildSettings:
-    from sr_deploy.engines.target import BuildSettings
+    from sr_deploy.engines.tensorrt.target import BuildSettings
 
     names = {"least": "min", "usual": "opt", "largest": "max"}
     sizes = {name: options[option] for option, name in names.items() if options[option] is not None}

@@ -16,7 +16,7 @@ from sr_deploy.cli.output import json_option, print_facts, print_json, print_tab
 from sr_deploy.errors import MissingDependencyError, SrDeployError, UsageError
 
 if TYPE_CHECKING:
-    from sr_deploy.engines.gpu import Survey
+    from sr_deploy.device.gpu import Survey
 
 NEEDED = ("numpy", "onnx", "opencv-python-headless", "click", "tqdm")
 OPTIONAL = ("openvino", "onnxruntime", "onnxruntime-gpu", "torch", "safetensors", "onnxscript", "spandrel")
@@ -29,7 +29,7 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_f
 @verbose_option
 def command(backend: str | None, as_json: bool) -> None:
     """Say what works on this machine. Exit code 0 when upscaling does, with that backend if one is named, else 3."""
-    from sr_deploy.engines import gpu
+    from sr_deploy.device import gpu
 
     nvidia, video = gpu.survey(), gpu.video_libraries()
     facts = _machine()
@@ -78,7 +78,7 @@ def _problem(packages: dict[str, str | None], backends: list[dict[str, Any]], wa
 
 
 def _nvidia_facts(nvidia: Survey, video: dict[str, bool]) -> dict[str, Any]:
-    from sr_deploy.engines.gpu import VIDEO_LIBRARIES
+    from sr_deploy.device.gpu import VIDEO_LIBRARIES
 
     if not nvidia.gpus:
         return {"GPU": f"none: {nvidia.problem}; to use one, {nvidia.remedy}"}
@@ -147,7 +147,7 @@ def _backends() -> list[dict[str, Any]]:
 
 def _libraries(*, has_gpu: bool) -> list[dict[str, Any]]:
     """Which libraries can build engines here."""
-    from sr_deploy.engines.tensorrt_library import FLAVOURS, load_library
+    from sr_deploy.engines.tensorrt.library import FLAVOURS, load_library
 
     found = []
     for flavour in FLAVOURS:

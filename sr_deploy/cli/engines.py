@@ -11,7 +11,7 @@ from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from sr_deploy.engines.cache import EngineRecord, Entry
+    from sr_deploy.engines.tensorrt.cache import EngineRecord, Entry
 
 
 @click.command("engines", short_help="List the engines of a folder, and prune it.")
@@ -24,8 +24,8 @@ def command(folder: Path, prune: bool, as_json: bool) -> None:
 
     An engine is of no use when it is damaged, or when its library is installed here in another version.
     """
-    from sr_deploy.engines.build import problem_of
-    from sr_deploy.engines.cache import EngineCache
+    from sr_deploy.engines.tensorrt.build import problem_of
+    from sr_deploy.engines.tensorrt.cache import EngineCache
 
     cache = EngineCache(folder)
     listed = [(entry, problem_of(entry)) for entry in cache.entries()]

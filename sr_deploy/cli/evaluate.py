@@ -15,9 +15,9 @@ from sr_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from sr_deploy.bundle import Bundle
-    from sr_deploy.runtime.evaluate import Pair, Score
-    from sr_deploy.runtime.forms import ImageUpscaler
-    from sr_deploy.runtime.windows import Precision
+    from sr_deploy.evaluation.evaluate import Pair, Score
+    from sr_deploy.upscaling.image_upscaler import ImageUpscaler
+    from sr_deploy.upscaling.sentinel import Precision
 
 SHARES = "0,5,10,20,40,60,80,100"
 
@@ -127,7 +127,7 @@ class Task:
         return {name: getattr(self, name) for name in ("backend", "allow_cpu", "precision", "threads")}
 
     def pairs(self, scale: int) -> Iterator[Pair]:
-        from sr_deploy.runtime.evaluate import find_pairs
+        from sr_deploy.evaluation.evaluate import find_pairs
 
         return (files.read(scale) for files in find_pairs(self.hr, self.lr, scale=scale))
 
@@ -148,8 +148,8 @@ def _compare(bundles: Sequence[Bundle], task: Task) -> None:
 
 
 def _evaluate(bundle: Bundle, task: Task) -> Result:
-    from sr_deploy.runtime.evaluate import evaluate, mean_score
-    from sr_deploy.runtime.upscaler import Upscaler
+    from sr_deploy.evaluation.evaluate import evaluate, mean_score
+    from sr_deploy.upscaling.upscaler import Upscaler
 
     pairs = task.pairs(bundle.card.scale)
     with Upscaler(bundle, **task.engine) as upscale:
@@ -160,10 +160,10 @@ def _evaluate(bundle: Bundle, task: Task) -> Result:
 
 def _sweep(bundles: Sequence[Bundle], shares: Sequence[float], plot: Path | None, task: Task) -> None:
     """Of one mask-guided network over its patches, or of a base and a refine network over the time."""
-    from sr_deploy.runtime.image import Picture, write_image
-    from sr_deploy.runtime.masked import MaskedUpscaler
-    from sr_deploy.runtime.sweep import draw_sweep, sweep
-    from sr_deploy.runtime.upscaler import Upscaler
+    from sr_deploy.evaluation.sweep import draw_sweep, sweep
+    from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+    from sr_deploy.pictures.image import Picture, write_image
+    from sr_deploy.upscaling.upscaler import Upscaler
 
     base, refine = bundles[0], bundles[-1]
 

@@ -78,8 +78,8 @@ def _graph(path: Path, as_json: bool) -> None:
 
 def _engine(path: Path, as_json: bool) -> None:
     from sr_deploy.cli.engines import sizes
-    from sr_deploy.engines.build import problem_of
-    from sr_deploy.engines.cache import read_entry
+    from sr_deploy.engines.tensorrt.build import problem_of
+    from sr_deploy.engines.tensorrt.cache import read_entry
 
     entry = read_entry(path)
     if entry.record is None:

@@ -78,7 +78,7 @@ def _cells(row: Row) -> tuple[object, ...]:
 def _milliseconds(folder: Path) -> float:
     import numpy as np
 
-    from sr_deploy.runtime.upscaler import Upscaler
+    from sr_deploy.upscaling.upscaler import Upscaler
 
     image = np.repeat((np.indices((HEIGHT, WIDTH)).sum(0) % 256)[..., None], 3, axis=2).astype(np.uint8)
     seconds = []

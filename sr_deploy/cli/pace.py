@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sr_deploy.runtime.folder import Outcome
-from sr_deploy.runtime.jobs import Job
-from sr_deploy.runtime.video.observer import VideoProgress, VideoStart
+from sr_deploy.batch.folder import Outcome
+from sr_deploy.batch.naming import Job
+from sr_deploy.video.observer import VideoProgress, VideoStart
 
 
 class Pace:

@@ -15,11 +15,12 @@ from typing import Any
 
 import click
 
+from sr_deploy.batch.folder import Observer, Outcome, Summary
+from sr_deploy.batch.naming import Failure, Job, Plan
 from sr_deploy.cli.pace import FilmPace, Pace
-from sr_deploy.runtime.folder import Observer, Outcome, Summary
-from sr_deploy.runtime.jobs import PIPE, Failure, Job, Plan
-from sr_deploy.runtime.pipeline import Timing
-from sr_deploy.runtime.video.observer import VideoProgress, VideoStart, VideoSummary
+from sr_deploy.pipeline import Timing
+from sr_deploy.video.names import PIPE
+from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
 
 SECONDS_BETWEEN_TILE_LINES = 5.0
 SECONDS_BETWEEN_TILE_EVENTS = 0.5

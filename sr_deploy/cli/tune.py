@@ -11,7 +11,7 @@ from sr_deploy.cli.group import gpu_option, verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from sr_deploy.runtime.tune import Measurement
+    from sr_deploy.upscaling.gpu.tune import Measurement
 
 
 @click.command("tune", short_help="Find the fastest tiles, batches and frames in flight for a GPU.")
@@ -40,9 +40,9 @@ def command(
     """
     from typing import cast
 
-    from sr_deploy.engines.target import parse_size
-    from sr_deploy.runtime.tune import tune
-    from sr_deploy.runtime.windows import Precision
+    from sr_deploy.engines.tensorrt.target import parse_size
+    from sr_deploy.upscaling.gpu.tune import tune
+    from sr_deploy.upscaling.sentinel import Precision
 
     frame_size, gpus = parse_size(size), gpus or (0,)
     tuning = tune(

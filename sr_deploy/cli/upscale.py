@@ -17,10 +17,10 @@ from sr_deploy.cli.output import json_option, print_json
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
-    from sr_deploy.runtime.folder import Summary
-    from sr_deploy.runtime.forms import ImageUpscaler
-    from sr_deploy.runtime.size import TargetSize
-    from sr_deploy.runtime.video.options import VideoOptions
+    from sr_deploy.batch.folder import Summary
+    from sr_deploy.pictures.size import TargetSize
+    from sr_deploy.upscaling.image_upscaler import ImageUpscaler
+    from sr_deploy.video.options import VideoOptions
 
 MEGABYTE = 1_000_000
 _USUAL_BUDGET = 0.4
@@ -51,7 +51,7 @@ class Seconds(click.ParamType[Fraction]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
         del param, ctx
-        from sr_deploy.runtime.video.options import parse_time
+        from sr_deploy.video.options import parse_time
 
         return parse_time(value)
 
@@ -63,7 +63,7 @@ class Rate(click.ParamType[Fraction]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
         del param, ctx
-        from sr_deploy.runtime.video.options import parse_rate
+        from sr_deploy.video.options import parse_rate
 
         return parse_rate(value)
 
@@ -226,9 +226,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         raise click.UsageError("-o - and --json both want stdout; give one of them.")
     kind = "none" if options["no_progress"] else options["progress"]
 
+    from sr_deploy.batch.folder import WriteOptions, upscale_files
     from sr_deploy.cli.progress import make_report, warnings_as_notes
-    from sr_deploy.runtime.folder import WriteOptions, upscale_files
-    from sr_deploy.runtime.forms import MaskedStats
+    from sr_deploy.upscaling.image_upscaler import MaskedStats
 
     model = _model(options["refine"] or options["model"], size)
     with _open(model, options) as upscaler:
@@ -280,8 +280,8 @@ def _check_pair(options: dict[str, Any]) -> None:
 def _open(model: Path, options: dict[str, Any]) -> ImageUpscaler:
     """An Upscaler; a masked one for a pair and for a mask-guided network."""
     from sr_deploy.engines.open import open_bundle
-    from sr_deploy.runtime.masked import MaskedUpscaler
-    from sr_deploy.runtime.upscaler import Upscaler
+    from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+    from sr_deploy.upscaling.upscaler import Upscaler
 
     given, base = _engine_options(options), options["base"]
     if base is not None:
@@ -298,7 +298,7 @@ def _open(model: Path, options: dict[str, Any]) -> ImageUpscaler:
 
 
 def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
-    from sr_deploy.engines.target import Target, load_target
+    from sr_deploy.engines.tensorrt.target import Target, load_target
 
     target = load_target(options["target"]) if options["target"] else Target("options")
     given = {name: options[name] for name in ("backend", "tile", "memory", "threads") if options[name] is not None}
@@ -319,10 +319,10 @@ def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def _write_masks(upscaler: ImageUpscaler, inputs: Sequence[Path], folder: Path) -> None:
     """Write the heat map of each image; those that cannot be read were reported before."""
+    from sr_deploy.batch.naming import Naming, plan_jobs
     from sr_deploy.errors import SrDeployError
-    from sr_deploy.runtime.image import read_image
-    from sr_deploy.runtime.jobs import Naming, plan_jobs
-    from sr_deploy.runtime.masked import MaskedUpscaler, write_heat
+    from sr_deploy.masked.masked_upscaler import MaskedUpscaler, write_heat
+    from sr_deploy.pictures.image import read_image
 
     assert isinstance(upscaler, MaskedUpscaler)
     folder.mkdir(parents=True, exist_ok=True)
@@ -341,13 +341,13 @@ def _size(options: dict[str, Any]) -> TargetSize | None:
         raise click.UsageError(f"--fp32 and --precision {options['precision']} contradict each other; give one of them.")
     if options["outscale"] is None and options["to_size"] is None:
         return None
-    from sr_deploy.runtime.size import TargetSize
+    from sr_deploy.pictures.size import TargetSize
 
     return TargetSize.parse(options["to_size"]) if options["to_size"] is not None else TargetSize.of_factor(options["outscale"])
 
 
 def _video(options: dict[str, Any]) -> VideoOptions:
-    from sr_deploy.runtime.video.options import VideoOptions
+    from sr_deploy.video.options import VideoOptions
 
     same = ("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode")
     return VideoOptions(

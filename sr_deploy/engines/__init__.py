@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import Arithmetic
-from sr_deploy.engines import gpu
-from sr_deploy.engines.engine import Array, Engine, TensorSpec
+from sr_deploy.device import gpu
+from sr_deploy.engines.engine import Engine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ _CUDA_AND_TENSORRT = 'pip install "sr-deploy[cuda]" "tensorrt-cu13~=10.13"'
 BACKENDS: tuple[Backend, ...] = (
     Backend("openvino", "openvino", "cpu", "pip install openvino"),
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
-    Backend("tensorrt", "tensorrt_open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
-    Backend("tensorrt-rtx", "tensorrt_open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),
+    Backend("tensorrt", "tensorrt.open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
+    Backend("tensorrt-rtx", "tensorrt.open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),
     Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"', planes=True, options=_CUDA_OPTIONS),
     Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", _CUDA_AND_TENSORRT, cast_last=True),
 )

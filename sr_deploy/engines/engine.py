@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from sr_deploy.arrays import Array
+from sr_deploy.device.device import describe
 from sr_deploy.errors import EngineError, FeedError
 
 if TYPE_CHECKING:
-    from sr_deploy.engines.device import Device, DeviceArray, Stream
-
-Array = np.ndarray[Any, np.dtype[Any]]
+    from sr_deploy.device.device import Device, DeviceArray, Stream
 
 
 @dataclass(frozen=True)
@@ -117,3 +117,22 @@ class DeviceEngine(Engine):
 
         Raises: FeedError for wrong arrays; OutOfMemoryError; EngineError.
         """
+
+
+def check_arrays(engine: DeviceEngine, arrays: Mapping[str, DeviceArray], context: int) -> None:
+    """Raise FeedError unless there is one contiguous array for each input and output, as specified, and the context exists."""
+    specs = (*engine.inputs, *engine.outputs)
+    if set(arrays) != {spec.name for spec in specs}:
+        raise FeedError(f"{engine.description}: got arrays {sorted(arrays)}, expected {sorted(spec.name for spec in specs)}")
+    if not 0 <= context < engine.contexts:
+        raise FeedError(f"{engine.description}: there is no context {context}; expected 0 to {engine.contexts - 1}")
+    for spec in specs:
+        array = arrays[spec.name]
+        smallest, largest = engine.limits.get(spec.name, (spec.shape, array.shape))
+        fits = len(array.shape) == len(spec.shape) and all(
+            want in (-1, side) and low <= side <= high
+            for want, side, low, high in zip(spec.shape, array.shape, smallest, largest, strict=True)
+        )
+        if not fits or array.dtype.__name__ != spec.dtype.name or not array.is_contiguous:
+            allowed = f" from {list(smallest)} to {list(largest)}" if spec.name in engine.limits else ""
+            raise FeedError(f"{engine.description}: '{spec.name}' is {describe(array)}, expected {spec}{allowed}, without gaps")

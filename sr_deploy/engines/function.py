@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays
-from sr_deploy.engines.engine import Array, DeviceEngine, Engine, TensorSpec
+from sr_deploy.arrays import Array
+from sr_deploy.device.device import Device, DeviceArray, Stream
+from sr_deploy.engines.engine import DeviceEngine, Engine, TensorSpec, check_arrays
 from sr_deploy.errors import EngineError, FeedError
 
 Function = Callable[..., Array | Sequence[Array]]

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from sr_deploy.engines import Arithmetic, cuda_libraries, gpu
-from sr_deploy.engines.device import Device, DeviceArray, Stream, check_arrays
-from sr_deploy.engines.engine import Array, DeviceEngine, TensorSpec
+from sr_deploy.arrays import Array
+from sr_deploy.device import gpu
+from sr_deploy.device.device import Device, DeviceArray, Stream
+from sr_deploy.device.streams import stream_handle
+from sr_deploy.engines import Arithmetic, cuda_libraries
+from sr_deploy.engines.engine import DeviceEngine, TensorSpec, check_arrays
 from sr_deploy.engines.placement import warn_of_strays
-from sr_deploy.engines.streams import stream_handle
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
 
 Provider = tuple[str, dict[str, str]]

@@ -9,10 +9,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from sr_deploy.device.gpu import find_gpus
 from sr_deploy.engines import Arithmetic, onnxruntime
-from sr_deploy.engines.cache import default_folder
 from sr_deploy.engines.engine import DeviceEngine
-from sr_deploy.engines.gpu import find_gpus
+from sr_deploy.engines.tensorrt.cache import default_folder
 from sr_deploy.errors import EngineError
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from sr_deploy.arrays import Array
 from sr_deploy.engines import Arithmetic
-from sr_deploy.engines.engine import Array, Engine, TensorSpec
+from sr_deploy.engines.engine import Engine, TensorSpec
 from sr_deploy.errors import EngineError, OutOfMemoryError
 
 _CAPABILITY_OF: dict[Arithmetic, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sr_deploy.engines.engine import Array
+from sr_deploy.arrays import Array
 
 
 def best(scores: Array, count: int) -> Array:

@@ -32,8 +32,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import Arithmetic, Bundle, Part
-from sr_deploy.engines.engine import Array
 from sr_deploy.engines.facts import attribute
 from sr_deploy.errors import EngineError
 

@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto
 
 from sr_deploy.architectures import load_checkpoint
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import (
     GRAPH_METADATA_KEY,
     Bundle,
@@ -48,7 +49,6 @@ from sr_deploy.export.trace import OPSET, trace, trace_parts
 
 __all__ = ["Recipe", "export_bundle", "read_recipe"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[str], None]
 
 

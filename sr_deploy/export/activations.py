@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from onnx import ModelProto, TensorProto, helper, shape_inference
 
+from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _PREFIX = "activation."
 _SANE_OUTPUT = 16.0

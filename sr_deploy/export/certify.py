@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import PROBE_FILE, Link, Precision
 from sr_deploy.engines import Arithmetic, available_backends, open_engine
 from sr_deploy.engines.parity import compare
 from sr_deploy.errors import CertificationError
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Function = Callable[[Array], Array]
 """(1, C, H, W) float32 in [0, 1] -> (1, C, sH, sW) float32, about [0, 1]."""
 

@@ -18,11 +18,12 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from sr_deploy.architectures import read_checkpoint
+from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.facts import infer_shapes
 from sr_deploy.errors import EngineError, ExportError, MissingDependencyError, UnknownArchitectureError
 from sr_deploy.export.hypothesis import Candidate, Choice, choose
-from sr_deploy.export.subject import Array, Request, Subject, as_function
+from sr_deploy.export.subject import Request, Subject, as_function
 
 SPANDREL_INSTALL = "pip install --no-deps spandrel einops"
 """Without torchvision: spandrel wants it for two networks that do no SR, and its wheels insist on their own torch."""

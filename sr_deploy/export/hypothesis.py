@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import Detection, Hypothesis
 from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
 from sr_deploy.export.probes import as_input, degrade, probe_picture
 from sr_deploy.metrics import psnr_y
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MARGIN = 0.3
 """dB between the best reading and the next. Over the published checkpoints a wrong reading loses 1.2 dB and more."""

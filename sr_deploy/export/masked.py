@@ -13,6 +13,7 @@ from onnx import ModelProto
 from onnx.utils import Extractor
 
 from sr_deploy.architectures.mga import PADDING, PATCH
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import PROBE_FILE, Link, Masked
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.facts import GraphFacts, cost_of, graph_facts, parameters
@@ -21,8 +22,6 @@ from sr_deploy.engines.patches import best, crops, paste
 from sr_deploy.engines.pixels import COARSE, FEATURES
 from sr_deploy.errors import CertificationError
 from sr_deploy.export.certify import REPARAMETERIZED, Function, checked, runs
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _REFINED = 0.4
 """Share of a probe's patches that are refined."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
+from sr_deploy.arrays import Array
 from sr_deploy.errors import ExportError
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 LARGEST_FP16 = 65504.0
 LARGEST_ALLOWED = 32000.0

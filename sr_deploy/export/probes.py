@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from importlib import resources
-from typing import Any
 
 import numpy as np
 
+from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.errors import ExportError
 from sr_deploy.metrics import luma
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def probe_picture() -> Array:

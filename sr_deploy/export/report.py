@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import REPORT_FILE, Bundle, Hypothesis, Link, ModelCard, Part
 from sr_deploy.export.activations import Activations
-from sr_deploy.export.certify import Array, Function
+from sr_deploy.export.certify import Function
 from sr_deploy.export.charts import Layer, activation_chart, linear_bar, log_bar
 from sr_deploy.export.hypothesis import describe, gain
 from sr_deploy.export.precision import LARGEST_ALLOWED, HalfPrecision

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from sr_deploy.architectures import LoadedCheckpoint, Network, Reading, reference, reparameterize
 from sr_deploy.architectures.mga import MaskGuided, Parts, reference_parts
+from sr_deploy.arrays import Array
 from sr_deploy.bundle import Detection
 from sr_deploy.engines.parity import Look, Refine
 from sr_deploy.export.certify import Function
 from sr_deploy.export.hypothesis import Candidate, choose
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

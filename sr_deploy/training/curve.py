@@ -8,13 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from sr_deploy.arrays import Array
 from sr_deploy.training.state import Entry
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 WIDTH, PANEL, MARGIN = 960, 280, 64
 INK, GRID, STAGE = (60, 60, 60), (226, 226, 226), (170, 170, 170)

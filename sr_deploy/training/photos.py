@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
+from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.metrics import luma
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Batch = tuple[Array, Array]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.metrics import psnr_y, ssim_y
-from sr_deploy.training.photos import Array, Photo
+from sr_deploy.training.photos import Photo
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sr_deploy.runtime.image import Picture, read_image, write_image
+from sr_deploy.pictures.image import Picture, read_image, write_image
 
 ROOT = Path(__file__).parents[2]
 

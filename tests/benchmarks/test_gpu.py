@@ -19,9 +19,9 @@ import pytest
 from sr_deploy.bundle import Bundle, Source, sha256_of
 from sr_deploy.engines import BACKENDS
 from sr_deploy.errors import EngineError
-from sr_deploy.runtime.frames import Schedule
-from sr_deploy.runtime.tiling import plan_tiles
-from sr_deploy.runtime.tune import Measurement
+from sr_deploy.upscaling.gpu.frames import Schedule
+from sr_deploy.upscaling.gpu.tune import Measurement
+from sr_deploy.upscaling.tiling import plan_tiles
 from tests.cli.conftest import bundle
 from tests.graphs import masked_bundle
 
@@ -108,8 +108,8 @@ def test_time_that_is_up_between_shares_keeps_the_rows_before(tmp_path: Path, mo
 
 
 def test_stages_of_a_mask_guided_network_are_told_apart() -> None:
-    from sr_deploy.engines import mask_kernels as masks
-    from sr_deploy.engines import selection_kernels as selection
+    from sr_deploy.device import patch_kernels as masks
+    from sr_deploy.device import selection_kernels as selection
 
     kernels = (masks.crop_patches, masks.paste_patches, selection.find_least, selection.write_parts)
     assert [gpu_masked.stage_of(kernel) for kernel in kernels] == ["crop", "paste", "select", "select"]

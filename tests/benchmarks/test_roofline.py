@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from roofline import Ceilings, Work, copy_speeds, count_work, seconds_per_call
 
-from sr_deploy.engines.device import Device
+from sr_deploy.device.device import Device
 from sr_deploy.engines.facts import graph_facts
 from tests.graphs import image_graph
 

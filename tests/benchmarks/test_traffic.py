@@ -11,10 +11,10 @@ from traffic import Step, around, kernel_traffic, node_traffic, table
 
 import sr_deploy
 from sr_deploy.bundle import Bundle
-from sr_deploy.engines.device import Device
-from sr_deploy.engines.device_tiling import DeviceTiling
+from sr_deploy.device.device import Device
+from sr_deploy.device.tiling import DeviceTiling
 from sr_deploy.engines.pixels import INPUT, to_pixel_form, to_planes_form
-from sr_deploy.runtime.tiling import plan_tiles
+from sr_deploy.upscaling.tiling import plan_tiles
 from tests.graphs import image_graph
 
 MODELS = Path(sr_deploy.__file__).parent / "models"

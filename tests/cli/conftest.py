@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.bundle import PROBE_FILE, Bundle, GraphCard, Link, ModelCard, sha256_of
 from sr_deploy.cli import program
-from sr_deploy.runtime.image import Picture, write_image
+from sr_deploy.pictures.image import Picture, write_image
 
 Invoke = Callable[..., Result]
 

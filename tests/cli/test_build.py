@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from sr_deploy.engines import tensorrt_library
-from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, Library
+from sr_deploy.engines.tensorrt import library as tensorrt_library
+from sr_deploy.engines.tensorrt.library import TENSORRT_RTX, Library
 from sr_deploy.errors import BackendUnavailableError
-from tests.engines.fake_tensorrt import fake_module
+from tests.engines.tensorrt.fake_tensorrt import fake_module
 from tests.graphs import masked_bundle
 
 Invoke = Callable[..., Result]
@@ -28,7 +28,7 @@ def _fake_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that compiles nothing, in the place of TensorRT for RTX."""
     fake = Library(TENSORRT_RTX, fake_module(rtx=True))
     monkeypatch.setattr(tensorrt_library, "load_library", lambda _: fake)
-    monkeypatch.setattr("sr_deploy.engines.build.load_library", lambda _: fake)
+    monkeypatch.setattr("sr_deploy.engines.tensorrt.build.load_library", lambda _: fake)
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_without_a_gpu_tensorrt_says_so_in_one_line(invoke: Invoke, bundle: Path
 
     fake = Library(tensorrt_library.TENSORRT, fake_module(rtx=False))
     monkeypatch.setattr(tensorrt_library, "load_library", lambda _: fake)
-    monkeypatch.setattr("sr_deploy.engines.build.find_gpus", none)
+    monkeypatch.setattr("sr_deploy.engines.tensorrt.build.find_gpus", none)
     result = invoke("build", bundle, "--target", TARGETS / "datacenter.toml", "--precision", "fp32")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
     assert "no NVIDIA driver on this machine" in result.stderr and "engines/rtx.toml" in result.stderr

@@ -8,8 +8,9 @@ import pytest
 from click.testing import Result
 
 from sr_deploy.cli import doctor
-from sr_deploy.engines import Backend, tensorrt_library
-from sr_deploy.engines.gpu import GPU, Survey
+from sr_deploy.device.gpu import GPU, Survey
+from sr_deploy.engines import Backend
+from sr_deploy.engines.tensorrt import library as tensorrt_library
 from sr_deploy.errors import BackendUnavailableError
 from tests.engines.test_engines import L4, _forget_what_initialized, fake_runtime
 from tests.engines.test_engines import machine as gpus
@@ -38,7 +39,7 @@ def test_a_machine_that_works(invoke: Invoke) -> None:
 @pytest.mark.parametrize("broken", [False, True])
 def test_without_a_gpu_that_works(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
     found = Survey(problem="no NVIDIA driver on this machine", remedy="install it", broken=broken)
-    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    monkeypatch.setattr("sr_deploy.device.gpu.survey", lambda: found)
     result = invoke("doctor")
     assert "GPU           none: no NVIDIA driver on this machine; to use one, install it\n" in result.stdout
     assert "NVDEC" not in result.stdout
@@ -50,7 +51,7 @@ def test_without_a_gpu_that_works(invoke: Invoke, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"])
 def test_a_backend_that_must_work_and_does_not(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     found = Survey(problem="no NVIDIA driver on this machine", remedy="install it")
-    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    monkeypatch.setattr("sr_deploy.device.gpu.survey", lambda: found)
     result = invoke("doctor", "--backend", backend)
     assert result.exit_code == 3
     assert "upscale: does not work" in result.stdout
@@ -64,8 +65,8 @@ def test_a_backend_that_must_work_and_does(invoke: Invoke) -> None:
 
 def test_a_gpu_that_no_runtime_can_use(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Survey((GPU("NVIDIA L4", "8.9", 24 * 10**9),), driver="580.82.07", cuda="13.0")
-    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
-    monkeypatch.setattr("sr_deploy.engines.gpu.video_libraries", lambda: {"NVDEC": True, "NVENC": False})
+    monkeypatch.setattr("sr_deploy.device.gpu.survey", lambda: found)
+    monkeypatch.setattr("sr_deploy.device.gpu.video_libraries", lambda: {"NVDEC": True, "NVENC": False})
     monkeypatch.setattr(Backend, "usable_precisions", _only_on_the_cpu)
     result = invoke("doctor")
     assert result.exit_code == 3
@@ -101,7 +102,7 @@ def test_libraries_that_build_engines(invoke: Invoke, monkeypatch: pytest.Monkey
         return SimpleNamespace(version=f"1.2 of {flavour.name}")
 
     monkeypatch.setattr(tensorrt_library, "load_library", load)
-    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: Survey(problem="none"))
+    monkeypatch.setattr("sr_deploy.device.gpu.survey", lambda: Survey(problem="none"))
     tensorrt, rtx = json.loads(invoke("doctor", "--json").stdout)["libraries"]
     assert (tensorrt["works"], tensorrt["version"]) == (False, "1.2 of tensorrt")
     assert "builds on the GPU" in tensorrt["problem"]

@@ -14,7 +14,7 @@ from click.testing import Result
 
 from sr_deploy.export import export_bundle
 from sr_deploy.export.probes import probe_picture
-from sr_deploy.runtime.image import Picture, read_image, write_image
+from sr_deploy.pictures.image import Picture, read_image, write_image
 from tests.graphs import masked_bundle
 
 Invoke = Callable[..., Result]

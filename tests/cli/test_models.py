@@ -12,7 +12,7 @@ from click.testing import Result
 from sr_deploy import models
 from sr_deploy.bundle import Bundle, Source
 from sr_deploy.errors import UsageError
-from sr_deploy.runtime.image import read_image
+from sr_deploy.pictures.image import read_image
 
 Invoke = Callable[..., Result]
 

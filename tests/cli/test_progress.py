@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from sr_deploy.batch.folder import Outcome, Summary
+from sr_deploy.batch.naming import Failure, Job
 from sr_deploy.cli.pace import FilmPace, Pace
 from sr_deploy.cli.progress import JsonReport, shares, summary_line, video_line, warnings_as_notes
-from sr_deploy.runtime.folder import Outcome, Summary
-from sr_deploy.runtime.forms import Stats
-from sr_deploy.runtime.jobs import Failure, Job
-from sr_deploy.runtime.pipeline import Timing
-from sr_deploy.runtime.reuse import ReuseStats
-from sr_deploy.runtime.video.frame import VideoFormat
-from sr_deploy.runtime.video.observer import VideoProgress, VideoStart, VideoSummary
+from sr_deploy.pipeline import Timing
+from sr_deploy.upscaling.image_upscaler import Stats
+from sr_deploy.upscaling.reuse import ReuseStats
+from sr_deploy.video.frame import VideoFormat
+from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
 
 JOBS = tuple(Job(Path(f"{index}.png"), Path(f"out/{index}.png")) for index in range(4))
 
@@ -58,7 +58,7 @@ def test_what_is_told_while_a_picture_is_decoded_keeps_its_place() -> None:
     told = """
 import os, sys
 from sr_deploy import cli
-from sr_deploy.runtime.formats import decode
+from sr_deploy.pictures.formats import decode
 def program(prog_name):
     with decode._listening() as heard:
         print("bar é", file=sys.stderr, end="", flush=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from sr_deploy.engines import gpu
-from sr_deploy.engines.gpu import Survey
-from tests.runtime.test_frames import Machine, _warp
-from tests.runtime.test_tune import machine
+from sr_deploy.device import gpu
+from sr_deploy.device.gpu import Survey
+from tests.upscaling.gpu.test_frames import Machine, _warp
+from tests.upscaling.gpu.test_tune import machine
 
 __all__ = ["_warp", "machine"]
 

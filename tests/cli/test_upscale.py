@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from sr_deploy.engines.gpu import GPU, Survey
-from sr_deploy.runtime.image import Picture, read_image, write_image
+from sr_deploy.device.gpu import GPU, Survey
+from sr_deploy.pictures.image import Picture, read_image, write_image
 
 Invoke = Callable[..., Result]
 TARGETS = Path(__file__).parents[2] / "engines"
@@ -129,7 +129,7 @@ def test_a_gpu_that_no_runtime_can_use(
     invoke: Invoke, bundle: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Survey(problem="the NVIDIA driver does not work here (CUDA error 999)", remedy="check it", broken=True)
-    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: broken)
+    monkeypatch.setattr("sr_deploy.device.gpu.survey", lambda: broken)
     result = invoke("upscale", pictures[0], "-m", bundle)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
     assert "CUDA error 999" in result.stderr and "--allow-cpu" in result.stderr
@@ -150,7 +150,7 @@ def test_a_gpu_that_no_runtime_can_use(
 def test_a_runtime_that_is_not_here_is_told_in_one_line(
     invoke: Invoke, bundle: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
-    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: Survey(problem="no NVIDIA driver here"))
+    monkeypatch.setattr("sr_deploy.device.gpu.survey", lambda: Survey(problem="no NVIDIA driver here"))
     result = invoke("upscale", pictures[0], "-m", bundle, *arguments)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
     assert words in result.stderr
@@ -173,7 +173,7 @@ def test_a_gpu_that_is_not_there_is_told_in_one_line(
     found: Survey,
     words: str,
 ) -> None:
-    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    monkeypatch.setattr("sr_deploy.device.gpu.survey", lambda: found)
     model = [] if "--base" in arguments else ["-m", bundle]
     result = invoke("upscale", pictures[0], *model, "-g", "1", *arguments)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from sr_deploy.runtime.image import Picture, read_image, write_image
+from sr_deploy.pictures.image import Picture, read_image, write_image
 from tests.graphs import image_graph, save
-from tests.runtime.test_frames import photo
+from tests.upscaling.gpu.test_frames import photo
 
 Invoke = Callable[..., Result]
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from sr_deploy.batch.naming import WRITABLE_VIDEOS
 from sr_deploy.cli import program
-from sr_deploy.runtime.image import Picture, read_image, write_image
-from sr_deploy.runtime.jobs import WRITABLE_VIDEOS
-from sr_deploy.runtime.video.encoding import CONTAINERS
-from tests.runtime.video.clips import Clips, ffmpeg, frame_hashes, frames, times_of, video_stream
+from sr_deploy.pictures.image import Picture, read_image, write_image
+from sr_deploy.video.encoding import CONTAINERS
+from tests.video.clips import Clips, ffmpeg, frame_hashes, frames, times_of, video_stream
 
 Invoke = Callable[..., Result]
 PROGRAM = [sys.executable, "-c", "from sr_deploy.cli import main; main()"]

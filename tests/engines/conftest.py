@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sr_deploy.engines.device import Device
-from sr_deploy.engines.tensorrt_library import TENSORRT, TENSORRT_RTX, Library
-from tests.engines.fake_tensorrt import fake_module
+from sr_deploy.device.device import Device
+from sr_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Library
+from tests.engines.tensorrt.fake_tensorrt import fake_module
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
 
+from sr_deploy.device.device import Device, DeviceArray
+from sr_deploy.device.gpu import GPU
 from sr_deploy.engines import BACKENDS, Arithmetic, open_engine
 from sr_deploy.engines import onnxruntime as onnxruntime_module
 from sr_deploy.engines import onnxruntime_tensorrt as tensorrt_provider
-from sr_deploy.engines.device import Device, DeviceArray
 from sr_deploy.engines.engine import DeviceEngine, TensorSpec
 from sr_deploy.engines.function import DeviceFunctionEngine
-from sr_deploy.engines.gpu import GPU
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form, with_health
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError, UsageError
 from tests.graphs import image_graph

@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
+from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.engines import BACKENDS, TensorSpec, available_backends, cuda_libraries, open_engine, select_backend
 from sr_deploy.engines.function import FunctionEngine
-from sr_deploy.engines.gpu import GPU, Survey
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, UsageError
 from tests.graphs import image_graph
 
@@ -117,7 +117,7 @@ def test_a_backend_that_is_not_installed_tells_the_line_that_installs_it(monkeyp
 
 def test_every_line_that_installs_names_an_extra_as_every_pip_knows_it() -> None:
     """Built packages spell extras with hyphens, and pip before 23.3 finds only that; another is a warning and no package."""
-    from sr_deploy.engines.tensorrt_library import FLAVOURS
+    from sr_deploy.engines.tensorrt.library import FLAVOURS
 
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     lines = [*(backend.install for backend in BACKENDS), *(flavour.install for flavour in FLAVOURS)]
@@ -132,7 +132,7 @@ BROKEN = Survey(problem="the NVIDIA driver does not work here (CUDA error 999)",
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, found: Survey) -> None:
-    monkeypatch.setattr("sr_deploy.engines.gpu.survey", lambda: found)
+    monkeypatch.setattr("sr_deploy.device.gpu.survey", lambda: found)
 
 
 def fake_runtime(
@@ -173,8 +173,8 @@ def test_without_a_gpu_auto_takes_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 def tensorrt(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Of TensorRT, the flavours of these names are installed; engines that are built for no GPU by name are not valid."""
-    from sr_deploy.engines import tensorrt_library
-    from tests.engines.fake_tensorrt import EngineValidity, fake_module
+    from sr_deploy.engines.tensorrt import library as tensorrt_library
+    from tests.engines.tensorrt.fake_tensorrt import EngineValidity, fake_module
 
     def load(flavour: tensorrt_library.Flavour) -> tensorrt_library.Library:
         if flavour.name not in names:

@@ -24,8 +24,8 @@ def cpu(options: Namespace) -> Iterator[Row]:
     """The reference: ONNX Runtime on the CPU in fp32; kept for the other steps."""
     import numpy as np
 
-    from sr_deploy.runtime.mask_guided import Amount, select_patches
-    from sr_deploy.runtime.masked import MaskGuidedUpscaler
+    from sr_deploy.engines.mask_guided import Amount, select_patches
+    from sr_deploy.masked.masked_upscaler import MaskGuidedUpscaler
 
     mga = bundle(NAME)
     image = frame(options.size[1], options.size[0])
@@ -101,9 +101,9 @@ def on_device(options: Namespace) -> Iterator[Row]:
     """Arrays of the device in and out: the same bytes as frames of the host?"""
     import numpy as np
 
-    from sr_deploy.engines.device import Device
-    from sr_deploy.runtime.mask_guided import Amount
-    from sr_deploy.runtime.masked import MaskGuidedUpscaler
+    from sr_deploy.device.device import Device
+    from sr_deploy.engines.mask_guided import Amount
+    from sr_deploy.masked.masked_upscaler import MaskGuidedUpscaler
 
     mga = bundle(NAME)
     image, device = frame(options.size[1], options.size[0]), Device(options.device)
@@ -131,8 +131,8 @@ def on_device(options: Namespace) -> Iterator[Row]:
 def speed(options: Namespace) -> Iterator[Row]:
     """What refining costs: no patch, a share, all; 1 to 3 frames in flight."""
     from sr_deploy import MaskedUpscaler
-    from sr_deploy.runtime.frames import Schedule
-    from sr_deploy.runtime.pipeline import run_pipeline
+    from sr_deploy.pipeline import run_pipeline
+    from sr_deploy.upscaling.gpu.frames import Schedule
 
     mga = bundle(NAME)
     width, height = options.size

@@ -28,9 +28,9 @@ def extend(parser: ArgumentParser) -> None:
 @step(25)
 def library(_: Namespace) -> Iterator[Row]:
     """What it lists, and what the project makes of it."""
-    from sr_deploy.engines import gpu
-    from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, load_library
-    from sr_deploy.engines.tensorrt_targets import why_not_run
+    from sr_deploy.device import gpu
+    from sr_deploy.engines.tensorrt.library import TENSORRT_RTX, load_library
+    from sr_deploy.engines.tensorrt.support import why_not_run
 
     loaded = load_library(TENSORRT_RTX)
     members = ", ".join(loaded.module.ComputeCapability.__members__)
@@ -43,10 +43,10 @@ def library(_: Namespace) -> Iterator[Row]:
 
 def build(options: Namespace, capabilities: tuple[str, ...]) -> Iterator[Row]:
     """Build for one choice of targets and ask; then load, make a context, run, compare with the CPU, time a whole frame."""
-    from sr_deploy.engines.build import engine_graph, engine_shapes
-    from sr_deploy.engines.target import BuildSettings
-    from sr_deploy.engines.tensorrt_build import compile_engine
-    from sr_deploy.engines.tensorrt_library import TENSORRT_RTX, load_library
+    from sr_deploy.engines.tensorrt.build import engine_graph, engine_shapes
+    from sr_deploy.engines.tensorrt.compile import compile_engine
+    from sr_deploy.engines.tensorrt.library import TENSORRT_RTX, load_library
+    from sr_deploy.engines.tensorrt.target import BuildSettings
 
     loaded, network = load_library(TENSORRT_RTX), bundle(options.network)
     targets = tuple(loaded.capabilities()) if capabilities == ALL else capabilities
@@ -68,9 +68,9 @@ def _run(options: Namespace, built: bytes, loaded: Any, network: Any) -> Iterato
     from gpu_speed import on_device
 
     from sr_deploy import Upscaler
-    from sr_deploy.engines.device import Device
+    from sr_deploy.device.device import Device
     from sr_deploy.engines.pixels import INPUT, OUTPUT
-    from sr_deploy.engines.tensorrt import TensorRTEngine
+    from sr_deploy.engines.tensorrt.engine import TensorRTEngine
 
     started = time.perf_counter()
     engine = TensorRTEngine(built, loaded, Device(options.device))

@@ -46,7 +46,7 @@ def network(options: Namespace, name: str) -> Iterator[Row]:
 def _against(one: Any, backend: str, precision: Any, image: Any, wanted: Any) -> Row:
     from sr_deploy import Upscaler
     from sr_deploy.engines.parity import MAX_LSB, MIN_PSNR
-    from sr_deploy.runtime.frames import Schedule
+    from sr_deploy.upscaling.gpu.frames import Schedule
 
     with Upscaler(one, backend=backend, precision=precision, schedule=Schedule()) as upscale:
         told = difference(upscale(image), wanted)
@@ -64,7 +64,7 @@ def _speed(options: Namespace, one: Any, backend: str, image: Any, wanted: Any) 
     from roofline import seconds_per_call
 
     from sr_deploy.engines import select_backend
-    from sr_deploy.runtime.windows import WindowRunner
+    from sr_deploy.upscaling.sentinel import WindowRunner
 
     windows = WindowRunner(one, backend=select_backend(backend), precision="auto", on_failure="raise", threads=None)
     contender = on_device(windows.device_engine("uint8", 0), one.card.scale, image)
@@ -78,8 +78,8 @@ def _speed(options: Namespace, one: Any, backend: str, image: Any, wanted: Any) 
 
 def _in_flight(one: Any, backend: str, image: Any, wanted: Any, slots: int, count: int) -> Row:
     from sr_deploy import Upscaler
-    from sr_deploy.runtime.frames import Schedule
-    from sr_deploy.runtime.pipeline import run_pipeline
+    from sr_deploy.pipeline import run_pipeline
+    from sr_deploy.upscaling.gpu.frames import Schedule
 
     last: list[Any] = []
     with Upscaler(one, backend=backend, schedule=Schedule(slots=slots)) as upscale:

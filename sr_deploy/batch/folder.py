@@ -1,0 +1,290 @@
+"""Files and folders of images and videos -> the same upscaled, one bad file never stopping the rest."""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sr_deploy.batch.naming import Failure, Job, Naming, Plan, plan_jobs
+from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
+from sr_deploy.pictures.image import Picture, is_whole, read_image, write_image
+from sr_deploy.pictures.size import TargetSize
+from sr_deploy.pipeline import Timing, run_pipeline
+from sr_deploy.upscaling.image_upscaler import Stats
+from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
+from sr_deploy.video.options import VideoOptions
+
+if TYPE_CHECKING:
+    from sr_deploy.upscaling.image_upscaler import ImageUpscaler
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job. `seconds` is the time that its three stages took together; `video` tells more of a video."""
+
+    job: Job
+    status: Literal["done", "skipped", "failed"]
+    notes: tuple[str, ...] = ()
+    failure: Failure | None = None
+    seconds: float = 0.0
+    video: VideoSummary | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a whole run; `stats`: what the sentinel saw; `videos`: of those done."""
+
+    done: tuple[Path, ...]
+    skipped: tuple[Path, ...]
+    failed: tuple[Failure, ...]
+    notes: tuple[tuple[Path, str], ...]
+    seconds: float
+    timing: Timing
+    stats: Stats
+    videos: tuple[VideoSummary, ...] = ()
+
+
+class Observer:
+    """Is told how a run goes; does nothing by itself. `tiles` comes from the caller's thread, `finished` from the writer's."""
+
+    def planned(self, plan: Plan) -> None:
+        """Called once, before the first picture."""
+
+    def tiles(self, job: Job, done: int, total: int) -> None:
+        """`done` of `total` tiles of a picture are upscaled."""
+
+    def video(self, job: Job, start: VideoStart) -> None:
+        """A video is about to be upscaled."""
+
+    def frames(self, job: Job, progress: VideoProgress) -> None:
+        """One more frame of a video is written; called from the thread that writes."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A job is over, well or not; called in the order of the jobs, videos after pictures."""
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How outputs are written. `quality` (1 to 100) is for the lossy formats; `overwrite` does existing outputs again."""
+
+    quality: int | None = None
+    strip_metadata: bool = False
+    overwrite: bool = False
+
+
+def upscale_files(
+    inputs: Sequence[Path],
+    output: Path | None,
+    upscaler: ImageUpscaler,
+    *,
+    size: TargetSize | None = None,
+    suffix: str | None = None,
+    extension: str | None = None,
+    options: WriteOptions | None = None,
+    video: VideoOptions | None = None,
+    observer: Observer | None = None,
+) -> Summary:
+    """Upscale files and folders, see `jobs.py` for what is called how; returns what became of them.
+
+    Pictures come first, then videos. Reading, upscaling and writing overlap, a handful of pictures are in memory at any time.
+    An output that exists and is whole is skipped, a torn one is made again. An error in one picture is reported and the next
+    one is done. video: how videos are made; their size and whether they are overwritten is that of the pictures.
+
+    Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs, or `video` the only one; ImageError when
+    the disk is full, because no other picture would fit either; MissingDependencyError.
+    """
+    label = (size.label if size else "") or f"x{upscaler.scale}"
+    naming = Naming(upscaler.bundle.card.name, label, suffix, extension)
+    plan = plan_jobs(inputs, output, naming)
+    return _Folder(upscaler, size, options or WriteOptions(), video, observer or Observer()).run(plan)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A job on its way through the stages: with a picture, or with the outcome that it already has."""
+
+    job: Job
+    started: float
+    picture: Picture | None = None
+    outcome: Outcome | None = None
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class _Folder:
+    def __init__(
+        self,
+        upscaler: ImageUpscaler,
+        size: TargetSize | None,
+        options: WriteOptions,
+        video: VideoOptions | None,
+        observer: Observer,
+    ) -> None:
+        self._upscaler = upscaler
+        self._size = size
+        self._options = options
+        self._video = video
+        self._observer = observer
+        self._outcomes: list[Outcome] = []
+        self._alone = False
+
+    def run(self, plan: Plan) -> Summary:
+        before = self._upscaler.stats
+        self._alone = len(plan.jobs) == 1
+        self._observer.planned(plan)
+        pictures = self._read_all(job for job in plan.jobs if not job.video)
+        timing = run_pipeline(pictures, self._upscale, self._write)
+        for job in plan.jobs:
+            if job.video:
+                self._close(self._upscale_video(job))
+        videos = tuple(outcome.video for outcome in self._outcomes if outcome.video and outcome.status == "done")
+        timing = _sum([timing, *(video.timing for video in videos)])
+        notes = [(outcome.job.source, note) for outcome in self._outcomes for note in outcome.notes]
+        return Summary(
+            done=tuple(outcome.job.target for outcome in self._outcomes if outcome.status == "done"),
+            skipped=tuple(outcome.job.target for outcome in self._outcomes if outcome.status == "skipped"),
+            failed=plan.failures + tuple(outcome.failure for outcome in self._outcomes if outcome.failure),
+            notes=plan.notes + tuple(notes),
+            seconds=timing.wall,
+            timing=timing,
+            stats=self._upscaler.stats - before,
+            videos=videos,
+        )
+
+    def _read_all(self, jobs: Iterable[Job]) -> Iterator[_Item]:
+        for job in jobs:
+            yield self._read(_Item(job, time.perf_counter(), notes=(job.note,) if job.note else ()))
+
+    def _read(self, item: _Item) -> _Item:
+        job = item.job
+        try:
+            notes = item.notes
+            if not self._options.overwrite and job.target.exists():
+                if is_whole(job.target):
+                    return replace(item, outcome=Outcome(job, "skipped", notes))
+                notes += (f"{job.target} was not complete, it is made again",)
+            return _timed(replace(item, picture=read_image(job.source), notes=notes))
+        except Exception as exc:
+            return self._failed(item, exc)
+
+    def _upscale(self, item: _Item) -> _Item:
+        picture = item.picture
+        if picture is None:
+            return item
+        item = replace(item, started=time.perf_counter())
+        before = self._upscaler.stats
+        try:
+            picture = self._upscaler.upscale_picture(
+                picture,
+                size=self._size,
+                progress=lambda done, total: self._observer.tiles(item.job, done, total),
+            )
+        except Exception as exc:
+            return self._failed(item, exc)
+        trouble = (self._upscaler.stats - before).trouble
+        notes = item.notes + ((trouble,) if trouble else ())
+        return _timed(replace(item, picture=picture, notes=notes))
+
+    def _write(self, item: _Item) -> None:
+        outcome = item.outcome or self._write_picture(replace(item, started=time.perf_counter())).outcome
+        if outcome is not None:
+            self._close(outcome)
+
+    def _close(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        self._observer.finished(outcome)
+
+    def _upscale_video(self, job: Job) -> Outcome:
+        from sr_deploy.video.run import upscale_video
+
+        options = replace(self._video or VideoOptions(), size=self._size, overwrite=self._options.overwrite)
+        started = time.perf_counter()
+        try:
+            summary = upscale_video(
+                job.source, job.target, self._upscaler, options=options, observer=_Watch(job, self._observer)
+            )
+        except Exception as exc:
+            if isinstance(exc, UsageError) and self._alone:
+                raise
+            failed = self._failed(_Item(job, started), exc).outcome
+            assert failed is not None
+            return failed
+        notes = ((job.note,) if job.note else ()) + summary.notes
+        return Outcome(job, summary.status, notes, seconds=summary.seconds, video=summary)
+
+    def _write_picture(self, item: _Item) -> _Item:
+        job, options = item.job, self._options
+        if item.picture is None:
+            return item
+        try:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            lost = write_image(job.target, item.picture, quality=options.quality, strip_metadata=options.strip_metadata)
+        except Exception as exc:
+            return self._failed(item, exc)
+        item = _timed(item)
+        notes = item.notes + ((f"{job.target.suffix} cannot hold its {', '.join(lost)}",) if lost else ())
+        return replace(item, picture=None, outcome=Outcome(job, "done", notes, seconds=item.seconds))
+
+    def _failed(self, item: _Item, error: Exception) -> _Item:
+        """The item with its failure, without its picture; raises when the next ones would fail the same way."""
+        job = item.job
+        if _is_no_space(error):
+            raise ImageError(
+                f"{job.target}: the disk is full, so nothing more was done; finished files are kept: "
+                "free some space and run the same command again"
+            ) from error
+        if isinstance(error, MissingDependencyError | BrokenPipeError):
+            raise error
+        if isinstance(error, SrDeployError):
+            failure = Failure(job.source, str(error))
+        elif isinstance(error, OSError):
+            failure = Failure(job.source, f"{error.strerror or error} ({error.filename or job.target})")
+        elif isinstance(error, MemoryError):
+            failure = Failure(job.source, "does not fit into memory; lower --memory or give a --tile")
+        else:
+            details = "".join(traceback.format_exception(error))
+            failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}", details)
+        frames = [note for note in getattr(error, "__notes__", ()) if note.startswith("frame ")]
+        if frames:
+            failure = replace(failure, message=f"{failure.message} ({frames[0]})")
+        item = _timed(item)
+        outcome = Outcome(job, "failed", item.notes, failure, item.seconds)
+        return replace(item, picture=None, outcome=outcome)
+
+
+class _Watch(VideoObserver):
+    """The observer of one video, which tells the observer of the run."""
+
+    def __init__(self, job: Job, observer: Observer) -> None:
+        self._job = job
+        self._observer = observer
+
+    def started(self, start: VideoStart) -> None:
+        self._observer.video(self._job, start)
+
+    def written(self, progress: VideoProgress) -> None:
+        self._observer.frames(self._job, progress)
+
+
+def _sum(timings: Sequence[Timing]) -> Timing:
+    """One after the other."""
+    return Timing(*(sum(values) for values in zip(*map(astuple, timings), strict=True)))
+
+
+def _timed(item: _Item) -> _Item:
+    return replace(item, seconds=item.seconds + time.perf_counter() - item.started)
+
+
+def _is_no_space(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,328 @@
+"""Which files become which: inputs and an output as users name them -> one source and one target per picture or video.
+
+Where the outputs go:
+  a file                      beside it, STEM_MODEL_xN.EXT
+  a folder                    FOLDER_MODEL_xN/ beside it, its tree mirrored
+  anything, -o FOLDER         into FOLDER, stems kept; several folders keep their own names inside
+  one file, -o FILE.EXT       FILE.EXT
+  one video, -o - or -o frame_%06d.png    raw video on standard output, or one picture per frame
+Wherever a target would lie in its source's own folder, it gets MODEL_xN into its name. No input is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import stat
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sr_deploy.errors import UsageError
+from sr_deploy.pictures.formats.containers import inspect
+from sr_deploy.pictures.formats.header import ContainerError
+from sr_deploy.pictures.image import READABLE_SUFFIXES, WRITABLE_SUFFIXES
+from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
+
+WRITABLE_VIDEOS = frozenset({".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+READABLE_VIDEOS = WRITABLE_VIDEOS | {
+    *(".3gp", ".apng", ".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv", ".y4m")
+}
+READS = f"sr-deploy reads: {', '.join(sorted(READABLE_SUFFIXES))}; videos: {', '.join(sorted(READABLE_VIDEOS))}"
+WRITES = f"sr-deploy writes: {', '.join(sorted(WRITABLE_SUFFIXES))}; videos: {', '.join(sorted(WRITABLE_VIDEOS))}"
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How outputs are called. `suffix` replaces the default one, `extension` that of the pictures or of the videos."""
+
+    model: str
+    label: str
+    suffix: str | None = None
+    extension: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.suffix is not None and re.search(r"[/\\\0]", self.suffix):
+            raise UsageError(f"suffix '{self.suffix}': goes into a file name, so it has no slashes; folders go into -o")
+        if self.extension is not None:
+            object.__setattr__(self, "extension", "." + self.extension.lower().lstrip("."))
+            if self.extension not in WRITABLE_SUFFIXES | WRITABLE_VIDEOS:
+                raise UsageError(f"format '{self.extension}': cannot be written; {WRITES}")
+
+    @property
+    def mark(self) -> str:
+        """What tells an output from its input in the same folder."""
+        if self.suffix is not None:
+            return self.suffix
+        model = self.model.replace("/", "-")
+        return f"_{model}" if model.endswith(f"_{self.label}") else f"_{model}_{self.label}"
+
+    def extension_for(self, source: Path, *, video: bool = False) -> str:
+        writable = WRITABLE_VIDEOS if video else WRITABLE_SUFFIXES
+        if self.extension in writable:
+            return self.extension
+        return source.suffix if source.suffix.lower() in writable else ".mkv" if video else ".png"
+
+    def is_output(self, path: Path, stems: set[str]) -> bool:
+        """Whether `path` is what an earlier run made of a neighbor; `stems` are those of its folder."""
+        size = r"(?:x[\d.]+|\d+x\d+|(?:long|short)\d+)"
+        model = self.model.replace("/", "-")
+        several = f"_{re.escape(re.sub(f'_{size}$', '', model))}(?:_{size}){{1,2}}"
+        mark = several if self.suffix is None else re.escape(self.suffix)
+        match = re.fullmatch(f"(.+?){mark}", path.stem)
+        return bool(match and (match[1] in stems or Path(match[1]).stem in stems))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture or video to upscale. `note` tells why its target has an unexpected name."""
+
+    source: Path
+    target: Path
+    note: str = ""
+    video: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be done, and why. `details` is the traceback of an error that nobody expected."""
+
+    path: Path
+    message: str
+    details: str = ""
+
+    def __str__(self) -> str:
+        return self.message if self.message.startswith(str(self.path)) else f"{self.path}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, what cannot be, and what the user should know."""
+
+    jobs: tuple[Job, ...]
+    failures: tuple[Failure, ...] = ()
+    notes: tuple[tuple[Path, str], ...] = ()
+
+
+def plan_jobs(inputs: Sequence[Path], output: Path | None, naming: Naming) -> Plan:
+    """The jobs for files and folders, in the order of `inputs`, within a folder by path.
+
+    In folders everything hidden, everything that is neither image nor video by its suffix, the output folder, the outputs of
+    earlier runs and folders of unfinished videos are left out. Animated pictures are videos.
+
+    Raises: UsageError when `output` does not suit the inputs.
+    """
+    return _Planner(inputs, output, naming).plan()
+
+
+@dataclass
+class _Planner:
+    inputs: Sequence[Path]
+    output: Path | None
+    naming: Naming
+    failures: list[Failure] = field(default_factory=list)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
+    _real: dict[Path, str] = field(default_factory=dict)
+
+    def plan(self) -> Plan:
+        folders = [path for path in self.inputs if path.is_dir()]
+        single = len(self.inputs) == 1 and not folders
+        to_file = self.output is not None and self._is_file_name(self.output, single=single)
+        if to_file and not single:
+            raise UsageError(f"-o {self.output}: names one file, but the inputs are several; give a folder")
+        bases = {path: self._base(path, several=len(folders) > 1) for path in folders}
+        outputs = {os.path.realpath(base) for base in bases.values()}
+        if self.output is not None:
+            outputs.add(os.path.realpath(self.output))
+
+        wanted: dict[str, Job] = {}
+        for path in self.inputs:
+            if path in bases:
+                jobs = [
+                    self._job(source, bases[path] / source.parent.relative_to(path)) for source in self._scan(path, outputs)
+                ]
+            elif self._is_readable(path):
+                jobs = [self._named(path) if to_file else self._job(path, self.output or path.parent)]
+            else:
+                jobs = []
+            for job in jobs:
+                wanted.setdefault(_real(job.source), job)
+        resolved = _without_clashes(list(wanted.values()), self._tail)
+        return Plan(tuple(self._without_overwriting(resolved)), tuple(self.failures), tuple(self.notes))
+
+    def _is_file_name(self, output: Path, *, single: bool) -> bool:
+        if names_stream(output):
+            if not single or not holds_video(self.inputs[0]):
+                raise UsageError(f"-o {output}: takes the frames of one video; give one video, or another output")
+            return True
+        suffix = output.suffix.lower()
+        writable = WRITABLE_SUFFIXES | WRITABLE_VIDEOS
+        if not suffix or output.is_dir() or (suffix not in writable and not single):
+            return False
+        if single:
+            writable = WRITABLE_VIDEOS if holds_video(self.inputs[0]) else WRITABLE_SUFFIXES
+        if suffix not in writable:
+            kind = "a video" if writable is WRITABLE_VIDEOS else "an image"
+            raise UsageError(f"-o {output}: neither a folder that exists nor {kind} that can be written; {WRITES}")
+        if self.naming.extension not in (None, suffix) and {self.naming.extension, suffix} != {".jpg", ".jpeg"}:
+            raise UsageError(f"-o {output} and -f {self.naming.extension}: contradict each other; give one of them")
+        return True
+
+    def _base(self, folder: Path, *, several: bool) -> Path:
+        """The folder that mirrors `folder`."""
+        named = folder if folder.name not in ("", "..") else folder.resolve()
+        if not named.name:
+            raise UsageError(f"{folder}: has no folder beside it; say where the outputs go with -o")
+        if self.output is not None:
+            return self.output / named.name if several else self.output
+        return named.with_name(named.name + self.naming.mark) if self.naming.mark else named
+
+    def _scan(self, folder: Path, outputs: set[str]) -> Iterator[Path]:
+        seen = set()
+        found = ignored = 0
+        for where, names, files in os.walk(folder, followlinks=True, onerror=self._on_unreadable):
+            at = Path(where)
+            seen.add(os.path.realpath(at))
+            left_out = seen | outputs
+            names[:] = sorted(name for name in names if not _is_hidden(name) and os.path.realpath(at / name) not in left_out)
+            readable = READABLE_SUFFIXES | READABLE_VIDEOS
+            images = [at / name for name in sorted(files) if not name.startswith(".") and _suffix(name) in readable]
+            stems = {image.stem for image in images}
+            for image in images:
+                if self.naming.mark and self.naming.is_output(image, stems):
+                    ignored += 1
+                    continue
+                found += 1
+                yield image
+        if ignored:
+            self.notes.append((folder, f"{ignored} outputs of earlier runs left out"))
+        if not found:
+            self.notes.append((folder, f"holds no images and no videos; {READS}"))
+
+    def _on_unreadable(self, error: OSError) -> None:
+        self.failures.append(Failure(Path(error.filename), f"cannot be listed ({error.strerror})"))
+
+    def _is_readable(self, path: Path) -> bool:
+        if names_stream(path):
+            if path == PIPE and self.output is None:
+                raise UsageError("-i -: standard input has no name to make an output's name of; give one with -o")
+            return True
+        if not path.exists():
+            self.failures.append(Failure(path, "no such file or folder"))
+        elif not path.is_file():
+            self.failures.append(Failure(path, "not a regular file; expected an image, a video or a folder"))
+        elif path.suffix and path.suffix.lower() not in READABLE_SUFFIXES | READABLE_VIDEOS:
+            self.failures.append(Failure(path, f"neither an image nor a video; {READS}"))
+        else:
+            return True
+        return False
+
+    def _named(self, source: Path) -> Job:
+        """The one job whose target the user named."""
+        assert self.output is not None
+        return Job(source, self.output, video=holds_video(source))
+
+    def _job(self, source: Path, folder: Path) -> Job:
+        tail, video = self._tail(source, folder), holds_video(source)
+        return Job(source, folder / f"{source.stem}{tail}{self.naming.extension_for(source, video=video)}", video=video)
+
+    def _tail(self, source: Path, folder: Path) -> str:
+        beside = self._realpath(source.parent) == self._realpath(folder)
+        return self.naming.mark if beside else self.naming.suffix or ""
+
+    def _realpath(self, folder: Path) -> str:
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return self._real[folder]
+
+    def _without_overwriting(self, jobs: list[Job]) -> Iterator[Job]:
+        inputs = {_identity(job.source): job.source for job in jobs}
+        for job in jobs:
+            found = _identity(job.target)
+            if found is None:
+                yield job
+            elif found in inputs:
+                message = f"its output {job.target} would overwrite the input {inputs[found]}; change --suffix, -f or -o"
+                self.failures.append(Failure(job.source, message))
+            elif job.target.is_dir():
+                self.failures.append(Failure(job.source, f"its output {job.target} is a folder; change --suffix, -f or -o"))
+            else:
+                yield job
+
+
+def holds_video(path: Path) -> bool:
+    """Whether a file is a video: by its suffix, and where pictures may move, by its content."""
+    suffix = path.suffix.lower()
+    if names_stream(path):
+        return True
+    if suffix not in PICTURES_THAT_MOVE:
+        return suffix in READABLE_VIDEOS
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return inspect(memoryview(data), deep=False).frames > 1
+    except (OSError, ValueError, ContainerError):
+        return False
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a folder is none of the user's pictures; FILM.mkv.part holds the segments of a video that is not finished."""
+    return name.startswith(".") or Path(name).suffix == ".part"
+
+
+def _without_clashes(jobs: list[Job], tail_of: Callable[[Path, Path], str]) -> list[Job]:
+    """Give targets that differ, also where file names ignore case.
+
+    The picture that has the name of the target anyway keeps it; the others get their own full names: a.jpg -> a.jpg.png.
+    """
+    claims: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        claims[_key(job.target)].append(job)
+    taken = set(claims)
+    winners = {key: next((job for job in group if _keeps(job)), None) for key, group in claims.items() if len(group) > 1}
+
+    resolved = []
+    for job in jobs:
+        key = _key(job.target)
+        if key not in winners or winners[key] is job:
+            resolved.append(job)
+            continue
+        tail = tail_of(job.source, job.target.parent) + job.target.suffix
+        target, number = job.target.with_name(f"{job.source.name}{tail}"), 1
+        while _key(target) in taken:
+            number += 1
+            target = job.target.with_name(f"{job.source.name}-{number}{tail}")
+        taken.add(_key(target))
+        others = ", ".join(str(other.source) for other in claims[key] if other is not job)
+        resolved.append(
+            replace(job, target=target, note=f"named {target.name}, because {others} becomes {job.target.name} too")
+        )
+    return resolved
+
+
+def _keeps(job: Job) -> bool:
+    return _suffix(job.source.name) == _suffix(job.target.name)
+
+
+def _key(path: Path) -> str:
+    return unicodedata.normalize("NFC", _real(path)).casefold()
+
+
+def _real(path: Path) -> str:
+    """The one spelling of a path whose last part may be a link of its own right, or not exist."""
+    return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118  (this is about strings)
+
+
+def _suffix(name: str) -> str:
+    return Path(name).suffix.lower()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return None if stat.S_ISFIFO(found.st_mode) else (found.st_dev, found.st_ino)

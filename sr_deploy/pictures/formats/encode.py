@@ -1,0 +1,225 @@
+"""Pictures to encoded files: what every format can hold, and what is said about the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from sr_deploy.pictures.color import from_float, to_float
+from sr_deploy.pictures.formats import jpeg, png, tiff
+from sr_deploy.pictures.formats.header import ContainerError
+
+_ROWS = 128
+JPEG_QUALITY = 95
+AVIF_QUALITY = 90
+
+
+@dataclass
+class Source:
+    """What is to be written; `notes` collects what the format could not hold.
+
+    pixels: (H, W, 3) RGB or (H, W, 1) gray, uint8, uint16 or float32; alpha: (H, W) of the same dtype or None.
+    """
+
+    pixels: NDArray[Any]
+    alpha: NDArray[Any] | None
+    exif: bytes | None
+    icc: bytes | None
+    xmp: bytes | None
+    quality: int | None
+    notes: list[str]
+    gray_as_rgb: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.pixels.shape
+        return height, width, (3 if self.gray_as_rgb else channels) + (self.alpha is not None)
+
+    def rows(self, start: int, stop: int, dtype: DTypeLike, top: int | None = None) -> NDArray[Any]:
+        """(stop - start, W, C) with alpha as the last channel, in `dtype`; white at `top` instead of at its full range."""
+        block = self.pixels[start:stop]
+        if self.gray_as_rgb and block.shape[2] == 1:
+            block = np.repeat(block, 3, axis=2)
+        if self.alpha is not None:
+            block = np.concatenate([block, self.alpha[start:stop, :, None]], axis=2)
+        if top is not None:
+            return np.clip(np.rint(np.nan_to_num(to_float(block)) * top), 0, top).astype(dtype)
+        return block if block.dtype == dtype else from_float(to_float(block), dtype)
+
+    def for_opencv(self, dtype: DTypeLike, top: int | None = None) -> NDArray[Any]:
+        """The whole picture as OpenCV wants it: (H, W, 1) gray, or (H, W, 3 or 4) BGR(A)."""
+        import cv2
+
+        self.gray_as_rgb |= self.shape[2] == 2
+        height, _, channels = self.shape
+        if channels == 3 and self.pixels.dtype == dtype and self.pixels.shape[2] == 3 and top is None:
+            return cv2.cvtColor(self.pixels, cv2.COLOR_RGB2BGR)
+        result = np.empty(self.shape, dtype)
+        for start in range(0, height, _ROWS):
+            block = self.rows(start, min(start + _ROWS, height), dtype, top)
+            result[start : start + _ROWS] = block if channels == 1 else block[..., [2, 1, 0, 3][:channels]]
+        return result
+
+    def drop(self, *names: str) -> None:
+        """Leave out metadata that the format cannot hold, and note what there was."""
+        for name in names:
+            if getattr(self, name):
+                self.notes.append(LABELS[name])
+                setattr(self, name, None)
+
+    def drop_depth(self) -> None:
+        """Note that more than 8 bits are rounded to 8."""
+        if self.pixels.dtype != np.uint8:
+            self.notes.append("32-bit float" if self.pixels.dtype == np.float32 else "16-bit depth")
+
+    def drop_foreign_profile(self, space: bytes) -> None:
+        """Leave out a profile of another color space than `space`: it would turn the colors wrong."""
+        if self.icc and self.icc[16:20] != space:
+            self.drop("icc")
+
+
+LABELS = {"exif": "EXIF", "icc": "ICC profile", "xmp": "XMP"}
+
+
+def encode(file: BinaryIO, suffix: str, source: Source) -> None:
+    """Write the picture in the format of the suffix.
+
+    Raises: ContainerError when the format cannot hold the picture.
+    """
+    source.drop_foreign_profile(b"GRAY" if source.pixels.shape[2] == 1 else b"RGB ")
+    ENCODERS[suffix](file, source)
+
+
+def _png(file: BinaryIO, source: Source) -> None:
+    deep = source.pixels.dtype != np.uint8
+    if source.pixels.dtype == np.float32:
+        source.notes.append("32-bit float")
+    dtype = np.dtype(np.uint16 if deep else np.uint8)
+    png.write(
+        file,
+        lambda start, stop: source.rows(start, stop, dtype),
+        source.shape,
+        16 if deep else 8,
+        exif=source.exif,
+        icc=source.icc,
+        xmp=source.xmp,
+    )
+
+
+def _tiff(file: BinaryIO, source: Source) -> None:
+    dtype = source.pixels.dtype
+    if source.shape[2] == 2:
+        # Hardly any reader gets gray with alpha right: OpenCV drops the alpha, or fails.
+        source.drop_foreign_profile(b"RGB ")
+        source.gray_as_rgb = True
+    tiff.write(
+        file,
+        lambda start, stop: source.rows(start, stop, dtype),
+        source.shape,
+        dtype,
+        exif=source.exif,
+        icc=source.icc,
+        xmp=source.xmp,
+    )
+
+
+def _jpeg(file: BinaryIO, source: Source) -> None:
+    import cv2
+
+    _check_size(source, 65535, "JPEG")
+    if source.alpha is not None:
+        opaque = 1.0 if source.alpha.dtype == np.float32 else np.iinfo(source.alpha.dtype).max
+        if (source.alpha < opaque).any():
+            raise ContainerError("a JPEG cannot hold the picture's alpha; write .png, .webp or .tif instead")
+        source.alpha = None
+    source.drop_depth()
+    head, left_out = jpeg.segments(source.exif, source.icc, source.xmp)
+    source.notes.extend(left_out)
+    # 4:4:4: the sharp colors are what the network was run for.
+    parameters = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        JPEG_QUALITY if source.quality is None else source.quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
+    encoded = _imencode(".jpg", source.for_opencv(np.uint8), parameters, None)
+    behind_jfif = 4 + int.from_bytes(encoded[4:6], "big") if bytes(encoded[2:4]) == b"\xff\xe0" else 2
+    file.write(encoded[:behind_jfif])
+    file.write(head)
+    file.write(encoded[behind_jfif:])
+
+
+def _webp(file: BinaryIO, source: Source) -> None:
+    import cv2
+
+    _check_size(source, 16383, "WebP")
+    source.drop_depth()
+    source.drop_foreign_profile(b"RGB ")
+    source.gray_as_rgb = True
+    lossless = [cv2.IMWRITE_WEBP_LOSSLESS_MODE, cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR]
+    parameters = lossless if source.quality is None else [cv2.IMWRITE_WEBP_QUALITY, source.quality]
+    file.write(_imencode(".webp", source.for_opencv(np.uint8), parameters, source))
+
+
+def _avif(file: BinaryIO, source: Source) -> None:
+    import cv2
+
+    _check_size(source, 65535, "AVIF")
+    source.drop_depth()
+    deep = source.pixels.dtype != np.uint8
+    quality = AVIF_QUALITY if source.quality is None else source.quality
+    parameters = [cv2.IMWRITE_AVIF_QUALITY, quality, cv2.IMWRITE_AVIF_DEPTH, 10 if deep else 8]
+    image = source.for_opencv(np.uint16, 1023) if deep else source.for_opencv(np.uint8)
+    file.write(_imencode(".avif", image, parameters, source))
+
+
+def _bmp(file: BinaryIO, source: Source) -> None:
+    _check_size(source, 65535, "BMP")
+    source.drop_depth()
+    source.drop("exif", "icc", "xmp")
+    file.write(_imencode(".bmp", source.for_opencv(np.uint8), [], None))
+
+
+def _check_size(source: Source, limit: int, name: str) -> None:
+    height, width, _ = source.shape
+    if max(height, width) > limit:
+        raise ContainerError(f"{width}x{height} pixels do not fit into {name}, whose limit is {limit}; write .png instead")
+
+
+def _imencode(suffix: str, image: NDArray[Any], parameters: list[int], metadata: Source | None) -> memoryview:
+    import cv2
+
+    kinds, blocks = [], []
+    if metadata is not None:
+        for kind, block in (
+            (cv2.IMAGE_METADATA_EXIF, metadata.exif),
+            (cv2.IMAGE_METADATA_XMP, metadata.xmp),
+            (cv2.IMAGE_METADATA_ICCP, metadata.icc),
+        ):
+            if block:
+                kinds.append(kind)
+                blocks.append(np.frombuffer(block, np.uint8))
+    if kinds:
+        done, encoded = cv2.imencodeWithMetadata(suffix, image, kinds, blocks, parameters)
+    else:
+        done, encoded = cv2.imencode(suffix, image, parameters)
+    if not done:
+        raise ContainerError(f"OpenCV cannot encode {image.shape[1]}x{image.shape[0]} pixels as {suffix}; write .png instead")
+    view: memoryview = encoded.data
+    return view
+
+
+ENCODERS: dict[str, Callable[[BinaryIO, Source], None]] = {
+    ".png": _png,
+    ".jpg": _jpeg,
+    ".jpeg": _jpeg,
+    ".webp": _webp,
+    ".tif": _tiff,
+    ".tiff": _tiff,
+    ".avif": _avif,
+    ".bmp": _bmp,
+}

@@ -1,0 +1,182 @@
+"""What every upscaler of images does alike: forms of arrays, alpha, ranges of floats, pictures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from sr_deploy.arrays import Array
+from sr_deploy.bundle import Bundle
+from sr_deploy.errors import UsageError
+from sr_deploy.pictures.color import bleed
+from sr_deploy.pictures.image import Picture
+from sr_deploy.pictures.resample import resample
+from sr_deploy.pictures.size import TargetSize
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the sentinel saw since the Upscaler was opened.
+
+    tiles: windows run. recomputed: those that were not sane, and so were computed again in fp32 if they had not been. replaced:
+    those of them that are bicubic, since fp32 failed too.
+    """
+
+    tiles: int = 0
+    recomputed: int = 0
+    replaced: int = 0
+
+    def __sub__(self, before: Self) -> Self:
+        """What came since then."""
+        return type(self)(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
+
+    @property
+    def trouble(self) -> str:
+        """What was not sane, in words; empty when all was."""
+        return _trouble("tiles", self.tiles, self.recomputed, self.replaced, "bicubic")
+
+
+@dataclass(frozen=True)
+class MaskedStats(Stats):
+    """Also what was refined: LR pixels in all and of those refined, and seconds in the base and in the refine network.
+
+    Of the `patches` that a mask chose, some were recomputed likewise; where fp32 failed too, they are as the base made them.
+    """
+
+    pixels: int = 0
+    refined: int = 0
+    base_seconds: float = 0.0
+    refine_seconds: float = 0.0
+    patches: int = 0
+    recomputed_patches: int = 0
+    coarse_patches: int = 0
+
+    @property
+    def trouble(self) -> str:
+        patches = _trouble("patches", self.patches, self.recomputed_patches, self.coarse_patches, "as the base made them")
+        return "; ".join(filter(None, [super().trouble, patches]))
+
+    @property
+    def share(self) -> float:
+        """Share of the pixels that was refined."""
+        return self.refined / self.pixels if self.pixels else 0.0
+
+    def plus(self, pixels: int, refined: int, base_seconds: float, refine_seconds: float) -> MaskedStats:
+        """With one more image."""
+        return replace(
+            self,
+            pixels=self.pixels + pixels,
+            refined=self.refined + refined,
+            base_seconds=self.base_seconds + base_seconds,
+            refine_seconds=self.refine_seconds + refine_seconds,
+        )
+
+
+def _trouble(name: str, count: int, recomputed: int, given_up: int, instead: str) -> str:
+    if not recomputed:
+        return ""
+    return f"of {count} {name} {recomputed} were not sane: {recomputed - given_up} computed again in fp32, {given_up} {instead}"
+
+
+class ImageUpscaler(ABC):
+    """A callable from image to image at `scale` times its size; `bundle` names what it runs.
+
+    An implementation gives `upscale_pixels`, and all of these forms come with it.
+    """
+
+    bundle: Bundle
+    scale: int
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """Networks, backend and precision in one line."""
+
+    @property
+    @abstractmethod
+    def stats(self) -> Stats: ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls from as many threads it works on at once."""
+        return 1
+
+    @abstractmethod
+    def upscale_pixels(self, pixels: Array, progress: Progress | None = None) -> Array:
+        """(H,W,C), C 3 (RGB) or 1 (gray), uint8, uint16 or float32 in [0,1] -> (sH,sW,C) of the same dtype.
+
+        Raises: UnhealthyOutputError with the tile's box; EngineError.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the engines; closing twice is fine."""
+
+    def __call__(self, image: Array, *, progress: Progress | None = None) -> Array:
+        """The image at `scale` times its size.
+
+        image: (H,W,C) with C 3 (RGB), 1 (gray), 4 or 2 (with alpha last), or (H,W) gray; uint8, uint16, or float32, nominally
+        in [0,1]: values beyond are scaled into it for the network and back. The result has the same form and dtype. progress:
+        called as progress(windows done, windows in all).
+
+        Raises: UsageError for another form; UnhealthyOutputError with the tile's box; EngineError.
+        """
+        planes = image[..., None] if image.ndim == 2 else image
+        if planes.ndim != 3 or planes.shape[2] not in (1, 2, 3, 4) or 0 in planes.shape:
+            raise UsageError(
+                f"an image of shape {image.shape} cannot be upscaled; expected (H,W), or (H,W,C) with 1 to 4 channels"
+            )
+        if planes.dtype not in (np.uint8, np.uint16, np.float32):
+            raise UsageError(f"an image of {image.dtype} cannot be upscaled; expected uint8, uint16 or float32 in [0,1]")
+        if planes.shape[2] in (1, 3):
+            large = self._upscale(planes, progress)
+        else:
+            alpha = planes[..., -1]
+            color = self._upscale(bleed(np.ascontiguousarray(planes[..., :-1]), alpha), progress)
+            large = np.concatenate([color, self._upscale_alpha(alpha)[..., None]], axis=2)
+        return large[..., 0] if image.ndim == 2 else large
+
+    def upscale_picture(self, picture: Picture, *, size: TargetSize | None = None, progress: Progress | None = None) -> Picture:
+        """The picture upscaled, then resampled to `size` when that differs; metadata is kept.
+
+        Raises: as `__call__`.
+        """
+        pixels, alpha = picture.pixels, picture.alpha
+        large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
+        large_alpha = None if alpha is None else self._upscale_alpha(alpha)
+        if size is not None:
+            target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale)
+            large = resample(large, target)
+            large_alpha = None if large_alpha is None else resample(large_alpha, target)
+        return replace(picture, pixels=large, alpha=large_alpha)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _upscale_alpha(self, alpha: Array) -> Array:
+        """(H,W) -> (sH,sW); a constant plane needs no network."""
+        if (alpha == alpha.flat[0]).all():
+            return np.full([side * self.scale for side in alpha.shape], alpha.flat[0], dtype=alpha.dtype)
+        return self._upscale(np.ascontiguousarray(alpha[..., None]), None)[..., 0]
+
+    def _upscale(self, pixels: Array, progress: Progress | None) -> Array:
+        """(H,W,C), C 3 or 1, of any depth; floats beyond [0,1] are scaled into it and back."""
+        if pixels.dtype != np.float32:
+            return self.upscale_pixels(pixels, progress)
+        darkest, brightest = float(pixels.min()), float(pixels.max())
+        if not np.isfinite(darkest + brightest):
+            raise UsageError("the image holds NaN or Inf; replace these pixels first")
+        low, high = min(0.0, darkest), max(1.0, brightest)
+        if (low, high) == (0.0, 1.0):
+            return self.upscale_pixels(pixels, progress)
+        return self.upscale_pixels((pixels - low) / np.float32(high - low), progress) * np.float32(high - low) + np.float32(low)

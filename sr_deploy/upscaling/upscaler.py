@@ -1,0 +1,404 @@
+"""Upscaler: a bundle as a callable from image to image."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sr_deploy.arrays import Array
+from sr_deploy.bundle import Bundle
+from sr_deploy.device.device import Device, DeviceArray, Stream
+from sr_deploy.device.gpu import check_gpus
+from sr_deploy.device.video_planes import PlaneFormat
+from sr_deploy.engines import Backend, select_backend
+from sr_deploy.engines.open import open_bundle
+from sr_deploy.errors import OutOfMemoryError, UsageError
+from sr_deploy.upscaling.gpu.frames import FrameRunners, Schedule, as_frames
+from sr_deploy.upscaling.gpu.schedules import default_schedules, read_schedules, schedule_key
+from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats
+from sr_deploy.upscaling.memory import available_memory
+from sr_deploy.upscaling.sentinel import CHROMA_REACH, OnFailure, Outcome, Precision, WindowRunner
+from sr_deploy.upscaling.tiling import FAST_MULTIPLE, Region, Tiling, plan_tiles, tile_for_memory
+
+__all__ = ["Progress", "Stats", "Upscaler"]
+
+_DEFAULT_MEMORY = 768 << 20
+_SMALLEST_TILE = 32
+_MANY_WINDOWS, _MANY_PIXELS = 4, 1 << 20
+"""An image of so many windows and LR pixels pays for what it takes to prepare for their size."""
+_FINE_TILE = (96, 160)
+_FINE_TILE_IN_HALOS = (6, 10)
+
+
+class Upscaler(ImageUpscaler):
+    """Upscales images by the network of a bundle.
+
+        with Upscaler("rlfn_x4") as upscale:
+            large = upscale(small)      # (H, W, 3) uint8 RGB -> (4H, 4W, 3) uint8 RGB
+
+    May be called from several threads: on a CPU the network runs one window at a time and the rest overlaps, on GPUs
+    `concurrency` frames are under way at once. Results belong to the caller.
+
+    model: a bundle folder, an .onnx file, or an opened Bundle. precision: 'auto' is bf16 for 8-bit images where the CPU
+    computes it natively, fp16 on a GPU, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the
+    largest that fits `memory` bytes (default 768 MiB, at most half of what is free; a quarter of what is free on a GPU).
+    on_failure: what happens to a window whose pixels are NaN, Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place.
+    allow_cpu: whether backend 'auto' may take the CPU where there is a GPU that no backend can use. gpus: numbers of those to
+    use, which must be there, frames go to whichever is idle; None is GPU 0 if there is one. schedule: how frames go over a GPU,
+    by default what `sr-deploy tune` found, or whole frames.
+
+    Raises: BundleError, BackendUnavailableError, UsageError.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Bundle,
+        *,
+        backend: str = "auto",
+        precision: Precision = "auto",
+        tile: int | Literal["auto"] = "auto",
+        on_failure: OnFailure = "raise",
+        memory: int | None = None,
+        threads: int | None = None,
+        allow_cpu: bool = False,
+        gpus: Sequence[int] | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        if tile != "auto" and tile != 0 and tile < _SMALLEST_TILE:
+            raise UsageError(f"a tile of {tile} pixels is too small; use 0 (whole image), 'auto', or {_SMALLEST_TILE} and more")
+        self.bundle = model if isinstance(model, Bundle) else open_bundle(model)
+        self.card = self.bundle.card
+        self.scale = self.card.scale
+        self._tile = tile
+        if gpus is not None:
+            check_gpus(gpus)
+        chosen = select_backend(backend, allow_cpu=allow_cpu)
+        if gpus is not None and chosen.device == "cpu" and not allow_cpu:
+            raise UsageError(f"backend '{chosen.name}' runs on the CPU, and GPUs are asked for; leave out one of the two")
+        gpus = gpus or (0,)
+        self._windows = self._new_windows(chosen, precision=precision, on_failure=on_failure, threads=threads, gpu=gpus[0])
+        self._frames = None
+        if chosen.device != "cpu":
+            schedules = {0: schedule} if schedule else self._kept_schedules(chosen, gpus[0]) or {0: Schedule()}
+            self._frames = FrameRunners(self._windows, gpus, schedules, self.scale)
+        self._memory = memory if memory is not None else self._frames.memory if self._frames else _host_memory()
+        self._stats = Stats()
+        self._stats_lock = threading.Lock()
+
+    @property
+    def description(self) -> str:
+        """Network, backend and precision in one line."""
+        return f"{self.card.name} on {self._windows.description}"
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls from as many threads it works on at once."""
+        return self._frames.concurrency if self._frames else 1
+
+    @property
+    def has_independent_tiles(self) -> bool:
+        """Whether each pixel depends on one window alone: on a CPU, with a network that is exact under tiling."""
+        return self._frames is None and self.card.tiling == "exact"
+
+    @property
+    def gives_planes(self) -> bool:
+        """Whether `run_to_planes` may give something: on a GPU, with a network of RGB."""
+        return self._frames is not None and self.card.channels == 3
+
+    @property
+    def stats(self) -> Stats:
+        return self._stats
+
+    def on_device(self, image: Any, *, stream: Any = None) -> DeviceArray:
+        """The image at `scale` times its size, from and to the memory of the first GPU, without a copy on the host.
+
+        image: whatever has DLPack or `__cuda_array_interface__`, such as arrays of torch, CuPy, PyCUDA, Numba and Warp: RGB,
+        uint8 (H,W,3) or (N,H,W,3), or fp16 or fp32 (3,H,W) or (N,3,H,W) in [0,1]. fp16 is computed as 8-bit images are, fp32 as
+        deep ones. stream: the caller's CUDA stream or its handle; what is on it comes first. The result has the same form and
+        is there when the call returns; it is a Warp array that `from_dlpack` of other libraries and `to_pycuda` take as it is.
+
+        Raises: FeedError for other arrays; UsageError without a GPU or for a luma network; UnhealthyOutputError; EngineError.
+        """
+        if self._frames is None or self.card.channels != 3:
+            raise UsageError(f"{self.description} does not run on arrays of a GPU; give numpy arrays to the Upscaler itself")
+        device = self._frames.device
+        theirs = None if stream is None else device.stream(stream)
+        source = device.array(image, stream=theirs)
+        device.synchronize(theirs)
+        frames = as_frames(source)
+        device.synchronize()
+        count, height, width, _ = frames.shape
+        large_shape = (height * self.scale, width * self.scale)
+        planar = source.dtype.__name__ != "uint8"
+        large = device.empty((count, 3, *large_shape) if planar else (count, *large_shape, 3), source.dtype.__name__)
+        for index in range(count):
+            part = slice(index, index + 1)
+            self._run_on_device(frames[part], as_frames(large)[part], theirs)
+        return large.reshape(large.shape[4 - len(source.shape) :])
+
+    def plan(self, height: int, width: int) -> Tiling:
+        """The tiles of an image of that size."""
+        return self._plan(*self._padded_size(height, width), self._memory)
+
+    def plan_finely(self, height: int, width: int) -> Tiling:
+        """Tiles so small that a change in a frame of that size touches few of them; where tiles cannot stand alone, `plan`.
+
+        All of them together cost more than those of `plan`: `benchmarks/reuse.py` measures both.
+        """
+        image = self.plan(height, width)
+        if self._tile != "auto" or not self.has_independent_tiles:
+            return image
+        halo, multiple = self._halo(), self.card.size_multiple
+        tall, wide = (
+            plan_tiles(
+                image.rows.size, image.columns.size, tile=max(least, halos * halo), halo=halo, blend=False, multiple=multiple
+            )
+            for least, halos in zip(_FINE_TILE, _FINE_TILE_IN_HALOS, strict=True)
+        )
+        rows = tall.rows if tall.window[0] < image.window[0] else image.rows
+        columns = wide.columns if wide.window[1] < image.window[1] else image.columns
+        return Tiling(rows, columns)
+
+    def plan_smaller(self, tiling: Tiling) -> Tiling | None:
+        """A tiling that takes half the memory, for when memory has run out; None when the tiles are as small as can be."""
+        tall, wide = tiling.window
+        if max(tall, wide) <= _SMALLEST_TILE + 2 * self._halo() + FAST_MULTIPLE:
+            return None
+        return self._plan(tiling.rows.size, tiling.columns.size, tall * wide * self._bytes_per_pixel() // 2)
+
+    def settle(self, tiling: Tiling) -> None:
+        """Be told that many images will come in these tiles: preparing for their windows takes a moment, and pays."""
+        self._windows.settle(*tiling.window)
+
+    def run_tiling(self, pixels: Array, tiling: Tiling, progress: Progress | None = None) -> Array:
+        """The image upscaled by a tiling for its size; (H,W,C), C 3 or 1, uint8, uint16 or float32 in [0,1].
+
+        Raises: UnhealthyOutputError with the tile's box; EngineError.
+        """
+        if (whole := self._run_frame(pixels, tiling, progress)) is not None:
+            return whole
+        padded = self._padded(pixels)
+        large = self._run(padded, tiling, progress)
+        height, width = (side * self.scale for side in pixels.shape[:2])
+        return large if padded is pixels else np.ascontiguousarray(large[:height, :width])
+
+    def run_to_planes(self, pixels: Array, tiling: Tiling, planes: PlaneFormat) -> Array | None:
+        """The frame (H,W,3) uint8 upscaled by a tiling for its size, as an encoder takes it: all codes of `planes`, flat.
+
+        None where it does not go in one go over a GPU, or a tile of it is not healthy: `run_tiling` computes it then.
+
+        Raises: EngineError.
+        """
+        return self._run_frame(pixels, tiling, None, planes)
+
+    def frames_device(self) -> Device | None:
+        """The GPU that frames may lie on for `run_from_device`; None without a GPU, and where several take turns.
+
+        Raises: BackendUnavailableError, EngineError.
+        """
+        return self._frames.device if self._frames is not None and self._frames.is_single and self.gives_planes else None
+
+    def run_from_device(self, frame: DeviceArray, planes: PlaneFormat) -> Array | None:
+        """A frame (1,H,W,3) that lies on `frames_device`, uint8, or fp32 in [0,1], upscaled: all codes of `planes`, flat.
+
+        None where a tile of it is not healthy.
+
+        Raises: EngineError.
+        """
+        assert self._frames is not None
+        _, height, width, _ = frame.shape
+        tiling = self._plan(*self._padded_size(height, width), self._memory)
+        runner = self._frames.runner(tiling, (height, width), frame.dtype.__name__, first=True, planes=planes)
+        codes, health = runner.run_from_device(frame)
+        if not health.is_good:
+            return None
+        self._count("good", len(tiling))
+        return codes
+
+    def run_tiles(
+        self, pixels: Array, tiling: Tiling, tiles: Sequence[tuple[Region, Region]]
+    ) -> Iterator[tuple[Region, Region, Array]]:
+        """Some tiles of a tiling for the image's size: of each its rows, its columns, and its whole window upscaled.
+
+        Raises: as `run_tiling`.
+        """
+        return self._run_windows(self._padded(pixels), tiling, tiles, None)
+
+    def window_limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Smallest and largest window (h,w) that the engines take."""
+        if self._frames is None:
+            return (0, 0), (sys.maxsize, sys.maxsize)
+        return self._frames.limits(np.uint8 if self.card.channels == 3 else np.float32)
+
+    def close(self) -> None:
+        """Release the engines; closing twice is fine."""
+        if self._frames is not None:
+            self._frames.close()
+        self._windows.close()
+
+    def upscale_pixels(self, pixels: Array, progress: Progress | None = None) -> Array:
+        tiling = self.plan(pixels.shape[0], pixels.shape[1])
+        while True:
+            try:
+                return self.run_tiling(pixels, tiling, progress)
+            except (OutOfMemoryError, MemoryError):
+                smaller = self.plan_smaller(tiling)
+                if smaller is None:
+                    raise
+                tiling = smaller
+
+    def _new_windows(
+        self, backend: Backend, *, precision: Precision, on_failure: OnFailure, threads: int | None, gpu: int
+    ) -> WindowRunner:
+        return WindowRunner(self.bundle, backend=backend, precision=precision, on_failure=on_failure, threads=threads, gpu=gpu)
+
+    def _padded(self, pixels: Array) -> Array:
+        """The image mirrored at the right and the bottom up to the size that the network takes."""
+        height, width = pixels.shape[:2]
+        tall, wide = self._padded_size(height, width)
+        if (tall, wide) == (height, width):
+            return pixels
+        return np.pad(pixels, ((0, tall - height), (0, wide - width), (0, 0)), mode="symmetric")
+
+    def _padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """At least the smallest size of the network and of its engines, and a multiple of what it takes."""
+        multiple = self.card.size_multiple
+        least_height, least_width = (max(self.card.min_size, side) for side in self.window_limits()[0])
+        return -(-max(height, least_height) // multiple) * multiple, -(-max(width, least_width) // multiple) * multiple
+
+    def _bytes_per_pixel(self) -> int:
+        return self.card.activation_bytes + 2 * self.card.channels * (1 + self.scale**2)
+
+    def _halo(self) -> int:
+        """The network's reach; beside a luma network, chroma is resampled, which reaches further than a small network."""
+        return self.card.halo if self.card.channels == 3 else max(self.card.halo, CHROMA_REACH)
+
+    def _plan(self, height: int, width: int, memory: int) -> Tiling:
+        halo, approximate = self._halo(), self.card.tiling == "approximate"
+        fitting = tile_for_memory(
+            height, width, bytes_per_pixel=self._bytes_per_pixel(), memory=memory, halo=halo, smallest=_SMALLEST_TILE
+        )
+        _, largest = self.window_limits()
+        if height > largest[0] or width > largest[1]:
+            allowed = min(largest) // FAST_MULTIPLE * FAST_MULTIPLE - 2 * halo
+            fitting = max(_SMALLEST_TILE, min(fitting or allowed, allowed))
+        wanted = self._wanted_tile(fitting, height, width)
+        if memory < self._memory and fitting > 0:
+            wanted = min(wanted or fitting, fitting)
+        return plan_tiles(height, width, tile=wanted, halo=halo, blend=approximate, multiple=self.card.size_multiple)
+
+    def _kept_schedules(self, backend: Backend, gpu: int) -> dict[int, Schedule]:
+        key = schedule_key(self.bundle, backend, self._windows.precision, gpu)
+        return read_schedules(key, default_schedules()) if key else {}
+
+    def _wanted_tile(self, fitting: int, height: int, width: int) -> int:
+        if self._tile != "auto":
+            return self._tile
+        scheduled = self._frames.schedule(height, width).tile if self._frames else 0
+        return min(scheduled or fitting, fitting or scheduled)
+
+    def _run_frame(
+        self, pixels: Array, tiling: Tiling, progress: Progress | None, planes: PlaneFormat | None = None
+    ) -> Array | None:
+        """The frame in one go over a GPU; None where its form does not allow that, or a tile of it is not healthy."""
+        if self._frames is None or pixels.dtype != np.uint8 or pixels.shape[2] != 3 or self.card.channels != 3:
+            return None
+        large, health = self._frames.runner(tiling, pixels.shape[:2], planes=planes).run(pixels)
+        if not health.is_good:
+            return None
+        self._count("good", len(tiling))
+        if progress is not None:
+            progress(len(tiling), len(tiling))
+        return large
+
+    def _run_on_device(self, frame: DeviceArray, large: DeviceArray, stream: Stream) -> None:
+        """Fill `large` from `frame`, both (1,H,W,3); where a tile is not healthy, as images of the host are upscaled."""
+        assert self._frames is not None
+        _, height, width, _ = frame.shape
+        tiling = self._plan(*self._padded_size(height, width), self._memory)
+        runner = self._frames.runner(tiling, (height, width), frame.dtype.__name__, first=True)
+        health = runner.run_on_device(frame, large, stream=stream)
+        if health.is_good:
+            self._count("good", len(tiling))
+            return
+        pixels = np.ascontiguousarray(frame.numpy()[0])
+        repaired = self._run(self._padded(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)), tiling, None)
+        repaired = repaired[: height * self.scale, : width * self.scale].astype(pixels.dtype)
+        device = self._frames.device
+        device.copy(large, device.array(np.ascontiguousarray(repaired)[None]), stream=stream)
+        device.synchronize(stream)
+
+    def _run(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Array:
+        if len(tiling) >= _MANY_WINDOWS and len(tiling) * math.prod(tiling.window) >= _MANY_PIXELS:
+            self.settle(tiling)
+        windows = self._run_windows(pixels, tiling, list(tiling), progress)
+        if len(tiling) == 1:
+            ((_, _, whole),) = windows
+            return whole
+        scale = self.scale
+        height, width, channels = pixels.shape
+        large = np.empty((height * scale, width * scale, channels), pixels.dtype)
+        for row, column, window in windows:
+            fading = large[row.fade_from * scale : row.solid_from * scale]
+            if column.start == 0:
+                above = fading.copy()
+            paste(large, window, row, column, scale)
+            if column.end == width:
+                _fade(above, fading, axis=0)
+        return large
+
+    def _run_windows(
+        self, pixels: Array, tiling: Tiling, tiles: Sequence[tuple[Region, Region]], progress: Progress | None
+    ) -> Iterator[tuple[Region, Region, Array]]:
+        """These tiles of the tiling through the network: of each its rows, its columns, and its window's result."""
+        tall, wide = tiling.window
+        for done, (row, column) in enumerate(tiles, start=1):
+            box = pixels[row.start : row.start + tall, column.start : column.start + wide]
+            window, outcome = self._windows.run(box, top=row.start, left=column.start)
+            self._count(outcome)
+            if progress is not None:
+                progress(done, len(tiles))
+            yield row, column, window
+
+    def _count(self, outcome: Outcome, tiles: int = 1) -> None:
+        with self._stats_lock:
+            self._stats = Stats(
+                self._stats.tiles + tiles,
+                self._stats.recomputed + (outcome != "good"),
+                self._stats.replaced + (outcome == "replaced"),
+            )
+
+
+def _host_memory() -> int:
+    return min(_DEFAULT_MEMORY, available_memory() // 2)
+
+
+def paste(large: Array, window: Array, row: Region, column: Region, scale: int) -> None:
+    """Put a window's share into `large`, fading from what its left neighbor put there."""
+    share = window[
+        (row.fade_from - row.start) * scale : (row.end - row.start) * scale,
+        (column.fade_from - column.start) * scale : (column.end - column.start) * scale,
+    ]
+    rows = slice(row.fade_from * scale, row.end * scale)
+    target = large[rows, column.fade_from * scale : column.end * scale]
+    fading = target[:, : (column.solid_from - column.fade_from) * scale]
+    left = fading.copy()
+    target[...] = share
+    _fade(left, fading, axis=1)
+
+
+def _fade(first: Array, second: Array, *, axis: Literal[0, 1]) -> None:
+    """Turn `second` into a linear fade along `axis` from `first` to itself."""
+    length = second.shape[axis]
+    if length == 0:
+        return
+    weights = (np.arange(length, dtype=np.float32) + 0.5) / length
+    weights = weights[:, None, None] if axis == 0 else weights[None, :, None]
+    mixed = first + weights * (second.astype(np.float32) - first)
+    second[...] = np.round(mixed) if second.dtype != np.float32 else mixed

@@ -1,0 +1,125 @@
+"""What a stream and its first frame say of all frames, and what of that the user should know."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Literal
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from sr_deploy.device.ycbcr import YCGCO
+from sr_deploy.video.colors import chroma_location_of, layout_of, meaning_of
+from sr_deploy.video.frame import ColorTags, VideoFormat
+
+FieldOrder = Literal["progressive", "top first", "bottom first"]
+FIELD_ORDERS: dict[int, FieldOrder] = {2: "top first", 3: "bottom first", 4: "top first", 5: "bottom first"}
+CONSTANT_LUMINANCE, ICTCP = 10, 14
+PQ, HLG = 16, 18
+CENTER = 2
+MATRIX_NAMES = {1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", YCGCO: "YCgCo", 9: "BT.2020"}
+IDENTITY = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+
+
+def format_of(stream: VideoStream, first: av.VideoFrame) -> VideoFormat:
+    """The format of a stream: sizes and pixels of its decoded frame, the rest as the container tells it."""
+    side = side_data(first)
+    matrix = side.get("DISPLAYMATRIX")
+    numbers = struct.unpack("=9i", matrix) if matrix is not None and len(matrix) == 36 else IDENTITY
+    return VideoFormat(
+        width=first.width,
+        height=first.height,
+        pixel_format=first.format.name,
+        depth=layout_of(first.format.name).depth,
+        time_base=stream.time_base or Fraction(1, 1000),
+        rate=stream.average_rate or stream.guessed_rate or None,
+        tags=_tags(stream, first),
+        sample_aspect=stream.sample_aspect_ratio or None,
+        display_matrix=None if numbers == IDENTITY else numbers,
+        field_order=_field_order(stream, first),
+        mastering=side.get("MASTERING_DISPLAY_METADATA"),
+        light=side.get("CONTENT_LIGHT_LEVEL"),
+    )
+
+
+def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
+    """The side data of a frame by FFmpeg's names; empty when it carries a kind that PyAV has no name for."""
+    carried: Any = frame.side_data
+    try:
+        return {data.type.name: bytes(data) for data in carried}
+    except ValueError:
+        return {}
+
+
+def _tags(stream: VideoStream, first: av.VideoFrame) -> ColorTags:
+    """The tags of the container where it has any, else of the frame."""
+    context = stream.codec_context
+    return ColorTags(
+        matrix=_told(context.colorspace, first.colorspace, 2),
+        range=_told(context.color_range, first.color_range, 0),
+        primaries=_told(context.color_primaries, first.color_primaries, 2),
+        transfer=_told(context.color_trc, first.color_trc, 2),
+        chroma_location=CENTER if context.name == "mjpeg" else chroma_location_of(first),
+    )
+
+
+def _told(container: int, frame: int, unspecified: int) -> int:
+    return int(container) if container != unspecified else int(frame)
+
+
+def _field_order(stream: VideoStream, first: av.VideoFrame) -> FieldOrder:
+    """As the stream is flagged; a frame that alone is flagged does not say which field is first, and most are top first."""
+    unflagged: FieldOrder = "top first" if first.interlaced_frame else "progressive"
+    return FIELD_ORDERS.get(stream.codec_context.field_order, unflagged)
+
+
+def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat) -> Iterator[str]:
+    """Sentences about what is guessed, left out or unusual."""
+    layout, tags = layout_of(format.pixel_format), format.tags
+    meaning = meaning_of(tags, format.pixel_format, format.height)
+    if layout.kind == "yuv" and tags.matrix != meaning.matrix:
+        if tags.matrix in (CONSTANT_LUMINANCE, ICTCP):
+            yield "Its color matrix is not linear; it is computed as BT.2020."
+        else:
+            guess = (
+                f"{MATRIX_NAMES[meaning.matrix]} because its height is {'at least' if format.height >= 720 else 'below'} 720"
+            )
+            yield f"Its colors are untagged: they are taken for {guess}."
+    if tags.transfer in (PQ, HLG):
+        yield "It is HDR; networks are trained on SDR, so look at the result before you trust it."
+    if has_alpha(stream, first):
+        yield "Its transparency is left out."
+
+
+def has_alpha(stream: VideoStream, first: av.VideoFrame) -> bool:
+    """Whether the stream has an alpha plane, decoded or, as in WebM, beside the frames."""
+    components = len(first.format.components)
+    return (
+        stream.metadata.get("alpha_mode") == "1"
+        or components == 4
+        or (components == 2 and layout_of(first.format.name).kind == "gray")
+    )
+
+
+def duration_of(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """How long the video is in seconds, as its stream or else the file says."""
+    if stream.duration is not None and stream.time_base is not None:
+        return stream.duration * stream.time_base
+    if container.duration is None:
+        return None
+    # Matroska tells when the last frame ends, others how long all lasts.
+    early = container.start_time or 0 if "matroska" in container.format.name else 0
+    return Fraction(container.duration - early, av.time_base)
+
+
+def count_of(stream: VideoStream, duration: Fraction | None) -> int | None:
+    """How many frames the file says, or lets guess by duration and rate."""
+    if stream.frames:
+        hidden = sum(entry.is_discard for entry in stream.index_entries)
+        return stream.frames - hidden
+    if duration is None or not stream.average_rate:
+        return None
+    return max(1, round(duration * stream.average_rate))

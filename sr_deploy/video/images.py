@@ -1,0 +1,220 @@
+"""Numbered pictures and animations -> frames, as if they were a video; and the choice of what reads an input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
+
+import cv2
+import numpy as np
+
+from sr_deploy.arrays import Array
+from sr_deploy.errors import VideoError
+from sr_deploy.pictures.image import read_image
+from sr_deploy.video.frame import ColorTags, Frame, VideoFormat
+from sr_deploy.video.names import NUMBER
+from sr_deploy.video.source import Deinterlace, OnDamage, VideoSource
+
+RATE = Fraction(25)
+"""Pictures per second when nobody says it, as FFmpeg takes it."""
+
+SRGB = ColorTags(matrix=0, range=2, primaries=1, transfer=13)
+
+
+class FrameSource(Protocol):
+    """What gives frames: see VideoSource."""
+
+    format: VideoFormat
+    frame_count: int | None
+    duration: Fraction | None
+    start_pts: int
+    repeatable: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, as sentences."""
+
+    @property
+    def damaged(self) -> int:
+        """How many damaged packets were skipped so far."""
+
+    def frames(self, after: int | None = None) -> Iterator[Frame]:
+        """Frames in the order they are shown, from the one after that pts on."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def open_source(
+    what: Path | BinaryIO,
+    *,
+    rate: Fraction | None = None,
+    stream: int | None = None,
+    begin: Fraction | None = None,
+    until: Fraction | None = None,
+    deinterlace: Deinterlace = "auto",
+    on_damage: OnDamage = "raise",
+) -> FrameSource:
+    """The frames of a video file, an animated picture, numbered pictures ('frame_%06d.png'), or raw y4m from a file object.
+
+    rate: pictures per second, for numbered pictures only. The rest is as VideoSource has it; pictures know no streams, fields
+    or damaged packets. A file that exists is never taken for a pattern.
+
+    Raises: VideoError when it cannot be read.
+    """
+    if isinstance(what, Path) and NUMBER.search(what.name) and not what.exists():
+        return PictureSource(_numbered(what, rate or RATE), begin, until)
+    if isinstance(what, Path) and _is_webp(what):
+        return PictureSource(_Animation(what), begin, until)
+    return VideoSource(what, stream=stream, begin=begin, until=until, deinterlace=deinterlace, on_damage=on_damage)
+
+
+class _Pictures(Protocol):
+    """Pictures with the time of each, in ticks, and one after the last."""
+
+    time_base: Fraction
+    rate: Fraction | None
+    times: Sequence[int]
+    transparent: bool
+
+    def pixels(self, number: int) -> Array:
+        """(H,W,3) RGB of one of them."""
+
+
+class PictureSource:
+    """Frames that are pictures; a context manager with the attributes of VideoSource."""
+
+    def __init__(self, pictures: _Pictures, begin: Fraction | None = None, until: Fraction | None = None) -> None:
+        first = pictures.pixels(0)
+        deep = first.dtype == np.uint16
+        self._pictures = pictures
+        self._begin, self._until = begin, until
+        self.format = VideoFormat(
+            first.shape[1],
+            first.shape[0],
+            "rgb48le" if deep else "rgb24",
+            16 if deep else 8,
+            pictures.time_base,
+            pictures.rate,
+            SRGB,
+        )
+        self.frame_count: int | None = len(pictures.times) - 1
+        self.duration: Fraction | None = (pictures.times[-1] - pictures.times[0]) * pictures.time_base
+        self.start_pts = pictures.times[0]
+        self.notes: tuple[str, ...] = ("Its transparency is left out.",) if pictures.transparent else ()
+        self.damaged = 0
+        self.repeatable = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing is open between two frames."""
+
+    def close(self) -> None:
+        """Nothing is open between two frames."""
+
+    def frames(self, after: int | None = None) -> Iterator[Frame]:
+        """Frames in order, those after that pts.
+
+        Raises: VideoError when a picture cannot be read or differs from the first in size or depth.
+        """
+        times = self._pictures.times
+        for number, (pts, end) in enumerate(pairwise(times)):
+            seconds = pts * self._pictures.time_base
+            if self._until is not None and seconds >= self._until:
+                return
+            if (after is None or pts > after) and (self._begin is None or seconds >= self._begin):
+                yield Frame(self._checked(self._pictures.pixels(number), number), pts, end - pts)
+
+    def _checked(self, pixels: Array, number: int) -> Array:
+        height, width = pixels.shape[:2]
+        known = self.format
+        if (width, height, pixels.dtype.itemsize * 8) != (known.width, known.height, known.depth):
+            raise VideoError(
+                f"Picture {number + 1} is {width}x{height} of {pixels.dtype.itemsize * 8} bits, the first is "
+                f"{known.width}x{known.height} of {known.depth}. Pictures of a video are all of one size and depth."
+            )
+        return pixels
+
+
+class _Files:
+    """One file each, all shown for the same time."""
+
+    def __init__(self, paths: Sequence[Path], rate: Fraction) -> None:
+        self._paths = paths
+        self.rate: Fraction | None = rate
+        self.time_base = 1 / rate
+        self.times: Sequence[int] = range(len(paths) + 1)
+        self.transparent = read_image(paths[0]).alpha is not None
+
+    def pixels(self, number: int) -> Array:
+        """(H,W,3) RGB without alpha, gray as three equal channels, floats as uint16."""
+        found = read_image(self._paths[number]).pixels
+        if found.dtype == np.float32:
+            found = (found.clip(0, 1) * 65535 + 0.5).astype(np.uint16)
+        return found if found.ndim == 3 and found.shape[2] == 3 else np.repeat(found.reshape(*found.shape[:2], 1), 3, axis=2)
+
+
+def _numbered(pattern: Path, rate: Fraction) -> _Files:
+    """The files of a pattern in the order of their numbers.
+
+    Raises: VideoError when there are none, or numbers between the first and the last are missing.
+    """
+    number = NUMBER.search(pattern.name)
+    assert number is not None
+    before, after = pattern.name[: number.start()], pattern.name[number.end() :]
+    digits = rf"\d{{{int(number[2])},}}" if number[1] and number[2] else r"\d+"
+    expected = re.compile(re.escape(before) + f"({digits})" + re.escape(after))
+    folder = pattern.parent
+    names = [name.name for name in folder.iterdir()] if folder.is_dir() else []
+    found = {int(match[1]): folder / match[0] for match in map(expected.fullmatch, names) if match}
+    if not found:
+        raise VideoError(f"{pattern}: no picture fits this pattern. Check the folder and the number of digits.")
+    missing = sorted(set(range(min(found), max(found) + 1)) - set(found))
+    if missing:
+        shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise VideoError(f"{pattern}: the pictures of these numbers are missing: {shown}. A video needs every one.")
+    return _Files([found[key] for key in sorted(found)], rate)
+
+
+class _Animation:
+    """An animated WebP, which FFmpeg does not decode; all its pictures are held in memory, as OpenCV gives them."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            whole, animation = cv2.imdecodeanimation(np.fromfile(path, np.uint8))
+        except (cv2.error, OSError) as exc:
+            raise VideoError(f"{path} cannot be read as an animation: {exc}.") from exc
+        if not whole or not animation.frames:
+            raise VideoError(f"{path} cannot be read as an animation: it is damaged. Fetch it again.")
+        self._frames = animation.frames
+        self.time_base = Fraction(1, 1000)
+        self.rate: Fraction | None = None
+        self.transparent = any(frame.shape[2] == 4 and frame[..., 3].min() < 255 for frame in animation.frames)
+        # Browsers take 0 for 100 ms; two frames at one time cannot be told apart.
+        durations = np.where(np.asarray(animation.durations) > 0, animation.durations, 100)
+        self.times: Sequence[int] = [0, *map(int, np.cumsum(durations))]
+
+    def pixels(self, number: int) -> Array:
+        """(H,W,3) RGB without alpha."""
+        code = cv2.COLOR_BGRA2RGB if self._frames[number].shape[2] == 4 else cv2.COLOR_BGR2RGB
+        return cv2.cvtColor(self._frames[number], code)
+
+
+def _is_webp(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start[:4] == b"RIFF" and start[8:] == b"WEBP"

@@ -1,0 +1,81 @@
+"""What a user may ask of a video, beyond its source and target."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from sr_deploy.errors import UsageError
+from sr_deploy.pictures.size import TargetSize
+
+SEGMENT_FRAMES = 240
+"""Frames per segment: what a crash costs at most, ten seconds of a film."""
+
+_CLOCK = re.compile(r"(?:(?:(\d{1,3}):)?(\d{1,2}):)?(\d{1,9}(?:\.\d{0,9})?)s?")
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How a video is read, upscaled and written.
+
+    size: None for the network's own factor. start, until: seconds of the source, the frames from `start` on and before `until`
+    are upscaled. deinterlace: 'auto' where the source says that it is interlaced. on_damage: what happens where the source is
+    damaged: 'raise', or 'skip' what cannot be decoded, counted in a note. fps: of pictures that have no time of their own.
+    codec, crf, preset, pixel_format, encoder_options: see `choose_encoding`. reuse: do not compute again what did not change
+    between frames; pixels are the same either way. decode: 'auto' is 'nvdec', on the GPU, where that gives the same frames,
+    else 'cpu'. drop_unsupported: leave out what the container cannot hold. overwrite: make a target that exists again, and
+    start an unfinished one anew where something changed. resume: go on where an earlier run stopped. segment_frames: how many
+    frames at most are computed twice after a crash.
+    """
+
+    size: TargetSize | None = None
+    start: Fraction | None = None
+    until: Fraction | None = None
+    deinterlace: Literal["auto", "on", "off"] = "auto"
+    decode: Literal["auto", "cpu", "nvdec"] = "auto"
+    on_damage: Literal["raise", "skip"] = "raise"
+    fps: Fraction | None = None
+    codec: str | None = None
+    crf: float | None = None
+    preset: str | None = None
+    pixel_format: str | None = None
+    encoder_options: tuple[tuple[str, str], ...] = ()
+    reuse: bool = True
+    drop_unsupported: bool = False
+    overwrite: bool = False
+    resume: bool = True
+    segment_frames: int = SEGMENT_FRAMES
+
+    def __post_init__(self) -> None:
+        if self.segment_frames < 1:
+            raise UsageError(f"segments of {self.segment_frames} frames; expected 1 or more")
+        if self.start is not None and self.until is not None and self.until <= self.start:
+            raise UsageError(f"from {float(self.start):g} s until {float(self.until):g} s: nothing lies between them")
+
+
+def parse_time(text: str) -> Fraction:
+    """Seconds from '90', '90.5', '1:30' or '0:01:30.5', exactly.
+
+    Raises: UsageError for anything else.
+    """
+    found = _CLOCK.fullmatch(text.strip())
+    if not found:
+        raise UsageError(f"time '{text}': not understood; expected seconds such as 90.5, or 1:30.5, or 0:01:30.5")
+    hours, minutes, seconds = found.groups()
+    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + Fraction(seconds)
+
+
+def parse_rate(text: str) -> Fraction:
+    """Frames per second from '25', '23.976' or '30000/1001', exactly.
+
+    Raises: UsageError for anything else.
+    """
+    try:
+        rate = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise UsageError(f"rate '{text}': not understood; expected frames per second such as 25 or 30000/1001")
+    return rate

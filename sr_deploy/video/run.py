@@ -1,0 +1,357 @@
+"""A video file -> an upscaled video file, through crashes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import av
+
+from sr_deploy import __version__
+from sr_deploy.device.video_planes import PlaneFormat
+from sr_deploy.errors import BackendUnavailableError, UsageError, VideoError
+from sr_deploy.pictures.size import TargetSize
+from sr_deploy.pipeline import Timing, run_pipeline
+from sr_deploy.upscaling.upscaler import Upscaler
+from sr_deploy.video.check import Expected, check_result
+from sr_deploy.video.colors import plane_format_of
+from sr_deploy.video.encoding import Encoding, choose_encoding, encoded_format
+from sr_deploy.video.frame import Frame, VideoFormat
+from sr_deploy.video.identity import network_identity, source_identity
+from sr_deploy.video.images import FrameSource, open_source
+from sr_deploy.video.join import join
+from sr_deploy.video.journal import Journal, Segment, clear_concluded
+from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
+from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
+from sr_deploy.video.options import VideoOptions
+from sr_deploy.video.segment import put_in_place
+from sr_deploy.video.stages import (
+    Cancellation,
+    Enlarging,
+    FrameNetwork,
+    FrameUpscaler,
+    Numbered,
+    SegmentOutput,
+    at_frame,
+    missing_frames,
+    numbered,
+    require_whole,
+)
+from sr_deploy.video.streams import StreamPlan, plan_streams
+from sr_deploy.video.y4m import ImageSequence, Y4MWriter
+
+_BITS_PER_PIXEL = {"ffv1": 8.0, "prores_ks": 4.0}
+_USUAL_BITS_PER_PIXEL = 0.1
+_HOPELESS = 20
+"""Where less than this part of the usual size is free, a run is refused: no picture is that simple all through."""
+
+
+def upscale_video(
+    source: str | Path,
+    target: str | Path,
+    upscaler: FrameUpscaler,
+    *,
+    options: VideoOptions | None = None,
+    observer: VideoObserver | None = None,
+    cancel: threading.Event | None = None,
+) -> VideoSummary:
+    """Upscale a video into a file whose ending names its container; returns what became of it.
+
+    What is finished is kept in the folder TARGET.part until the target is complete: the same call goes on after a crash. A
+    target that exists is left alone, unless `options.overwrite`. cancel: set by any thread, it ends the run within a frame.
+
+    Raises: UsageError for options that do not suit, or that differ from those of an unfinished run; VideoError for a source
+    that cannot be read, a full disk, or a result that is not what it should be; CancelledError; what the upscaler raises. A
+    note on the exception names the frame. Finished segments are kept.
+    """
+    run = _Run(Path(source), Path(target), upscaler, options or VideoOptions(), observer or VideoObserver(), cancel)
+    return run.run()
+
+
+def upscaled_frames(
+    source: str | Path, upscaler: FrameUpscaler, *, options: VideoOptions | None = None, cancel: threading.Event | None = None
+) -> Iterator[Frame]:
+    """The upscaled frames of a video, one after the other; the source is closed when the consumer stops.
+
+    Of the options, those that concern reading, the size and reuse count. Pixels may be read-only: equal frames share them.
+
+    Raises: UsageError, VideoError, CancelledError, what the upscaler raises; a note on the exception names the frame.
+    """
+    chosen = options or VideoOptions()
+    cancellation = Cancellation(cancel)
+    with _opened(Path(source), chosen) as opened:
+        out = _enlarged(opened.format, upscaler.scale, chosen.size)
+        enlarge = Enlarging(_network(upscaler, chosen), out, cancellation)
+        for item in numbered(opened.frames(), 0, cancellation):
+            yield enlarge(item)[1]
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What is written, and how: settled before the first frame."""
+
+    format: VideoFormat
+    encoding: Encoding
+    streams: StreamPlan
+
+
+class _Run:
+    def __init__(
+        self,
+        source: Path,
+        target: Path,
+        upscaler: FrameUpscaler,
+        options: VideoOptions,
+        observer: VideoObserver,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._upscaler = upscaler
+        self._options = options
+        self._observer = observer
+        self._cancellation = Cancellation(cancel)
+        self._part = target.with_name(target.name + ".part")
+        self._bitrate: float | None = None
+
+    def run(self) -> VideoSummary:
+        started = time.perf_counter()
+        self._require_another_file()
+        if self._is_done() and not self._options.overwrite:
+            clear_concluded(self._part)
+            return VideoSummary(self._target, "skipped")
+        with _opened(self._source, self._options) as source:
+            summary = self._pass_on(source) if self._is_stream else self._upscale(source)
+        return replace(summary, seconds=time.perf_counter() - started)
+
+    @property
+    def _is_stream(self) -> bool:
+        """Whether the target is no video file: it gets frames one by one, and no run goes on where it stopped."""
+        return names_stream(self._target)
+
+    def _is_done(self) -> bool:
+        if self._is_stream and self._target != PIPE:
+            return ImageSequence(self._target).path(1).exists()
+        return self._target.exists()
+
+    def _require_another_file(self) -> None:
+        if self._target.is_dir():
+            raise UsageError(f"{self._target}: is a folder; expected a file to write")
+        if self._target.exists() and self._source.exists() and self._target.samefile(self._source):
+            raise UsageError(f"{self._target}: would overwrite its own source; give another name")
+
+    def _upscale(self, source: FrameSource) -> VideoSummary:
+        """Everything that can be refused is refused before the first frame is computed."""
+        options = self._options
+        output = self._output(source.format)
+        space = _space_notes(self._target, source.frame_count, output)
+        fresh = not (options.resume and source.repeatable)
+        with Journal(self._part, self._identity(source.format, output), replace=options.overwrite, fresh=fresh) as journal:
+            resumed = journal.frames
+            planes = _planes(self._upscaler, source.format, output)
+            known = (*output.encoding.notes, *output.streams.notes, *space, *self._decoding_notes(source, planes))
+            self._started(source, output.format, output.encoding, resumed, known)
+            frames = _network(self._upscaler, options, planes)
+            timing = self._compute(source, frames, output, journal)
+            joining = self._finish(output, journal)
+            size, count = self._target.stat().st_size, journal.frames
+            journal.remove()
+        notes = (*source.notes, *known, *joining)
+        return VideoSummary(self._target, "done", count, resumed, size, 0.0, timing, notes, frames.reuse, frames.stats)
+
+    def _decoding_notes(self, source: FrameSource, planes: PlaneFormat | None) -> tuple[str, ...]:
+        """Let frames be decoded on the GPU that upscales them; what to say where one cannot.
+
+        Raises: BackendUnavailableError where it is asked for and cannot.
+        """
+        choice, upscaler = self._options.decode, self._upscaler
+        on_gpu = isinstance(upscaler, Upscaler) and upscaler.gives_planes
+        if choice == "cpu" or (choice == "auto" and not on_gpu):
+            return ()
+        from sr_deploy.video.nvcodec import decode_on_gpu
+
+        reason = decode_on_gpu(source, upscaler, planes)
+        if reason and choice == "nvdec":
+            raise BackendUnavailableError(f"{self._source}: NVDEC cannot decode it: {reason}; use --decode auto or cpu")
+        return (f"Decoded on the CPU: {reason}.",) if reason else ()
+
+    def _output(self, source: VideoFormat) -> _Output:
+        options, suffix = self._options, self._target.suffix
+        out = _enlarged(source, self._upscaler.scale, options.size)
+        encoding = choose_encoding(
+            source,
+            out,
+            suffix,
+            codec=options.codec,
+            crf=options.crf,
+            preset=options.preset,
+            pixel_format=options.pixel_format,
+            options=options.encoder_options,
+        )
+        streams = plan_streams(_container(self._source), suffix, out, encoding, drop_unsupported=options.drop_unsupported)
+        streams.require()
+        return _Output(out, encoding, streams)
+
+    def _started(
+        self, source: FrameSource, out: VideoFormat, encoding: Encoding | None, resumed: int, known: tuple[str, ...]
+    ) -> None:
+        notes = (*source.notes, *known)
+        self._observer.started(VideoStart(self._source, self._target, out, encoding, source.frame_count, resumed, notes))
+
+    def _pass_on(self, source: FrameSource) -> VideoSummary:
+        """Frames into a pipe or into pictures."""
+        if self._options.decode == "nvdec":
+            raise UsageError(f"{self._target}: frames for a pipe or pictures are decoded on the CPU; leave out --decode nvdec")
+        out = _enlarged(source.format, self._upscaler.scale, self._options.size)
+        sink = Y4MWriter(sys.stdout.buffer, out) if self._target == PIPE else ImageSequence(self._target)
+        self._started(source, out, None, 0, ())
+        frames = _network(self._upscaler, self._options)
+        enlarge = Enlarging(frames, out, self._cancellation)
+
+        def write(item: Numbered) -> None:
+            number, frame = item
+            with at_frame(number, "writing"):
+                sink.write(frame)
+            self._observer.written(VideoProgress(number + 1, None))
+
+        try:
+            timing = run_pipeline(numbered(source.frames(), 0, self._cancellation), enlarge, write, workers=frames.concurrency)
+            sink.close()
+        except BaseException:
+            sink.abort()
+            raise
+        lost = sink.notes if isinstance(sink, ImageSequence) else ()
+        notes = source.notes + ((f"{self._target.suffix} cannot hold its {', '.join(lost)}",) if lost else ())
+        return VideoSummary(self._target, "done", timing.items, 0, 0, 0.0, timing, notes, frames.reuse, frames.stats)
+
+    def _identity(self, source: VideoFormat, output: _Output) -> dict[str, Any]:
+        options, out, encoding = self._options, output.format, output.encoding
+        return {
+            "source": source_identity(self._source),
+            "network": network_identity(self._upscaler, source),
+            "size": f"{out.width}x{out.height}",
+            "encoding": {"codec": encoding.codec, "pixels": encoding.pixel_format, **dict(encoding.options)},
+            "from": None if options.start is None else str(options.start),
+            "until": None if options.until is None else str(options.until),
+            "deinterlacing": options.deinterlace,
+            "damage": options.on_damage,
+            "frames per second": None if options.fps is None else str(options.fps),
+            "frames per segment": options.segment_frames,
+            "versions": {"sr-deploy": __version__, "PyAV": av.__version__},
+        }
+
+    def _compute(self, source: FrameSource, frames: FrameNetwork, output: _Output, journal: Journal) -> Timing:
+        done = journal.frames
+
+        def written(_: int) -> None:
+            nonlocal done
+            done += 1
+            self._observer.written(VideoProgress(done, self._bitrate))
+
+        def finished(segment: Segment) -> None:
+            seconds = (segment.last - segment.first) * source.format.time_base
+            self._bitrate = float(8 * segment.bytes / seconds) if seconds else None
+
+        per_segment = self._options.segment_frames
+        segments = SegmentOutput(journal, output.format, output.encoding, per_segment, written=written, finished=finished)
+        items = missing_frames(source, journal, per_segment, self._cancellation)
+        enlarge = Enlarging(frames, output.format, self._cancellation)
+        try:
+            timing = run_pipeline(items, enlarge, segments.write, workers=frames.concurrency)
+            segments.finish()
+        except BaseException:
+            segments.abort()
+            raise
+        return timing
+
+    def _finish(self, output: _Output, journal: Journal) -> tuple[str, ...]:
+        """Join, check, and only then give the target its name; returns notes."""
+        if not journal.segments:
+            raise VideoError(f"{self._source}: gives no frame; check --from and --until, and that the file is whole")
+        require_whole(journal.segments, self._options.segment_frames)
+        joined = self._part / f"joined{self._target.suffix}"
+        segments = [self._part / segment.name for segment in journal.segments]
+        out, encoding, streams = output.format, output.encoding, output.streams
+        source, start, until = _container(self._source), self._options.start, self._options.until
+        result = join(segments, joined, out, encoding, streams, source=source, start=start, until=until)
+        check_result(joined, Expected.of(out, encoding, streams, result))
+        journal.conclude()
+        put_in_place(joined, self._target)
+        return result.notes
+
+
+def _network(upscaler: FrameUpscaler, options: VideoOptions, planes: PlaneFormat | None = None) -> FrameNetwork:
+    return FrameNetwork(upscaler, reuse=options.reuse, per_segment=options.segment_frames, planes=planes)
+
+
+def _planes(upscaler: FrameUpscaler, source: VideoFormat, output: _Output) -> PlaneFormat | None:
+    """What the encoder takes, where a GPU can give it: frames that are not resized afterwards."""
+    out, scale = output.format, upscaler.scale
+    if not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
+        return None
+    if (out.height, out.width) != (source.height * scale, source.width * scale):
+        return None
+    return plane_format_of(encoded_format(out, output.encoding))
+
+
+def _opened(path: Path, options: VideoOptions) -> FrameSource:
+    return open_source(
+        sys.stdin.buffer if path == PIPE else path,
+        rate=options.fps,
+        begin=options.start,
+        until=options.until,
+        deinterlace=options.deinterlace,
+        on_damage=options.on_damage,
+    )
+
+
+def _container(path: Path) -> Path | None:
+    """The file whose other streams are copied; pictures have none."""
+    return None if names_stream(path) or path.suffix.lower() in PICTURES_THAT_MOVE | {".apng"} else path
+
+
+def _enlarged(source: VideoFormat, scale: int, size: TargetSize | None) -> VideoFormat:
+    """The format of the result. Its matrix says how the picture is turned, but not where it lies: that was in old pixels."""
+    height, width = _size(source, scale, size)
+    out = source.scaled(width, height)
+    if source.display_matrix is None:
+        return out
+    return replace(out, display_matrix=(*source.display_matrix[:6], 0, 0, *source.display_matrix[8:]))
+
+
+def _size(source: VideoFormat, scale: int, size: TargetSize | None) -> tuple[int, int]:
+    """Height and width of the result as stored; a size that was asked for is that of the picture as shown, in even sides."""
+    height, width = source.height, source.width
+    if size is None or size.kind == "own":
+        return height * scale, width * scale
+    turned = source.display_matrix is not None and source.display_matrix[0] == 0
+    sides = size.resolve(*((width, height) if turned else (height, width)), scale)
+    tall, wide = (max(2, round(side / 2) * 2) for side in sides)
+    return (wide, tall) if turned else (tall, wide)
+
+
+def _space_notes(target: Path, frames: int | None, output: _Output) -> tuple[str, ...]:
+    """What to say of the space on the disk; the segments and the joined file lie there at the same time.
+
+    Raises: VideoError when there is clearly not enough.
+    """
+    bits = _BITS_PER_PIXEL.get(output.encoding.codec, _USUAL_BITS_PER_PIXEL)
+    needed = 2 * (frames or 0) * output.format.width * output.format.height * bits / 8
+    there = next(folder for folder in target.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free >= needed:
+        return ()
+    text = f"{there}: {_space(free)} are free, a video like this usually takes {_space(needed)} while it is made"
+    if free < needed / _HOPELESS:
+        raise VideoError(f"{text}; free some space or write to another disk")
+    return (text,)
+
+
+def _space(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

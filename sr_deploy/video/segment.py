@@ -1,0 +1,192 @@
+"""Frames -> one closed file of packets, exact in time, complete or absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import av
+import av.error
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from sr_deploy.errors import VideoError
+from sr_deploy.video.colors import frame_from_codes, frame_from_rgb
+from sr_deploy.video.encoding import Encoding, configure, encoded_format, frame_clock
+from sr_deploy.video.frame import Frame, VideoFormat
+
+SHIFT = "shift"
+"""The tag of a segment with the ticks that were added to all its times: NUT knows no time before zero."""
+
+MOST_REORDERED = 16
+"""Frames that a decoder may hold back, at most (H.264, A.3.1; H.265, A.4.2)."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A finished file of consecutive frames. pts, durations: in ticks of the video's time base; a duration of 0 is unknown."""
+
+    path: Path
+    frames: int
+    first_pts: int
+    last_pts: int
+    last_duration: int
+    bytes: int
+
+
+def segment_suffix(encoding: Encoding) -> str:
+    """The file ending of segments: .nut, which keeps any time base exactly; .mov for ProRes, which NUT does not hold.
+
+    Matroska rounds all times to a millisecond, and MP4 holds neither FFV1 nor ProRes. NUT is also readable up to where a
+    writer stopped, and ffplay, mpv and VLC play it.
+    """
+    return ".mov" if encoding.codec == "prores_ks" else ".nut"
+
+
+class SegmentWriter:
+    """Encodes frames into one file that begins with a keyframe and plays alone.
+
+    It is written as NAME.part and renamed when it is complete and on the disk. The encoder counts frames and knows no time, so
+    that equal frames become equal bits wherever they stand.
+    """
+
+    def __init__(self, path: Path, out: VideoFormat, encoding: Encoding) -> None:
+        """out: what the frames are; its pixel format and depth give way to those of the encoding.
+
+        Raises: VideoError when the file cannot be made.
+        """
+        self.path = path
+        self._encoded = encoded_format(out, encoding)
+        self._part = path.with_name(path.name + ".part")
+        self._pts: list[int] = []
+        self._shift = 0
+        self._durations: list[int] = []
+        options = {"avoid_negative_ts": "disabled", "fflags": "+bitexact"}
+        if segment_suffix(encoding) == ".mov":
+            options |= {"movie_timescale": str(min(self._encoded.time_base.denominator, 2**31 - 1))}
+        name = segment_suffix(encoding).removeprefix(".")
+        try:
+            self._container = av.open(f"file:{self._part}", "w", format=name, container_options=options)
+            self._stream = cast(VideoStream, self._container.add_stream(encoding.codec, rate=1 / frame_clock(out)))
+            configure(self._stream.codec_context, out, encoding)
+            self._stream.time_base = self._encoded.time_base
+        except (av.error.FFmpegError, OSError) as exc:
+            raise write_error(path, exc) from exc
+
+    def write(self, frame: Frame) -> None:
+        """Encode one more frame.
+
+        Raises: VideoError when it does not come after the last one, and when the encoder or the disk refuses.
+        """
+        if self._pts and frame.pts <= self._pts[-1]:
+            raise VideoError(
+                f"{self.path}: a frame at {frame.pts} after one at {self._pts[-1]}; expected them in the order they are shown"
+            )
+        if not self._pts and frame.pts < 0:
+            self._shift = -frame.pts
+            self._container.metadata[SHIFT] = str(self._shift)
+        make = frame_from_codes if frame.pixels.ndim == 1 else frame_from_rgb
+        picture = make(frame.pixels, self._encoded)
+        picture.pts, picture.time_base = len(self._pts), frame_clock(self._encoded)
+        self._pts.append(frame.pts)
+        self._durations.append(frame.duration)
+        self._encode(picture)
+
+    def close(self) -> Segment:
+        """The finished file, on the disk and in its place.
+
+        Raises: VideoError when no frame was written, or the encoder or the disk refuses; nothing is left then.
+        """
+        try:
+            if not self._pts:
+                raise VideoError(f"{self.path}: a segment without frames; expected at least one")
+            self._encode(None)
+            self._container.close()
+            put_in_place(self._part, self.path)
+        except BaseException as exc:
+            self.abort()
+            if isinstance(exc, av.error.FFmpegError | OSError):
+                raise write_error(self.path, exc) from exc
+            raise
+        last = self._pts[-1]
+        return Segment(self.path, len(self._pts), self._pts[0], last, self._durations[-1], self.path.stat().st_size)
+
+    def abort(self) -> None:
+        """Remove what was written; harmless when it is finished or aborted already."""
+        discard(self._container, self._part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self.abort()
+
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        try:
+            for packet in self._stream.encode(picture):
+                self._set_time(packet)
+                self._container.mux(packet)
+        except (av.error.FFmpegError, OSError) as exc:
+            raise write_error(self.path, exc) from exc
+
+    def _set_time(self, packet: Packet[VideoStream]) -> None:
+        """From frame numbers to ticks; decoding times before the first frame are as far before it as frames would be."""
+        packet.time_base = self._encoded.time_base
+        number = cast(int, packet.pts)
+        decoded = decoding_number(number, packet.dts)
+        packet.duration = self._durations[number]
+        packet.pts = self._pts[number] + self._shift
+        packet.dts = (self._pts[decoded] if decoded >= 0 else self._pts[0] + decoded) + self._shift
+
+
+def decoding_number(shown: int, decoded: int | None) -> int:
+    """When a frame is decoded, counted in frames; its place in the order shown, unless the encoder knows better.
+
+    x265 gives times out of memory that nobody wrote to, in streams shorter than its delay; it never reorders those.
+    """
+    plausible = decoded is not None and -MOST_REORDERED <= decoded <= shown
+    return cast(int, decoded) if plausible else shown
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename a file that is complete, so that neither its bytes nor its name are lost in a power cut."""
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if sys.platform == "win32" and path.is_dir():
+        return  # folders have no handle there
+    handle = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def discard(container: av.container.OutputContainer, part: Path) -> None:
+    """Close an unfinished output, whatever it says, and remove its file."""
+    try:
+        container.close()
+    except (av.error.FFmpegError, OSError, ValueError):
+        pass
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: Exception) -> VideoError:
+    """Ours, with the reason and what to do."""
+    number = getattr(error, "errno", None) or 0
+    reason = os.strerror(number) if number in errno.errorcode else str(getattr(error, "strerror", None) or error)
+    remedy = (
+        "free space or choose another folder" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check the folder"
+    )
+    return VideoError(f"{path}: cannot be written ({reason}); {remedy}")

@@ -1,0 +1,358 @@
+"""A video file, or raw frames on a pipe -> frames with their exact times, and what the stream says of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from sr_deploy.arrays import Array
+from sr_deploy.errors import VideoError
+from sr_deploy.video.colors import rgb_from_frame
+from sr_deploy.video.decoding import DamageError, DoubtError, decode_carefully, decode_fast, met
+from sr_deploy.video.extent import missing_bytes
+from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of
+from sr_deploy.video.filters import deinterlaced
+from sr_deploy.video.frame import Frame
+from sr_deploy.video.pipe import Y4MPipe
+from sr_deploy.video.streams import codec_name, main_video
+from sr_deploy.video.timing import Clock
+
+Deinterlace = Literal["auto", "off", "on"]
+OnDamage = Literal["raise", "skip"]
+VideoFrames = Generator[av.VideoFrame, None, None]
+Decode = Callable[[InputContainer, VideoStream, int | None], Iterator[Any]]
+"""Frames of a container's stream in presentation order; up to a pts, packets may give none. Raises DoubtError."""
+
+UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
+"""Containers in which FFmpeg cannot start in the middle, or not exactly."""
+
+LEAD = 1
+"""Seconds before the wanted time to seek to: open groups of pictures are whole by then, and the deinterlacer has neighbors."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What FFmpeg opens, and how errors call it; path: where it is one file; format, options: in FFmpeg's words."""
+
+    file: str | Y4MPipe
+    name: str
+    path: Path | None = None
+    format: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_file(cls, path: Path) -> Input:
+        """A file; its name is never taken for a protocol or a pattern."""
+        return cls(f"file:{path}", str(path), path)
+
+    @classmethod
+    def of_pipe(cls, file: BinaryIO) -> Input:
+        """Raw y4m from a file object that is only read forward."""
+        return cls(Y4MPipe(file), "standard input", format="yuv4mpegpipe")
+
+    def open(self) -> InputContainer:
+        """The opened file.
+
+        Raises: VideoError when it is no video or cannot be read.
+        """
+        if self.path is not None and self.path.is_dir():
+            raise VideoError(f"{self.name} is a folder; expected a video file. Name its pictures by a pattern: frame_%06d.png.")
+        try:
+            return av.open(self.file, "r", format=self.format, options=self.options, metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            raise VideoError(f"{self.name} cannot be read as video: {reason}. {self._advice()}") from exc
+
+    def _advice(self) -> str:
+        if self.path is None or not self.path.is_file():
+            return "Expected frames as yuv4mpegpipe." if self.path is None else "Check its name and permissions."
+        if self.path.stat().st_size == 0:
+            return "It is empty."
+        with self.path.open("rb") as file:
+            brand = file.read(8)[4:]
+        if brand == b"ftyp":
+            return "Its index is missing: the recording or the download was cut short. Fetch it again."
+        return "Expected a video file that FFmpeg knows."
+
+
+class VideoSource:
+    """Frames of one video stream, with their times; a context manager.
+
+    format: what the frames are; its field_order is 'progressive' when they are deinterlaced here. frame_count: how many the
+    file says or lets guess, None without a hint. duration: in seconds, None when unknown. start_pts: of the first frame. codec:
+    FFmpeg's name, such as 'h264'.
+    repeatable: whether `frames` may be called more than once; not on a pipe.
+    """
+
+    def __init__(
+        self,
+        what: Path | BinaryIO | Input,
+        *,
+        stream: int | None = None,
+        begin: Fraction | None = None,
+        until: Fraction | None = None,
+        deinterlace: Deinterlace = "auto",
+        on_damage: OnDamage = "raise",
+    ) -> None:
+        """Opens the file and decodes its first frame; a file object is raw y4m.
+
+        stream: its number in the file, by default the first video that is no cover. begin, until: seconds from the start of the
+        file, as players show it; a frame at `until` is left out. on_damage: 'skip' goes on after damaged packets, and notes say
+        how many there were.
+
+        Raises: VideoError when the file cannot be read or has no video.
+        """
+        self._input = _input_of(what)
+        self._stream = stream
+        self._every = deinterlace == "on"
+        self._skipped: list[DamageError] | None = [] if on_damage == "skip" else None
+        self._notes: dict[str, str] = {}
+        self._stack = ExitStack()
+        self._live: Iterator[av.VideoFrame] | None = None
+        self._on_device: Decode | None = None
+        self.repeatable = isinstance(self._input.file, str)
+        container = self._stack.enter_context(self._input.open())
+        try:
+            self._look(container, begin, until, deinterlace)
+        except BaseException:
+            self._stack.close()
+            raise
+        if self.repeatable:
+            self._stack.close()
+
+    def _look(
+        self, container: InputContainer, begin: Fraction | None, until: Fraction | None, deinterlace: Deinterlace
+    ) -> None:
+        """Takes all facts from the container and its first frame."""
+        video = self._video(container)
+        missing = missing_bytes(self._input.path, video) if self._input.path else 0
+        frames = decode_carefully(container, video, self._skipped if not self.repeatable else [])
+        first = self._first(frames, video)
+        self.codec = codec_name(video)
+        self.format = format_of(video, first)
+        self.start_pts = _pts(first)
+        self.duration = duration_of(container, video)
+        self.frame_count = count_of(video, self.duration)
+        self._seekable = self.repeatable and container.format.name not in UNORDERED
+        self._floor, self._ceiling = _window(container, self.format.time_base, begin, until)
+        self._missing = missing
+        for number, note in enumerate(notes_of(video, first, self.format)):
+            self._notes[f"fact {number}"] = note
+        if missing:
+            self._notes["missing"] = f"{missing} bytes are missing at the end of the file: it was cut short."
+        self._filtered = deinterlace == "on" or (deinterlace == "auto" and self.format.field_order != "progressive")
+        if self._filtered:
+            self._notes["interlaced"] = "It is interlaced: its frames are deinterlaced."
+            self.format = replace(self.format, field_order="progressive")
+        if not self.repeatable:
+            self._live = chain([first], frames)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, as sentences; some come only while frames are read."""
+        return tuple(self._notes.values())
+
+    @property
+    def host_only(self) -> str:
+        """Why its frames are decoded in the host's memory, in words; empty where that may be done elsewhere."""
+        if not self.repeatable:
+            return "it comes from a pipe"
+        if self._missing:
+            return "the file is cut short"
+        return "it is deinterlaced" if self._filtered else ""
+
+    def decode_on_device(self, decode: Decode) -> None:
+        """Take frames of `frames` from there, until it is in doubt: the host's decoder goes on then, and a note says so.
+
+        Its frames have `pixels`, which become those of Frame as they are, and pts, dts, duration, is_corrupt as PyAV's.
+        """
+        self._on_device = decode
+
+    @property
+    def damaged(self) -> int:
+        """How many damaged packets were skipped so far."""
+        return len(self._skipped or ())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes a pipe's container; a generator of frames closes its own file when it ends."""
+        self._stack.close()
+
+    def frames(self, after: int | None = None) -> Iterator[Frame]:
+        """Frames in presentation order, each later than the last.
+
+        after: the pts of a frame: those that follow it come, exactly as they would without it.
+
+        Raises: VideoError at damage, after all frames before it; or when the stream changes its size or pixel format.
+        """
+        with closing(self._decoded(after)) as decoded:
+            for frame in decoded:
+                pts = _pts(frame)
+                if self._ceiling is not None and pts >= self._ceiling:
+                    return
+                yield Frame(self._pixels(frame), pts, frame.duration)
+        if self._missing and self._skipped is None:
+            raise VideoError(f"{self._input.name} ends too early: {self._missing} bytes are missing at its end. {_WAY_OUT}")
+
+    def _decoded(self, after: int | None) -> VideoFrames:
+        """Frames later than that pts and in the window, decoded fast up to the first doubt and carefully from there on."""
+        floor = max((pts for pts in (after, self._floor) if pts is not None), default=None)
+        for decode in [self._on_device, decode_fast] if self.repeatable else []:
+            if decode is None:
+                continue
+            try:
+                for frame in self._later(floor, decode):
+                    yield frame
+                    floor = _pts(frame)
+                return
+            except DoubtError as doubt:
+                self._give_up_device(str(doubt), floor)
+        try:
+            yield from self._later(floor, self._decode_carefully)
+        except DamageError as damage:
+            raise self._damage_error(damage) from damage
+
+    def _give_up_device(self, reason: str, floor: int | None) -> None:
+        if reason and self._on_device is not None:
+            self._on_device = None
+            where = "the beginning" if floor is None else self._clock(floor)
+            self._notes["device"] = f"NVDEC was given up at {where}: {reason}. The rest was decoded on the CPU."
+
+    def _decode_carefully(self, container: InputContainer, video: VideoStream, after: int | None) -> Iterator[av.VideoFrame]:
+        del after
+        return decode_carefully(container, video, self._skipped)
+
+    def _later(self, floor: int | None, decode: Decode) -> VideoFrames:
+        """Frames later than that pts: after a seek if a sound frame up to it is met then, else from the first frame on."""
+        if floor is not None and self._seekable:
+            met = False
+            with closing(self._pass(floor, decode, seek=True)) as frames:
+                for frame in frames:
+                    if _pts(frame) > floor:
+                        if not met:
+                            break
+                        yield frame
+                    met = met or not frame.is_corrupt
+            if met:
+                return
+        with closing(self._pass(floor, decode, seek=False)) as frames:
+            yield from (frame for frame in frames if floor is None or _pts(frame) > floor)
+
+    def _pass(self, floor: int | None, decode: Decode, seek: bool) -> VideoFrames:
+        """All frames of the file from its start or, sought, from a keyframe well before that pts."""
+        if self._live is not None:
+            yield from self._timed(self._piped(self._live))
+            return
+        with self._input.open() as container:
+            video = self._video(container)
+            if seek and floor is not None and not _sought(container, video, floor):
+                return
+            yield from self._timed(decode(container, video, floor))
+
+    def _piped(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """The same frames; damage is met where the last one is cut."""
+        count, last = 0, None
+        for last in frames:
+            count += 1
+            yield last
+        if last is not None and isinstance(self._input.file, Y4MPipe) and self._input.file.rest(count, last) > 0:
+            met(DamageError(None, "its last frame is cut"), self._skipped)
+
+    def _timed(self, decoded: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """The same frames with times, deinterlaced where they are to be; afterwards, notes of what was repaired or skipped."""
+        clock = Clock()
+        frames: Iterator[av.VideoFrame] = map(clock.stamp, decoded)
+        yield from deinterlaced(frames, self.format.time_base, every=self._every) if self._filtered else frames
+        if clock.repaired:
+            self._notes["times"] = (
+                f"{clock.repaired} frames had no time that could be used; theirs follow from their neighbors."
+            )
+        if self._skipped:
+            self._notes["damage"] = f"{self.damaged} damaged packets were skipped."
+
+    def _video(self, container: InputContainer) -> VideoStream:
+        try:
+            return main_video(container, self._stream)
+        except VideoError as exc:
+            found = ", ".join(f"{stream.index} {stream.type}" for stream in container.streams) or "none"
+            wanted = "a video stream" if self._stream is None else f"video in stream {self._stream}"
+            raise VideoError(f"{self._input.name}: expected {wanted}; its streams are: {found}.") from exc
+
+    def _first(self, frames: Iterator[av.VideoFrame], video: VideoStream) -> av.VideoFrame:
+        try:
+            first = next(frames, None)
+        except (av.FFmpegError, DamageError, ValueError) as exc:
+            raise VideoError(f"{self._input.name}: its {video.codec_context.name} video cannot be decoded: {exc}.") from exc
+        if first is None:
+            raise VideoError(f"{self._input.name}: not one frame can be decoded; the file is damaged or empty. Fetch it again.")
+        return Clock().stamp(first)
+
+    def _pixels(self, frame: Any) -> Array:
+        if not isinstance(frame, av.VideoFrame):
+            pixels: Array = frame.pixels
+            return pixels
+        known = self.format
+        if (frame.width, frame.height, frame.format.name) != (known.width, known.height, known.pixel_format):
+            raise VideoError(
+                f"{self._input.name}: at {self._clock(_pts(frame))} the video changes from {known.width}x{known.height} "
+                f"{known.pixel_format} to {frame.width}x{frame.height} {frame.format.name}. Cut it there, upscale the parts."
+            )
+        return rgb_from_frame(frame, known)
+
+    def _damage_error(self, damage: DamageError) -> VideoError:
+        where = "its end" if damage.pts is None else self._clock(damage.pts)
+        return VideoError(f"{self._input.name} is damaged at {where}: {damage}. {_WAY_OUT}")
+
+    def _clock(self, pts: int) -> str:
+        seconds = float((pts - self.start_pts) * self.format.time_base)
+        return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{seconds % 60:06.3f}"
+
+
+_WAY_OUT = "Fetch it again, or let damaged parts be skipped."
+
+
+def _input_of(what: Path | BinaryIO | Input) -> Input:
+    if isinstance(what, Input):
+        return what
+    return Input.of_file(what) if isinstance(what, Path) else Input.of_pipe(what)
+
+
+def _pts(frame: av.VideoFrame) -> int:
+    """The time of a frame that a Clock has stamped."""
+    assert frame.pts is not None
+    return frame.pts
+
+
+def _sought(container: InputContainer, video: VideoStream, pts: int) -> bool:
+    """Whether the file could be positioned at a keyframe before that time."""
+    try:
+        container.seek(pts - math.ceil(LEAD / (video.time_base or Fraction(1, 1000))), stream=video)
+    except (av.FFmpegError, OSError):
+        return False
+    return True
+
+
+def _window(
+    container: InputContainer, time_base: Fraction, begin: Fraction | None, until: Fraction | None
+) -> tuple[int | None, int | None]:
+    """The last pts before the window and the first after it, in ticks."""
+    start = Fraction(container.start_time or 0, av.time_base)
+    floor = None if begin is None else math.ceil((begin + start) / time_base) - 1
+    ceiling = None if until is None else math.ceil((until + start) / time_base)
+    return floor, ceiling

@@ -1,0 +1,230 @@
+"""What a frame goes through between its source and its segment; every fault gets the frame's number."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from sr_deploy.arrays import Array
+from sr_deploy.device.device import DeviceArray
+from sr_deploy.device.video_planes import PlaneFormat
+from sr_deploy.errors import CancelledError, OutOfMemoryError, VideoError
+from sr_deploy.pictures.resample import resample
+from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Stats
+from sr_deploy.upscaling.reuse import FrameReuse, ReuseStats
+from sr_deploy.upscaling.upscaler import Upscaler
+from sr_deploy.video.encoding import Encoding
+from sr_deploy.video.frame import Frame, VideoFormat
+from sr_deploy.video.journal import Journal, Segment
+from sr_deploy.video.segment import SegmentWriter, segment_suffix
+
+Numbered = tuple[int, Frame]
+"""A frame and its number in the video, from 0."""
+
+
+class Frames(Protocol):
+    """Something that gives a video's frames, all or those after one of them."""
+
+    def frames(self, after: int | None = None) -> Iterator[Frame]: ...
+
+
+class FrameUpscaler(Protocol):
+    """What upscales frames: an Upscaler, or any callable from (H,W,3) to (sH,sW,3), uint8 or uint16, with its `scale`."""
+
+    @property
+    def scale(self) -> int: ...
+
+    def __call__(self, image: Array, /) -> Array: ...
+
+
+class Cancellation:
+    """An event of another thread, asked between frames."""
+
+    def __init__(self, event: threading.Event | None) -> None:
+        self._event = event
+
+    def check(self) -> None:
+        """Raises: CancelledError once the event is set."""
+        if self._event is not None and self._event.is_set():
+            raise CancelledError("stopped as asked; finished segments are kept, the same call goes on")
+
+
+def missing_frames(source: Frames, journal: Journal, per_segment: int, cancellation: Cancellation) -> Iterator[Numbered]:
+    """The frames of all segments that are not finished, in order."""
+    for gap in journal.gaps():
+        limit = None if gap.count is None else gap.count * per_segment
+        yield from numbered(islice(source.frames(after=gap.after), limit), gap.first * per_segment, cancellation)
+
+
+def numbered(frames: Iterable[Frame], number: int, cancellation: Cancellation) -> Iterator[Numbered]:
+    """The frames with their numbers."""
+    iterator = iter(frames)
+    while True:
+        with at_frame(number, "reading"):
+            cancellation.check()
+            try:
+                frame = next(iterator)
+            except StopIteration:
+                return
+        yield number, frame
+        del frame
+        number += 1
+
+
+class FrameNetwork:
+    """An upscaler for consecutive frames; of an Upscaler's frames, what did not change is reused.
+
+    Nothing is reused across segments of `per_segment` frames, so that a run that goes on at one computes what it would have.
+    planes: what an Upscaler gives in place of RGB where it can.
+    """
+
+    def __init__(self, upscaler: FrameUpscaler, *, reuse: bool, per_segment: int, planes: PlaneFormat | None = None) -> None:
+        self._upscaler = upscaler
+        self._per_segment = per_segment
+        self._planes = planes
+        self._reuse = FrameReuse(upscaler, enabled=reuse, planes=planes) if isinstance(upscaler, Upscaler) else None
+        self._call: Callable[[Array], Array] = self._reuse or upscaler
+        self._before = self._seen()
+
+    def __call__(self, number: int, pixels: Array) -> Array:
+        if self._reuse is not None and number % self._per_segment == 0:
+            self._reuse.restart()
+        return self._call(pixels) if isinstance(pixels, np.ndarray) else self._of_device(pixels)
+
+    def _of_device(self, pixels: DeviceArray) -> Array:
+        """A frame that lies on a GPU, upscaled; nothing of it is compared with the frame before."""
+        from sr_deploy.video.nvcodec import host_pixels
+
+        assert isinstance(self._upscaler, Upscaler) and self._planes is not None
+        with contextlib.suppress(OutOfMemoryError):
+            codes = self._upscaler.run_from_device(pixels, self._planes)
+            if codes is not None:
+                return codes
+        return self._call(host_pixels(pixels))
+
+    @property
+    def concurrency(self) -> int:
+        return self._upscaler.concurrency if isinstance(self._upscaler, ImageUpscaler) else 1
+
+    @property
+    def reuse(self) -> ReuseStats | None:
+        return self._reuse.stats if self._reuse else None
+
+    @property
+    def stats(self) -> Stats:
+        """What the sentinel saw of these frames."""
+        return self._seen() - self._before
+
+    def _seen(self) -> Stats:
+        return self._upscaler.stats if isinstance(self._upscaler, ImageUpscaler) else Stats()
+
+
+class Enlarging:
+    """Upscales frames and brings them to the size of `out`; equal results in a row are resized once."""
+
+    def __init__(self, upscale: Callable[[int, Array], Array], out: VideoFormat, cancellation: Cancellation) -> None:
+        self._upscale = upscale
+        self._size = out.height, out.width
+        self._cancellation = cancellation
+        self._last: tuple[Array, Array] | None = None
+
+    def __call__(self, item: Numbered) -> Numbered:
+        number, frame = item
+        with at_frame(number, "upscaling"):
+            self._cancellation.check()
+            return number, replace(frame, pixels=self._resized(self._upscale(number, frame.pixels)))
+
+    def _resized(self, large: Array) -> Array:
+        if large.ndim == 1 or large.shape[:2] == self._size:
+            return large
+        last = self._last
+        if last is None or last[0] is not large:
+            self._last = last = large, resample(large, self._size)
+        return last[1]
+
+
+class SegmentOutput:
+    """Writes frames into segments of `per_segment` frames each, at the numbers where they belong; one thread at a time.
+
+    written: called with each frame's number after it was written. finished: with each segment when it is on the disk.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        out: VideoFormat,
+        encoding: Encoding,
+        per_segment: int,
+        *,
+        written: Callable[[int], None],
+        finished: Callable[[Segment], None],
+    ) -> None:
+        self._journal = journal
+        self._out = out
+        self._encoding = encoding
+        self._per_segment = per_segment
+        self._written = written
+        self._finished = finished
+        self._index = -1
+        self._writer: SegmentWriter | None = None
+
+    def write(self, item: Numbered) -> None:
+        """Raises: VideoError when the encoder or the disk refuses."""
+        number, frame = item
+        with at_frame(number, "writing"):
+            index = number // self._per_segment
+            if index != self._index:
+                self.finish()
+                self._index = index
+                self._writer = SegmentWriter(self._path(index), self._out, self._encoding)
+            assert self._writer is not None
+            self._writer.write(frame)
+            if (number + 1) % self._per_segment == 0:
+                self.finish()
+        self._written(number)
+
+    def finish(self) -> None:
+        """Close the segment that is open, if one is.
+
+        Raises: VideoError when the encoder or the disk refuses.
+        """
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        done = writer.close()
+        self._finished(self._journal.add(self._index, done.path, frames=done.frames, first=done.first_pts, last=done.last_pts))
+
+    def abort(self) -> None:
+        """Remove the segment that is open."""
+        if self._writer is not None:
+            self._writer.abort()
+
+    def _path(self, index: int) -> Path:
+        return self._journal.path(index, segment_suffix(self._encoding))
+
+
+def require_whole(segments: Iterable[Segment], per_segment: int) -> None:
+    """Raises: VideoError unless all segments but the last are full."""
+    short = [segment for segment in segments if segment.frames != per_segment][:-1]
+    if short:
+        raise VideoError(
+            f"segment {short[0].name} holds {short[0].frames} of {per_segment} frames: the source gave fewer than before; "
+            "check it, then run with --overwrite"
+        )
+
+
+@contextlib.contextmanager
+def at_frame(number: int, doing: str) -> Iterator[None]:
+    """Puts the frame's number on what is raised inside."""
+    try:
+        yield
+    except Exception as exc:
+        exc.add_note(f"frame {number}, {doing}")
+        raise
