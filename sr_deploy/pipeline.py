@@ -177,11 +177,11 @@ class _Run(Generic[A, B]):
             self._guard(self._work_all if self._workers == 1 else self._work_side_by_side)
             for thread in threads:
                 thread.join()
-        except BaseException:  # Ctrl-C between two stages' own handlers: the threads end all the same
+        except BaseException as exc:  # Ctrl-C between two stages' own handlers: the threads end all the same
             self._break_off()
             for thread in threads:
                 _join(thread)
-            raise
+            raise _unmasked(exc) from None
         fault, self._fault = self._fault, None
         if fault is not None:
             try:
@@ -197,7 +197,8 @@ class _Run(Generic[A, B]):
             stage()
         except _StoppedError:
             pass
-        except BaseException as exc:
+        except BaseException as masked:
+            exc = _unmasked(masked)
             with self._lock:
                 urgent = threading.current_thread() is self._caller and not isinstance(exc, Exception)
                 if self._fault is None or urgent:
@@ -275,6 +276,11 @@ class _Run(Generic[A, B]):
             with self._clocks["write"].item():
                 self._write(result)
             del result
+
+
+def _unmasked(fault: BaseException) -> BaseException:
+    """Ctrl-C inside a lock of the standard library's comes out as that lock's complaint: what counts is Ctrl-C."""
+    return fault.__context__ if isinstance(fault.__context__, KeyboardInterrupt) else fault
 
 
 def _join(thread: threading.Thread) -> None:

@@ -228,6 +228,21 @@ def test_ctrl_c_at_any_moment_ends_every_stage(workers: int) -> None:
         signal.signal(signal.SIGALRM, earlier)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_ctrl_c_inside_a_lock_is_told_as_what_it_is(workers: int) -> None:
+    """Where Ctrl-C comes while a thread is started, a lock of the standard library's complains that it is not held."""
+
+    def work(index: int) -> int:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            if index == 0:
+                raise RuntimeError("release unlocked lock")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(range(10), work, lambda _: None, workers=workers)
+
+
 def test_ctrl_c_ends_workers() -> None:
     def work(index: int) -> int:
         if index == 3:

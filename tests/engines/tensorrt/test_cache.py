@@ -27,7 +27,7 @@ from sr_deploy.errors import BackendUnavailableError, BundleError, EngineError, 
 from tests.engines.tensorrt.fake_tensorrt import fake_module
 from tests.graphs import image_graph, save
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = BuildSettings(min="16x16", opt="64x32", max="128x128", compute_capabilities=("8.6", "8.9"))
 H200 = GPU("NVIDIA H200", "9.0")
 
