@@ -26,7 +26,7 @@ WIDTH = 72
 @click.command("build", short_help="Compile a bundle into an engine for NVIDIA GPUs.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--target", required=True, type=click.Path(path_type=Path), help="A TOML file of engines/; options given here win over it."
+    "--target", required=True, type=click.Path(path_type=Path), help="Name or TOML file of a target; options win over it."
 )
 @click.option("--min", "least", metavar="WxH", help="Smallest input.")
 @click.option("--opt", "usual", metavar="WxH", help="Input that the engine is fastest at.")

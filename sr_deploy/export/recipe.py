@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sr_deploy.bundle import sha256_of
 from sr_deploy.errors import CheckpointError
-from sr_deploy.settings import load_toml
+from sr_deploy.settings import find_toml, load_toml
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,12 @@ class Recipe:
     expected: dict[str, float] = field(default_factory=dict)
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe. Raises: UsageError for a missing file, an unknown key, a wrong type."""
-    return load_toml(path, Recipe)
+def read_recipe(recipe: str | Path) -> Recipe:
+    """Read a recipe: a TOML file, or the name of one that comes with sr-deploy, such as `rlfn_x4`.
+
+    Raises: UsageError for a missing file, an unknown name or key, a wrong type.
+    """
+    return load_toml(find_toml(recipe, "export"), Recipe)
 
 
 def check_recipe(recipe: Recipe, checkpoint: Path) -> None:

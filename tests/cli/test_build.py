@@ -172,7 +172,7 @@ def test_without_a_gpu_tensorrt_says_so_in_one_line(invoke: Invoke, bundle: Path
     monkeypatch.setattr("sr_deploy.engines.tensorrt.build.find_gpus", none)
     result = invoke("build", bundle, "--target", TARGETS / "datacenter.toml", "--precision", "fp32")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
-    assert "no NVIDIA driver on this machine" in result.stderr and "engines/rtx.toml" in result.stderr
+    assert "no NVIDIA driver on this machine" in result.stderr and "`--target rtx`" in result.stderr
 
 
 def test_inspect_of_what_is_no_engine(invoke: Invoke) -> None:

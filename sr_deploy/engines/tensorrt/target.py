@@ -1,4 +1,4 @@
-"""Build and run targets: one TOML per machine class, in the top-level folder engines/."""
+"""Build and run targets: one TOML per machine class, in the top-level folder engines/ and in the wheel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sr_deploy.errors import UsageError
-from sr_deploy.settings import load_toml
+from sr_deploy.settings import find_toml, load_toml
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 
@@ -56,9 +56,9 @@ class Target:
     build: BuildSettings | None = None
 
 
-def load_target(path: Path) -> Target:
-    """Read a target file. Raises: UsageError."""
-    return load_toml(path, Target)
+def load_target(target: str | Path) -> Target:
+    """Read a target: a TOML file, or the name of one that comes with sr-deploy, such as `rtx`. Raises: UsageError."""
+    return load_toml(find_toml(target, "engines"), Target)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -137,7 +137,7 @@ def test_tensorrt_without_a_gpu_says_what_to_do(build: Build, monkeypatch: pytes
 
     monkeypatch.setattr(build_module, "find_gpus", none)
     with pytest.raises(
-        BackendUnavailableError, match=r"TensorRT builds on the GPU .* no NVIDIA driver .*engines/rtx\.toml"
+        BackendUnavailableError, match=r"TensorRT builds on the GPU .* no NVIDIA driver .*`--target rtx`"
     ) as info:
         build(library=Library(TENSORRT, fake_module(rtx=False)))
     assert "\n" not in str(info.value)
