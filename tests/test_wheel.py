@@ -116,6 +116,11 @@ def test_a_picture_is_upscaled(run: Run, tmp_path: Path, target: list[str]) -> N
     [
         ("upscale photo.png --target rtxx", 2, "rtxx: no such file, and no target of that name; did you mean 'rtx'?"),
         ("export no.pth --recipe rlfn_ntire_x5", 2, "no recipe of that name; did you mean 'rlfn_ntire_x4'?"),
+        (
+            "export no.pth --recipe rlfn_x4",
+            1,
+            "no.pth: no such file; recipe 'rlfn_x4' is of rlfn_x4.pth from https://github.com/",
+        ),
         ("train fast_x4", 2, "recipe 'fast_x4': no photos; name folders of HR photos in `hr`, or with --hr"),
     ],
 )
