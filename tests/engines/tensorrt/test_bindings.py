@@ -243,7 +243,7 @@ def test_our_logger_and_monitor_are_of_the_real_classes(
     name: str, bindings: str, interface_of: Callable[[str], Interface], stubs: Path
 ) -> None:
     interface_of(bindings)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(stubs), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(stubs), "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-c", SUBCLASSES, name]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -27,7 +27,7 @@ from sr_deploy.errors import BackendUnavailableError, BundleError, EngineError, 
 from tests.engines.tensorrt.fake_tensorrt import fake_module
 from tests.graphs import image_graph, save
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = BuildSettings(min="16x16", opt="64x32", max="128x128", compute_capabilities=("8.6", "8.9"))
 H200 = GPU("NVIDIA H200", "9.0")
 
@@ -290,7 +290,7 @@ def test_the_targets_of_the_project_load(path: Path) -> None:
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from sr_deploy.engines import cache
+from sr_deploy.engines.tensorrt import cache
 from sr_deploy.engines.tensorrt.build import build_engine
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.tensorrt.target import BuildSettings

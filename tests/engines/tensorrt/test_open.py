@@ -32,7 +32,7 @@ from tests.engines.tensorrt.fake_tensorrt import EngineValidity, Severity, fake_
 from tests.graphs import image_graph, masked_bundle, masked_graphs, save
 
 L4, H200 = GPU("NVIDIA L4", "8.9"), GPU("NVIDIA H200", "9.0")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIZES = {"min": "16x16", "opt": "64x32", "max": "128x128"}
 
 
