@@ -1,4 +1,4 @@
-"""TOML files -> frozen dataclasses, with strict keys."""
+"""TOML files -> frozen dataclasses, with strict keys; the files that come with sr-deploy, by name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sr_deploy.errors import UsageError
 
 T = TypeVar("T")
+
+Folder = Literal["export", "training", "engines"]
+"""Where files that come with sr-deploy stand: recipes of checkpoints, recipes of trainings, targets."""
+
+_CALLED = {"export": "recipe", "training": "recipe", "engines": "target"}
+_PACKAGE = Path(__file__).parent
 
 
 def load_toml(path: Path, settings: type[T]) -> T:
@@ -28,6 +34,33 @@ def load_toml(path: Path, settings: type[T]) -> T:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise UsageError(f"{path}: not valid TOML: {exc}") from exc
     return from_table(table, settings, where=str(path))
+
+
+def shipped(folder: Folder) -> dict[str, Path]:
+    """The files of `folder` that come with sr-deploy, by name: `rtx` is rtx.toml.
+
+    A wheel has them in the package, a clone beside it.
+    """
+    inside = _PACKAGE / "data" / folder
+    place = inside if inside.is_dir() else _PACKAGE.parent / folder
+    return {path.stem: path for path in sorted(place.glob("*.toml"))}
+
+
+def find_toml(name: str | Path, folder: Folder) -> Path:
+    """The file that `name` means: a file on disk before one of `folder` that comes with sr-deploy.
+
+    Anything with a slash or a suffix is a path, whether it exists or not.
+
+    Raises: UsageError for a bare name that is neither, with the nearest one.
+    """
+    path, known = Path(name), shipped(folder)
+    if path.is_file() or path.suffix or path.name != str(name):
+        return path
+    if path.name in known:
+        return known[path.name]
+    near = difflib.get_close_matches(path.name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known) or 'none in this installation'}"
+    raise UsageError(f"{name}: no such file, and no {_CALLED[folder]} of that name; {hint}")
 
 
 def from_table(table: Mapping[str, Any], settings: type[T], *, where: str) -> T:

@@ -14,6 +14,8 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.wheels import FOLDERS
+
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
@@ -104,13 +106,14 @@ def test_what_the_package_is_built_from_is_copied(path: Path) -> None:
     _, (build, _) = parse(path)
     copied = {source for text in build.arguments("COPY") for source in text.split()[:-1]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {"pyproject.toml", "sr_deploy", project["readme"], *project["license-files"]} <= copied
+    assert {"pyproject.toml", "setup.py", "sr_deploy", *FOLDERS, project["readme"], *project["license-files"]} <= copied
 
 
 def test_nothing_else_reaches_the_build() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     sent = {name.split("/")[0] for name in listed if is_sent(ROOT / name.split("/")[0])}
-    assert sent <= {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "sr_deploy"}
+    assert sent <= {"pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "sr_deploy", *FOLDERS}
+    assert not is_sent(ROOT / "training" / "weights")
 
 
 @every_dockerfile

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,8 +13,7 @@ import pytest
 from sr_deploy import BundleError, Upscaler, models, open_bundle
 from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
 from tests.graphs import image_graph, save
-
-ROOT = Path(__file__).parents[1]
+from tests.wheels import FOLDERS, build, copy_source
 
 
 def make_bundle(folder: Path, scale: int) -> Path:
@@ -167,18 +164,13 @@ def test_every_network_in_the_box_is_what_its_folder_says() -> None:
 
 def test_a_wheel_carries_the_box(made: Path, tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
-    source = tmp_path / "source"
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        source.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "sr_deploy", source / "sr_deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    source = copy_source(tmp_path / "source")
     shutil.copytree(made / "fast-x2", source / "sr_deploy/models/test-x2")
     wanted = {path.relative_to(source).as_posix() for path in (source / "sr_deploy").rglob("*") if path.is_file()}
+    wanted |= {f"sr_deploy/data/{kind}/{path.name}" for kind in FOLDERS for path in (source / kind).glob("*.toml")}
     (source / "sr_deploy/models/__pycache__").mkdir()
     (source / "sr_deploy/models/__pycache__/x.pyc").write_bytes(b"")
-    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=source, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = build("wheel", source, tmp_path)
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("sr_deploy/")}
     assert {"sr_deploy/models/test-x2/card.json", "sr_deploy/models/test-x2/fp32.onnx"} <= inside
     assert wanted == inside

@@ -6,8 +6,9 @@ from typing import Literal
 
 import pytest
 
+from sr_deploy import settings
 from sr_deploy.errors import UsageError
-from sr_deploy.settings import load_toml
+from sr_deploy.settings import Folder, find_toml, load_toml, shipped
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,46 @@ def test_a_wrong_file_is_one_error_with_the_way_out(tmp_path: Path, text: str, m
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         load_toml(tmp_path / "none.toml", Outer)
+
+
+@pytest.fixture
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_here")
+def test_what_comes_with_sr_deploy_is_found_by_name() -> None:
+    found = find_toml("rtx", "engines")
+    assert (found.name, found.is_file()) == ("rtx.toml", True) and found == shipped("engines")["rtx"]
+    assert find_toml("rlfn_x4", "export") != find_toml("rlfn_x4", "training")
+    Path("rtx").mkdir()
+    assert find_toml("rtx", "engines") == found, "only a file hides it"
+    for path in ("rtx.toml", "./none/rtx", Path("none", "rtx")):
+        assert find_toml(path, "engines") == Path(path), "a path stays one"
+    Path("rtx").rmdir()
+    Path("rtx").write_text("")
+    assert find_toml("rtx", "engines") == Path("rtx")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "message"),
+    [
+        ("rxt", "engines", r"^rxt: no such file, and no target of that name; did you mean 'rtx'\?$"),
+        ("zzz", "engines", "no target of that name; there are cpu, datacenter, jetson, rtx$"),
+        ("fast_x5", "training", "no recipe of that name; did you mean 'fast_x"),
+    ],
+)
+def test_an_unknown_name(name: str, folder: Folder, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find_toml(name, folder)
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_wheel_has_them_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_PACKAGE", Path("sr_deploy"))
+    Path("engines").mkdir()
+    Path("engines/mine.toml").write_text("")
+    assert shipped("engines") == {"mine": Path("engines/mine.toml")}
+    Path("sr_deploy/data/engines").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"mine: no such file, .* there are none in this installation"):
+        find_toml("mine", "engines")

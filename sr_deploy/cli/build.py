@@ -26,7 +26,9 @@ WIDTH = 72
 @click.command("build", short_help="Compile a bundle into an engine for NVIDIA GPUs.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--target", required=True, type=click.Path(path_type=Path), help="A TOML file of engines/; options given here win over it."
+    "--target",
+    type=click.Path(path_type=Path),
+    help="Name or TOML file of a target; options win over it.  [default: by library and GPU]",
 )
 @click.option("--min", "least", metavar="WxH", help="Smallest input.")
 @click.option("--opt", "usual", metavar="WxH", help="Input that the engine is fastest at.")
@@ -44,8 +46,8 @@ WIDTH = 72
 )
 @json_option
 @verbose_option
-def command(bundle: Path, target: Path, output: Path, precision: str | None, as_json: bool, **options: Any) -> None:
-    """Compile BUNDLE into an engine for the machines that the target describes.
+def command(bundle: Path, target: Path | None, output: Path, precision: str | None, as_json: bool, **options: Any) -> None:
+    """Compile BUNDLE into an engine for the machines that the target describes, by default those like this one.
 
     Prints the path of the engine; a mask-guided network becomes two, of base and refine network. What was compiled before
     with the same graph, shapes, settings and library is not compiled again.
@@ -53,9 +55,11 @@ def command(bundle: Path, target: Path, output: Path, precision: str | None, as_
     from sr_deploy.engines.open import open_bundle
     from sr_deploy.engines.tensorrt.build import build_engine
     from sr_deploy.engines.tensorrt.library import flavour_of, load_library
-    from sr_deploy.engines.tensorrt.target import load_target
+    from sr_deploy.engines.tensorrt.target import load_target, usual_target
 
-    chosen = load_target(target)
+    chosen = load_target(target or usual_target())
+    if target is None:
+        click.echo(f"note: target {chosen.name}; --target names another", err=True)
     flavour = flavour_of(chosen.backend)
     settings = _settings(chosen, options)
     opened = open_bundle(bundle)

@@ -29,7 +29,7 @@ from sr_deploy.cli.output import json_option, print_json
 @json_option
 @verbose_option
 def command(recipe: Path, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Train a network as the TOML file RECIPE says; options given here win over it.
+    """Train a network as RECIPE says, a TOML file or a name such as fast_x4; options given here win over it.
 
     Prints the path of the trained checkpoint on stdout, which `sr-deploy export` takes. Ctrl-C saves the state, and the same
     command goes on from there.

@@ -167,7 +167,7 @@ _video_option = partial(click.option, cls=VideoOption)
     help="Memory to plan tiles for.  [default: 805, at most half of what is free]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
-@click.option("--target", type=click.Path(path_type=Path), help="A TOML file of engines/; options given here win over it.")
+@click.option("--target", type=click.Path(path_type=Path), help="Name or TOML file of a target; options win over it.")
 @click.option("--no-progress", is_flag=True, help="Say nothing but errors and notes.")
 @click.option("--progress", type=click.Choice(["bar", "line", "json"]), help="How to show progress, on stderr.")
 @click.option("--profile", is_flag=True, help="Say what share of the time each stage was busy.")

@@ -27,7 +27,7 @@ from sr_deploy.bundle import (
     sha256_of,
 )
 from sr_deploy.engines.facts import graph_facts
-from sr_deploy.errors import CheckpointError, UnknownArchitectureError
+from sr_deploy.errors import UnknownArchitectureError
 from sr_deploy.export import foreign
 from sr_deploy.export.activations import Activations, measure_ranges
 from sr_deploy.export.certify import Function, certify, run_graph, run_original, write_probes
@@ -41,7 +41,7 @@ from sr_deploy.export.masked import (
 )
 from sr_deploy.export.precision import HalfPrecision, to_fp16
 from sr_deploy.export.probes import noise_probes, parity_probes, range_probes
-from sr_deploy.export.recipe import Recipe, check_recipe, read_recipe
+from sr_deploy.export.recipe import Recipe, check_recipe, read_recipe, recipe_of
 from sr_deploy.export.report import write_report
 from sr_deploy.export.staging import check_target, staged
 from sr_deploy.export.subject import Request, Subject, as_function, subject_of
@@ -71,20 +71,18 @@ def export_bundle(
 
     `checkpoint` is a file of weights of a known network, of one that spandrel knows where that is installed, a torch.export
     program (.pt2), or an image-to-image graph (.onnx). `value_range` (1 or 255) and `variant` settle what the weights leave
-    open; so does `recipe`; otherwise it is measured. `dense_bsconv` and `merge_parallel` are optional exact folds. Warns
-    (UserWarning) when the network is worse than bicubic on the test picture; `anyway` exports it even if it is far worse.
+    open; so does `recipe`, a TOML file or the name of one that comes with sr-deploy; otherwise it is measured. A published
+    checkpoint is known by its sha256: its recipe applies by itself, under what is given here. `dense_bsconv` and
+    `merge_parallel` are optional exact folds. Warns (UserWarning) when the network is worse than bicubic on the test picture;
+    `anyway` exports it even if it is far worse.
 
     Raises: UsageError, CheckpointError, UnknownArchitectureError, AmbiguousCheckpointError, ExportError, CertificationError,
     MissingDependencyError. Whatever is raised, nothing is left on disk.
     """
     say = progress or (lambda _: None)
-    checkpoint, recipe = Path(checkpoint), None if recipe is None else Path(recipe)
-    chosen = None if recipe is None else read_recipe(recipe)
-    if not checkpoint.is_file():
-        raise CheckpointError(f"{checkpoint}: no such file; check the path")
-    if chosen is not None:
-        check_recipe(chosen, checkpoint)
-    name = name or (chosen.name if chosen else checkpoint.stem)
+    checkpoint = Path(checkpoint)
+    chosen = _recipe(checkpoint, recipe, say)
+    name = name or (chosen.name if chosen and recipe else checkpoint.stem)
     target = Path(name if output is None else output)
     check_target(target, overwrite=overwrite)
     settings = {"value_range": chosen.value_range, **chosen.variant} if chosen else {}
@@ -92,7 +90,7 @@ def export_bundle(
     request = Request({**settings, **flags}, bool(flags), dense_bsconv, merge_parallel, anyway)
     say(f"reading {checkpoint.name}")
     subject = _subject(checkpoint, request, architecture or (chosen.architecture if chosen else None))
-    source = _source(checkpoint, recipe, chosen)
+    source = _source(checkpoint, chosen)
     graphs = _graphs(subject, name, source, say)
     say("certifying")
     certified = (_certified_masked if subject.masked else _certified)(subject, graphs)
@@ -104,6 +102,18 @@ def export_bundle(
         activations = {part: network.activations for part, network in graphs.networks.items()}
         write_report(folder, bundle, subject.original, certified.halved, halves, activations)
     return Bundle.open(target)
+
+
+def _recipe(checkpoint: Path, given: str | Path | None, say: Progress) -> Recipe | None:
+    """The recipe that is given, else the one of a published checkpoint."""
+    if given is not None:
+        recipe = read_recipe(given)
+        check_recipe(recipe, checkpoint)
+        return recipe
+    found = recipe_of(checkpoint)
+    if found is not None:
+        say(f"{checkpoint.name} is published: recipe '{found.name}' applies, license {found.license}")
+    return found
 
 
 def _subject(checkpoint: Path, request: Request, architecture: str | None) -> Subject:
@@ -121,11 +131,11 @@ def _subject(checkpoint: Path, request: Request, architecture: str | None) -> Su
     return subject_of(loaded, request, where=where)
 
 
-def _source(checkpoint: Path, path: Path | None, recipe: Recipe | None) -> Source:
+def _source(checkpoint: Path, recipe: Recipe | None) -> Source:
     digest = sha256_of(checkpoint)
-    if recipe is None or path is None:
+    if recipe is None:
         return Source(checkpoint.name, digest)
-    return Source(checkpoint.name, digest, recipe.license, recipe.url, path.stem, recipe.expected)
+    return Source(checkpoint.name, digest, recipe.license, recipe.url, recipe.name, recipe.expected)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sr_deploy.bundle import sha256_of
 from sr_deploy.errors import CheckpointError
-from sr_deploy.settings import load_toml
+from sr_deploy.settings import find_toml, load_toml, shipped
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,38 @@ class Recipe:
     expected: dict[str, float] = field(default_factory=dict)
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe. Raises: UsageError for a missing file, an unknown key, a wrong type."""
-    return load_toml(path, Recipe)
+def read_recipe(recipe: str | Path) -> Recipe:
+    """Read a recipe: a TOML file, or the name of one that comes with sr-deploy, such as `rlfn_x4`.
+
+    Raises: UsageError for a missing file, an unknown name or key, a wrong type.
+    """
+    return load_toml(find_toml(recipe, "export"), Recipe)
+
+
+def recipe_of(checkpoint: Path) -> Recipe | None:
+    """The recipe of a published checkpoint, which is known by its sha256; None for any other file.
+
+    Raises: CheckpointError when the file cannot be read.
+    """
+    digest = _digest(checkpoint, "check the path")
+    recipes = (load_toml(path, Recipe) for path in shipped("export").values())
+    return next((recipe for recipe in recipes if recipe.sha256 == digest), None)
 
 
 def check_recipe(recipe: Recipe, checkpoint: Path) -> None:
-    """Raises: CheckpointError when the file is not the one that the recipe was written for."""
-    try:
-        found = sha256_of(checkpoint)
-    except OSError as exc:
-        raise CheckpointError(f"{checkpoint}: cannot be read ({exc.strerror}); get it from {recipe.url}") from exc
-    if found != recipe.sha256:
+    """Raises: CheckpointError when the file cannot be read, or is not the one that the recipe was written for."""
+    digest = _digest(checkpoint, f"recipe '{recipe.name}' is of {recipe.checkpoint} from {recipe.url}")
+    if digest != recipe.sha256:
         raise CheckpointError(
-            f"{checkpoint}: not the file of recipe '{recipe.name}': sha256 {found[:12]}, expected {recipe.sha256[:12]} "
+            f"{checkpoint}: not the file of recipe '{recipe.name}': sha256 {digest[:12]}, expected {recipe.sha256[:12]} "
             f"({recipe.checkpoint} from {recipe.url}). Get that file, or export without --recipe"
         )
+
+
+def _digest(checkpoint: Path, hint: str) -> str:
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{checkpoint}: no such file; {hint}")
+    try:
+        return sha256_of(checkpoint)
+    except OSError as exc:
+        raise CheckpointError(f"{checkpoint}: cannot be read ({exc.strerror}); {hint}") from exc

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sr_deploy.architectures import REGISTRY, Architecture, Config
 from sr_deploy.errors import UsageError
-from sr_deploy.settings import from_table, load_toml
+from sr_deploy.settings import find_toml, from_table, load_toml
 
 Schedule = Literal["constant", "halving", "cosine"]
 Part = Literal["whole", "decomposed", "patches", "mask"]
@@ -86,11 +86,14 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
 
-def read_recipe(path: Path, **given: Any) -> Recipe:
+def read_recipe(source: str | Path, **given: Any) -> Recipe:
     """Read a recipe, with what is `given` in place of what it says; its folders become absolute, those given stay.
 
-    Raises: UsageError for a missing file, an unknown key, a wrong type, a value that cannot be.
+    `source`: a TOML file, or the name of one that comes with sr-deploy, such as `fast_x4`.
+
+    Raises: UsageError for a missing file, an unknown name or key, a wrong type, a value that cannot be.
     """
+    path = find_toml(source, "training")
     recipe = load_toml(path, Recipe)
     folder = path.absolute().parent
     recipe = dataclasses.replace(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from sr_deploy.device import gpu
 from sr_deploy.engines.tensorrt import library as tensorrt_library
 from sr_deploy.engines.tensorrt.library import TENSORRT_RTX, Library
 from sr_deploy.errors import BackendUnavailableError
@@ -133,7 +134,9 @@ def test_a_static_target_takes_dynamic_sizes(invoke: Invoke, bundle: Path, targe
         (["--compute-capability", "9.0"], 2, "tensorrt-rtx 1.2.3: compute capability 9.0 is unknown; there are: 7.5, 8.0"),
         (["--precision", "fp16"], 1, "has no fp16 graph, only fp32"),
         (["--target", str(TARGETS / "cpu.toml")], 2, "backend 'openvino' compiles no engines"),
+        (["--target", "cpu"], 2, "backend 'openvino' compiles no engines; expected 'tensorrt' or 'tensorrt-rtx'"),
         (["--target", "gone.toml"], 2, "gone.toml: cannot be read"),
+        (["--target", "rxt"], 2, "rxt: no such file, and no target of that name; did you mean 'rtx'?"),
     ],
 )
 def test_wrong_usage(arguments: list[str], code: int, message: str, invoke: Invoke, bundle: Path, target: Path) -> None:
@@ -172,7 +175,66 @@ def test_without_a_gpu_tensorrt_says_so_in_one_line(invoke: Invoke, bundle: Path
     monkeypatch.setattr("sr_deploy.engines.tensorrt.build.find_gpus", none)
     result = invoke("build", bundle, "--target", TARGETS / "datacenter.toml", "--precision", "fp32")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
-    assert "no NVIDIA driver on this machine" in result.stderr and "engines/rtx.toml" in result.stderr
+    assert "no NVIDIA driver on this machine" in result.stderr and "`--target rtx`" in result.stderr
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make this a machine with GPUs of those compute capabilities and with those libraries, which compile nothing."""
+
+    def make(capabilities: str, installed: str) -> None:
+        gpus = tuple(gpu.GPU("GPU", capability) for capability in capabilities.split())
+        libraries = {"tensorrt": Library(tensorrt_library.TENSORRT, fake_module(rtx=False))}
+        libraries["tensorrt-rtx"] = Library(TENSORRT_RTX, fake_module(rtx=True))
+
+        def load(flavour: tensorrt_library.Flavour) -> Library:
+            if flavour.name not in installed.split():
+                raise BackendUnavailableError(f"{flavour.title} cannot be loaded; install it with `{flavour.install}`")
+            return libraries[flavour.name]
+
+        monkeypatch.setattr(gpu, "survey", lambda: gpu.Survey(gpus, problem="" if gpus else "no GPU", remedy="get one"))
+        monkeypatch.setattr(tensorrt_library, "load_library", load)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "installed", "target", "library", "opt"),
+    [
+        ("", "tensorrt-rtx", "rtx", "tensorrt-rtx", 540),
+        ("", "tensorrt tensorrt-rtx", "rtx", "tensorrt-rtx", 540),
+        ("8.9", "tensorrt-rtx", "rtx", "tensorrt-rtx", 540),
+        ("9.0", "tensorrt", "datacenter", "tensorrt", 540),
+        ("8.9 8.7", "tensorrt tensorrt-rtx", "datacenter", "tensorrt", 540),
+        ("8.7", "tensorrt", "jetson", "tensorrt", 270),
+        ("11.0", "tensorrt", "jetson", "tensorrt", 270),
+    ],
+)
+def test_without_a_target_it_is_the_one_of_this_machine(
+    machine: Callable[..., None],
+    invoke: Invoke,
+    bundle: Path,
+    capabilities: str,
+    installed: str,
+    target: str,
+    library: str,
+    opt: int,
+) -> None:
+    machine(capabilities, installed)
+    known = ["--compute-capability", "8.9"] if library == "tensorrt-rtx" else []
+    result = invoke("build", bundle, "--precision", "fp32", "--json", *known)
+    assert (result.exit_code, result.stderr) == (0, f"note: target {target}; --target names another\n"), result.stderr
+    key = json.loads(result.stdout)[0]["record"]["key"]
+    assert (key["library"], key["shapes"]["pixels"][1][1]) == (library, opt)
+
+
+def test_without_a_target_and_a_library_it_is_that_of_any_machine(
+    machine: Callable[..., None], invoke: Invoke, bundle: Path
+) -> None:
+    machine("9.0", "")
+    result = invoke("build", bundle)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "note: target rtx; " in result.stderr and 'pip install "sr-deploy[tensorrt-rtx]"' in result.stderr
 
 
 def test_inspect_of_what_is_no_engine(invoke: Invoke) -> None:

@@ -27,7 +27,7 @@ def picture() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def bundle_of(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    """The bundle of a checkpoint in the shared folder, exported at most once, its readings measured."""
+    """The bundle of a checkpoint in the shared folder, exported at most once, by its recipe where it has one."""
     folder = tmp_path_factory.mktemp("bundles")
     done: dict[str, Bundle] = {}
 

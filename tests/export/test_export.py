@@ -70,7 +70,7 @@ def test_a_bundle_has_its_files_and_facts(bundle_of: BundleOf) -> None:
     assert card.source is not None
     assert card.source.file == "rlfn_ntire_x4.pth"
     assert card.detection is not None
-    assert card.detection.decided_by == "measurement"
+    assert card.detection.decided_by == "recipe"
     assert card.largest_activation is not None
     assert 1000 < card.largest_activation < 32000
     assert bundle.graphs["fp16"].kept_fp32 == ()
@@ -107,7 +107,8 @@ def test_progress_is_told(shared: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert bundle.folder == Path("ECBSR_M4C16_x2")
     assert bundle.card.detection is not None
     assert bundle.card.detection.decided_by == "flag"
-    assert told == [f"reading {ECBSR}", "tracing", "measuring activations", "certifying", "drawing the report"]
+    published = f"{ECBSR} is published: recipe 'ecbsr_m4c16_x2' applies, license Apache-2.0"
+    assert told == [published, f"reading {ECBSR}", "tracing", "measuring activations", "certifying", "drawing the report"]
 
 
 @pytest.mark.parametrize("step", ["trace", "to_fp16", "certify", "write_report"])

@@ -1,8 +1,11 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+import sr_deploy.export.recipe as recipes
 from sr_deploy.architectures import load_checkpoint
 from sr_deploy.bundle import sha256_of
 from sr_deploy.errors import CheckpointError, UsageError
@@ -46,6 +49,55 @@ def test_a_recipe_decides_and_stands_in_the_card(shared: Path, tmp_path: Path) -
     assert bundle.card.detection is not None
     assert bundle.card.detection.decided_by == "recipe"
     assert "37.173 dB" in (bundle.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_recipe_of_a_published_checkpoint_applies_by_itself(shared: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copy(shared / "checkpoints" / "ECBSR_M4C16_x2.pth", tmp_path / "found.pth")
+    told: list[str] = []
+    bundle = export_bundle(checkpoint, tmp_path / "net", progress=told.append)
+    assert told[0] == "found.pth is published: recipe 'ecbsr_m4c16_x2' applies, license Apache-2.0"
+    source, detection = bundle.card.source, bundle.card.detection
+    assert source is not None and detection is not None
+    assert (bundle.card.name, source.file, detection.decided_by) == ("found", "found.pth", "recipe")
+    assert (source.recipe, source.license, source.expected) == ("ecbsr_m4c16_x2", "Apache-2.0", {"Set5": 37.173})
+    assert source.url == "https://github.com/ECNUSR/ETDS"
+
+
+@pytest.mark.filterwarnings("ignore:.*asked for value range 255")
+def test_flags_win_over_the_recipe_of_a_published_checkpoint(shared: Path, tmp_path: Path) -> None:
+    checkpoint = shared / "checkpoints" / "ECBSR_M4C16_x2.pth"
+    bundle = export_bundle(checkpoint, tmp_path / "net", name="mine", value_range=255, anyway=True)
+    source, detection = bundle.card.source, bundle.card.detection
+    assert source is not None and detection is not None
+    assert (bundle.card.name, bundle.card.value_range, detection.decided_by) == ("mine", 255, "flag")
+    assert (source.recipe, source.license) == ("ecbsr_m4c16_x2", "Apache-2.0")
+
+
+def test_the_same_weights_in_another_file_are_measured(shared: Path, tmp_path: Path) -> None:
+    weights = torch.load(shared / "checkpoints" / "ECBSR_M4C16_x2.pth", weights_only=True)
+    torch.save(weights, tmp_path / "again.pth")
+    bundle = export_bundle(tmp_path / "again.pth", tmp_path / "net")
+    source, detection = bundle.card.source, bundle.card.detection
+    assert source is not None and detection is not None
+    assert (bundle.card.value_range, detection.decided_by, source.recipe) == (1, "measurement", "")
+    assert (source.license, source.url, source.expected) == ("unknown", "", {})
+
+
+def test_a_missing_checkpoint_says_where_the_recipe_has_it_from(tmp_path: Path) -> None:
+    expected = r"no\.pth: no such file; recipe 'rlfn_x4' is of rlfn_x4\.pth from https://github\.com/bytedance/RLFN$"
+    with pytest.raises(CheckpointError, match=expected):
+        export_bundle(tmp_path / "no.pth", recipe="rlfn_x4")
+
+
+@pytest.mark.parametrize("recipe", [None, "rlfn_x4"])
+def test_a_checkpoint_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str | None) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(recipes, "sha256_of", refuse)
+    (tmp_path / "mine.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"mine\.pth: cannot be read \(Permission denied\); "):
+        export_bundle(tmp_path / "mine.pth", recipe=recipe)
 
 
 def test_a_recipe_of_another_file_is_refused(shared: Path, tmp_path: Path) -> None:

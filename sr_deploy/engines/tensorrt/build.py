@@ -251,7 +251,7 @@ def _gpu_of_this_machine(flavour: Flavour) -> GPU:
     except BackendUnavailableError as exc:
         raise BackendUnavailableError(
             f"{flavour.title} builds on the GPU that runs the engine: {exc}; or build for RTX GPUs on this machine with "
-            f"{TENSORRT_RTX.title} (engines/rtx.toml)"
+            f"{TENSORRT_RTX.title} (`--target rtx`)"
         ) from exc
 
 

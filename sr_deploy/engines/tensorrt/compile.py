@@ -142,7 +142,7 @@ def _targets(library: Library, capabilities: Sequence[str]) -> dict[str, Any]:
     if not library.flavour.builds_ahead:
         raise UsageError(
             f"{library.flavour.title} builds for the GPU of this machine only; leave compute capabilities out, "
-            "or build for them with TensorRT for RTX (engines/rtx.toml)"
+            "or build for them with TensorRT for RTX (`--target rtx`)"
         )
     if tuple(capabilities) == (CURRENT,):
         return {CURRENT: library.module.ComputeCapability.CURRENT}

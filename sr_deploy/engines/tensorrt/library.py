@@ -110,7 +110,7 @@ def flavour_of(backend: str) -> Flavour:
         if flavour.name == backend:
             return flavour
     names = " or ".join(f"'{flavour.name}'" for flavour in FLAVOURS)
-    raise UsageError(f"backend '{backend}' compiles no engines; expected {names}, as in engines/rtx.toml")
+    raise UsageError(f"backend '{backend}' compiles no engines; expected {names}, as target 'rtx' has it")
 
 
 def load_library(flavour: Flavour) -> Library:

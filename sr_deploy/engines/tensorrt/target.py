@@ -1,4 +1,4 @@
-"""Build and run targets: one TOML per machine class, in the top-level folder engines/."""
+"""Build and run targets: one TOML per machine class, in the top-level folder engines/ and in the wheel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sr_deploy.errors import UsageError
-from sr_deploy.settings import load_toml
+from sr_deploy.device import gpu
+from sr_deploy.engines.tensorrt import library as libraries
+from sr_deploy.errors import BackendUnavailableError, UsageError
+from sr_deploy.settings import find_toml, load_toml
+
+JETSON = frozenset(("8.7", "10.1", "11.0"))
+"""Compute capabilities of Orin and Thor, whose memory is the CPU's too."""
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 
@@ -56,9 +61,28 @@ class Target:
     build: BuildSettings | None = None
 
 
-def load_target(path: Path) -> Target:
-    """Read a target file. Raises: UsageError."""
-    return load_toml(path, Target)
+def load_target(target: str | Path) -> Target:
+    """Read a target: a TOML file, or the name of one that comes with sr-deploy, such as `rtx`. Raises: UsageError."""
+    return load_toml(find_toml(target, "engines"), Target)
+
+
+def usual_target() -> str:
+    """The name of the target for this machine: as a run does, TensorRT before TensorRT for RTX where there is a GPU.
+
+    Without a GPU, or without TensorRT, it is `rtx`, which is built on any machine.
+    """
+    gpus = gpu.survey().gpus
+    if not gpus or not _is_installed(libraries.TENSORRT):
+        return "rtx"
+    return "jetson" if gpus[0].capability in JETSON else "datacenter"
+
+
+def _is_installed(flavour: libraries.Flavour) -> bool:
+    try:
+        libraries.load_library(flavour)
+    except BackendUnavailableError:
+        return False
+    return True
 
 
 def parse_size(text: str) -> tuple[int, int]:

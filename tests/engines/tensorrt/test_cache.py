@@ -137,7 +137,7 @@ def test_tensorrt_without_a_gpu_says_what_to_do(build: Build, monkeypatch: pytes
 
     monkeypatch.setattr(build_module, "find_gpus", none)
     with pytest.raises(
-        BackendUnavailableError, match=r"TensorRT builds on the GPU .* no NVIDIA driver .*engines/rtx\.toml"
+        BackendUnavailableError, match=r"TensorRT builds on the GPU .* no NVIDIA driver .*`--target rtx`"
     ) as info:
         build(library=Library(TENSORRT, fake_module(rtx=False)))
     assert "\n" not in str(info.value)
@@ -290,7 +290,7 @@ def test_the_targets_of_the_project_load(path: Path) -> None:
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from sr_deploy.engines import cache
+from sr_deploy.engines.tensorrt import cache
 from sr_deploy.engines.tensorrt.build import build_engine
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.tensorrt.target import BuildSettings
