@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sr_deploy.architectures import REGISTRY, Architecture, Config, detect, load_checkpoint
 from sr_deploy.errors import AmbiguousCheckpointError, UnknownArchitectureError, UsageError
+from tests.architectures.conftest import CONFIGS
 
 Built = tuple[Architecture[Any], Config]
 
@@ -47,6 +48,11 @@ def _save(folder: Path, state: dict[str, Tensor]) -> Path:
 
 def test_names_are_unique() -> None:
     assert len({entry.name for entry in REGISTRY}) == len(REGISTRY)
+
+
+def test_every_network_has_a_config() -> None:
+    """Without one, the tests of this folder would pass over it."""
+    assert {name for name, _ in CONFIGS} == {entry.name for entry in REGISTRY}
 
 
 def test_a_state_dict_matches_only_its_own_signature(built: Built) -> None:
