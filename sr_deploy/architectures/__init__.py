@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sr_deploy.architectures import bsrn, bsrn_s, ecbsr, msrn, pan, pan_mga, reprfn, rfdn, rfdn_mga, rlfn
 from sr_deploy.architectures.architecture import Architecture, Config, detect, require
 from sr_deploy.architectures.blocks import Network
@@ -70,9 +68,7 @@ class LoadedCheckpoint:
     def network(self, reading: Reading) -> Network:
         """The network of that reading with these weights, in eval mode: the published forward, in the checkpoint's own value
         range. (N, C, H, W) float32 -> (N, C, sH, sW)."""
-        with torch.device("meta"):
-            network = self.architecture.build(reading.config)
-        network = network.to_empty(device="cpu")
+        network = self.architecture.build_empty(reading.config).to_empty(device="cpu")
         network.load_state_dict(self.checkpoint.state, strict=True)
         return network.eval()
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sr_deploy.architectures.blocks import Network
-from sr_deploy.errors import AmbiguousCheckpointError, UnknownArchitectureError
+from sr_deploy.errors import AmbiguousCheckpointError, CheckpointError, UnknownArchitectureError
 
 State = Mapping[str, Tensor]
 
@@ -86,11 +86,27 @@ class Architecture(Generic[C]):
             return self.value_ranges(state)
         return (255.0, 1.0) if self.value_range == 255 else (1.0, 255.0)
 
-    def expected_shapes(self, config: C) -> dict[str, torch.Size]:
-        """Keys and shapes of the network's state dict, without allocating weights."""
+    def build_empty(self, config: C) -> Network:
+        """The network without memory for its weights, on torch's meta device.
+
+        Raises: CheckpointError when it has buffers that are not in its state dict: no checkpoint could fill them.
+        """
         with torch.device("meta"):
             network = self.build(config)
-        return {key: tensor.shape for key, tensor in network.state_dict().items()}
+        state = network.state_dict()
+        if lost := tuple(name for name, _ in network.named_buffers() if name not in state):
+            raise CheckpointError(
+                f"{self.name}: buffers that are not in its state dict: {_some(lost)}, so nothing would initialize them; "
+                "expected persistent buffers alone; compute such constants in forward, or register them with persistent=True"
+            )
+        return network
+
+    def expected_shapes(self, config: C) -> dict[str, torch.Size]:
+        """Keys and shapes of the network's state dict, without allocating weights.
+
+        Raises: CheckpointError, as `build_empty`.
+        """
+        return {key: tensor.shape for key, tensor in self.build_empty(config).state_dict().items()}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import Arithmetic
@@ -15,21 +15,14 @@ from sr_deploy.engines.engine import Engine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from onnx import ModelProto
-
-    class BackendModule(Protocol):
-        def usable_precisions(self, device: str) -> tuple[Arithmetic, ...]: ...
-
-        def open(self, graph: bytes, *, device: str, precision: Arithmetic, threads: int | None, gpu: int = 0) -> Engine: ...
-
 
 __all__ = [
     "BACKENDS",
     "Arithmetic",
     "Array",
     "Backend",
+    "BackendModule",
     "Engine",
     "TensorSpec",
     "available_backends",
@@ -38,13 +31,35 @@ __all__ = [
 ]
 
 
+class BackendModule(Protocol):
+    """What the module of a backend, or the object in it, offers."""
+
+    def require(self) -> None:
+        """Import the runtime. Raises: ImportError, or BackendUnavailableError with what is missing."""
+
+    def usable_precisions(self, device: str) -> tuple[Arithmetic, ...]:
+        """Arithmetic that this machine does natively on 'cpu' or 'cuda'; fp32 among it, in which bad tiles are computed again.
+
+        Raises: BackendUnavailableError.
+        """
+
+    def open(self, graph: bytes, *, device: str, precision: Arithmetic, threads: int | None, gpu: int = 0) -> Engine:
+        """An engine that runs the ONNX file `graph` in `precision`, one of those that the backend names.
+
+        threads: how many on the CPU, None for as many as the runtime wants. gpu: its number in the driver's order.
+
+        Raises: BackendUnavailableError, OutOfMemoryError, EngineError when the runtime refuses the graph.
+        """
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to run a graph: a module of this package, or `module:object`, the device it drives, and how to install it.
 
     cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it. planes: 8-bit frames on a GPU go through the planes
-    form instead, because this runtime runs what follows the last convolution node by node. options: what `tune` may turn on in
-    its engines, for speed alone; chosen: what is on.
+    form instead, because this runtime runs what follows the last convolution node by node. also: arithmetic that it takes
+    and does in another one where it is not native. options: what `tune` may turn on in its engines, for speed alone; chosen:
+    what is on.
     """
 
     name: str
@@ -53,6 +68,7 @@ class Backend:
     install: str
     cast_last: bool = False
     planes: bool = False
+    also: tuple[Arithmetic, ...] = ()
     options: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
 
@@ -62,6 +78,14 @@ class Backend:
         Raises: BackendUnavailableError with the reason and the line that installs it.
         """
         return self._load().usable_precisions(self.device)
+
+    def precisions(self) -> tuple[Arithmetic, ...]:
+        """Every arithmetic that this backend may be asked for: what it does natively, and what it takes besides.
+
+        Raises: BackendUnavailableError.
+        """
+        native = self.usable_precisions()
+        return (*native, *(precision for precision in self.also if precision not in native))
 
     def problem(self) -> str:
         """Why this backend cannot be used here, and what to do; '' when it can."""
@@ -82,7 +106,7 @@ class Backend:
         return dataclasses.replace(self, chosen=chosen)
 
     def open(self, graph: bytes, *, precision: Arithmetic, threads: int | None, gpu: int = 0) -> Engine:
-        """An engine that runs `graph`; `gpu` is its number in the driver's order, of no meaning on the CPU.
+        """An engine that runs `graph` in one of `precisions()`; `gpu` is its number in the driver's order, not used on the CPU.
 
         Raises: UsageError, BackendUnavailableError, OutOfMemoryError, EngineError when the runtime refuses the graph.
         """
@@ -90,14 +114,14 @@ class Backend:
         return self._load().open(graph, device=self.device, precision=precision, threads=threads, gpu=gpu, **options)
 
     def _load(self) -> BackendModule:
-        module = pkgutil.resolve_name(f"sr_deploy.engines.{self.module}")
+        module: BackendModule = pkgutil.resolve_name(f"sr_deploy.engines.{self.module}")
         try:
             module.require()
         except ImportError as exc:
             raise BackendUnavailableError(
                 f"backend '{self.name}' cannot be loaded ({exc}); install it with `{self.install}`"
             ) from exc
-        return cast("BackendModule", module)
+        return module
 
 
 _CUDA_OPTIONS = ("prefer_nhwc", "fuse_conv_bias")
@@ -106,7 +130,7 @@ _CUDA_OPTIONS = ("prefer_nhwc", "fuse_conv_bias")
 _CUDA_AND_TENSORRT = 'pip install "sr-deploy[cuda]" "tensorrt-cu13~=10.13"'
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("openvino", "openvino", "cpu", "pip install openvino"),
+    Backend("openvino", "openvino", "cpu", "pip install openvino", also=("fp16",)),
     Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
     Backend("tensorrt", "tensorrt.open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
     Backend("tensorrt-rtx", "tensorrt.open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),

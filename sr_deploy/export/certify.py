@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import PROBE_FILE, Link, Precision
-from sr_deploy.engines import Arithmetic, available_backends, open_engine
+from sr_deploy.engines import Arithmetic, available_backends, open_engine, select_backend
 from sr_deploy.engines.parity import compare
 from sr_deploy.errors import CertificationError
 
@@ -64,13 +64,13 @@ def certify(
 
 
 def runs() -> Iterator[tuple[Precision, str, Arithmetic]]:
-    """Which graph runs on which backend in which arithmetic: fp32 first, and ONNX Runtime first, which computes exactly what a
-    graph says. An fp16 graph runs on every backend, also where the machine computes it in fp32."""
-    backends = available_backends()
-    order = sorted(backends, key=lambda name: not name.startswith("onnxruntime"))
+    """Which graph runs on which backend in which arithmetic, of those that it names: fp32 first, and ONNX Runtime first, which
+    computes exactly what a graph says. An fp16 graph runs also where a backend takes it and the machine computes it in fp32."""
+    order = sorted(available_backends(), key=lambda name: not name.startswith("onnxruntime"))
+    named = {name: select_backend(name).precisions() for name in order}
     for backend in order:
-        yield from (("fp32", backend, arithmetic) for arithmetic in ("fp32", "bf16") if arithmetic in backends[backend])
-    yield from (("fp16", backend, "fp16") for backend in order)
+        yield from (("fp32", backend, arithmetic) for arithmetic in ("fp32", "bf16") if arithmetic in named[backend])
+    yield from (("fp16", backend, "fp16") for backend in order if "fp16" in named[backend])
 
 
 def run_graph(

@@ -119,14 +119,18 @@ class WindowRunner:
             self._engines.clear()
 
     def _choose(self, precision: Precision) -> Arithmetic:
-        native = self._backend.usable_precisions()
-        if precision == "auto":
-            fast: Arithmetic = "bf16" if self._backend.device == "cpu" else "fp16"
-            return fast if fast in native and self._bundle.runs(fast) else self._fallback()
-        if precision == "bf16" and "bf16" not in native:
-            raise UsageError(f"{self._backend.name} does not compute bf16 natively here; use --precision auto or fp32")
-        self._bundle.graph(precision, self._bundle.card.parts[0])
-        return precision
+        chosen = self._fastest() if precision == "auto" else precision
+        if chosen not in (named := self._backend.precisions()):
+            raise UsageError(
+                f"{self._backend.name} does not compute {chosen} here, only {', '.join(named)}; "
+                "choose one of these with --precision, or another --backend"
+            )
+        self._bundle.graph(chosen, self._bundle.card.parts[0])
+        return chosen
+
+    def _fastest(self) -> Arithmetic:
+        fast: Arithmetic = "bf16" if self._backend.device == "cpu" else "fp16"
+        return fast if fast in self._backend.usable_precisions() and self._bundle.runs(fast) else self._fallback()
 
     def _fallback(self) -> Arithmetic:
         """The highest precision that the bundle has a graph for."""

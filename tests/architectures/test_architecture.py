@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sr_deploy.architectures import REGISTRY, Architecture, Config, detect, load_checkpoint
-from sr_deploy.errors import AmbiguousCheckpointError, UnknownArchitectureError, UsageError
+from sr_deploy import architectures
+from sr_deploy.architectures import REGISTRY, Architecture, Config, Network, detect, load_checkpoint
+from sr_deploy.errors import AmbiguousCheckpointError, CheckpointError, UnknownArchitectureError, UsageError
+from tests.architectures.conftest import CONFIGS
 
 Built = tuple[Architecture[Any], Config]
 
@@ -47,6 +49,11 @@ def _save(folder: Path, state: dict[str, Tensor]) -> Path:
 
 def test_names_are_unique() -> None:
     assert len({entry.name for entry in REGISTRY}) == len(REGISTRY)
+
+
+def test_every_network_has_a_config() -> None:
+    """Without one, the tests of this folder would pass over it."""
+    assert {name for name, _ in CONFIGS} == {entry.name for entry in REGISTRY}
 
 
 def test_a_state_dict_matches_only_its_own_signature(built: Built) -> None:
@@ -108,6 +115,24 @@ def test_the_nearest_is_counted() -> None:
     del state["B4.c5.weight"], state["B4.c5.bias"]
     with pytest.raises(UnknownArchitectureError, match=r"here: .*nearest is rfdn: 126 of 128 keys, missing 'B4\.c5\.weight'"):
         detect(state, REGISTRY, where="here")
+
+
+def test_a_buffer_that_no_checkpoint_fills_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`to_empty` would leave whatever lies in memory there."""
+    rfdn = REGISTRY[0]
+
+    def build(config: Any) -> Network:
+        network = rfdn.build(config)
+        network.get_submodule("B1").register_buffer("mean", torch.zeros(3), persistent=False)
+        return network
+
+    path = _save(tmp_path, dict(rfdn.build(rfdn.default).state_dict()))
+    twin = dataclasses.replace(rfdn, build=build)
+    loaded = dataclasses.replace(load_checkpoint(path), architecture=twin)
+    monkeypatch.setattr(architectures, "REGISTRY", (twin, *REGISTRY[1:]))
+    for load in (lambda: load_checkpoint(path), lambda: loaded.network(loaded.readings[0])):
+        with pytest.raises(CheckpointError, match=r"^rfdn: buffers.* not in its state dict: 'B1\.mean';.*persistent=True$"):
+            load()
 
 
 def test_two_matches_are_an_error() -> None:
