@@ -15,12 +15,12 @@ from sr_deploy.cli.group import Group
 __all__ = ["main", "program"]
 
 COMMANDS = (
-    *("train", "export", "inspect", "build", "engines", "upscale", "models", "evaluate"),
-    *("verify", "bench", "tune", "doctor", "architectures"),
+    *("upscale", "models", "doctor", "export", "inspect", "verify", "evaluate"),
+    *("bench", "tune", "build", "engines", "train", "architectures"),
 )
 
 
-@click.group(cls=Group, modules=COMMANDS, context_settings={"help_option_names": ["--help"], "max_content_width": 110})
+@click.group(cls=Group, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="sr-deploy", message="%(prog)s %(version)s")
 def program() -> None:
     """Take a trained super-resolution checkpoint to pixels.

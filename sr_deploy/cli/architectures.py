@@ -6,11 +6,20 @@ import dataclasses
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
 
-@click.command("architectures", short_help="List the networks that `export` recognizes.")
+@click.command(
+    "architectures",
+    cls=Command,
+    short_help="List the networks that `export` recognizes.",
+    examples=(
+        "sr-deploy architectures",
+        "sr-deploy architectures --json",
+    ),
+)
 @json_option
 @verbose_option
 def command(as_json: bool) -> None:

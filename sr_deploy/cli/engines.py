@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from sr_deploy.engines.tensorrt.cache import EngineRecord, Entry
 
 
-@click.command("engines", short_help="List the engines of a folder, and prune it.")
+@click.command(
+    "engines",
+    cls=Command,
+    short_help="List the engines of a folder, and prune it.",
+    examples=(
+        "sr-deploy engines",
+        "sr-deploy engines built/ --prune",
+    ),
+)
 @click.argument("folder", type=click.Path(path_type=Path), default="engines")
 @click.option("--prune", is_flag=True, help="Delete engines that are damaged or of another library version.")
 @json_option

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 from sr_deploy.errors import UsageError
@@ -51,7 +52,15 @@ class Shares(click.ParamType[tuple[float, ...]]):
         return tuple(shares)
 
 
-@click.command("evaluate", short_help="Measure PSNR-Y and SSIM-Y of bundles.")
+@click.command(
+    "evaluate",
+    cls=Command,
+    short_help="Measure PSNR-Y and SSIM-Y of bundles.",
+    examples=(
+        "sr-deploy evaluate models/rlfn models/bsrn --hr Set5/HR",
+        "sr-deploy evaluate --base fast --refine quality --hr photos/ --plot sweep.png",
+    ),
+)
 @click.argument("bundles", nargs=-1, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @click.option("--hr", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the original images.")
 @click.option(

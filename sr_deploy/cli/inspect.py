@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
@@ -16,7 +17,15 @@ from sr_deploy.errors import EngineError, UsageError
 from sr_deploy.models import is_in_the_box, resolve
 
 
-@click.command("inspect", short_help="Say what a checkpoint, bundle, ONNX file or engine is.")
+@click.command(
+    "inspect",
+    cls=Command,
+    short_help="Say what a checkpoint, bundle, ONNX file or engine is.",
+    examples=(
+        "sr-deploy inspect models/rlfn",
+        "sr-deploy inspect model.onnx --json",
+    ),
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 @verbose_option

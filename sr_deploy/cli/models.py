@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from sr_deploy.bundle import Bundle
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 from sr_deploy.models import Model, available
@@ -33,7 +34,15 @@ class Row:
     milliseconds: float | None = None
 
 
-@click.command("models", short_help="List the networks in the box.")
+@click.command(
+    "models",
+    cls=Command,
+    short_help="List the networks in the box.",
+    examples=(
+        "sr-deploy models",
+        "sr-deploy models --measure",
+    ),
+)
 @click.option("--measure", is_flag=True, help=f"Measure how fast they are here, on an image of {WIDTH}x{HEIGHT}.")
 @json_option
 @verbose_option

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 
 import sr_deploy
 from sr_deploy import cli
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import Group, verbose_option
 from sr_deploy.errors import BackendUnavailableError, CheckpointError, UsageError
 
@@ -37,6 +39,39 @@ def test_every_command_explains_itself(name: str, command: click.Command) -> Non
     result = CliRunner().invoke(cli.program, [name, "--help"])
     assert result.exit_code == 0
     assert f"Usage: program {name}" in result.stdout
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()))
+def test_the_help_of_every_command_ends_with_examples_that_parse(name: str, command: click.Command) -> None:
+    assert isinstance(command, Command)
+    text = CliRunner().invoke(cli.program, [name, "-h"]).stdout
+    lines = [line.strip() for line in text.partition("\nExamples:\n")[2].splitlines()]
+    assert len(lines) >= 2 and lines == list(command.examples)
+    for line in lines:
+        program, called, *arguments = shlex.split(line)
+        assert (program, called) == ("sr-deploy", name)
+        command.make_context(name, arguments, parent=click.Context(cli.program))
+
+
+def test_short_and_long_help_are_the_same() -> None:
+    short, long = (CliRunner().invoke(cli.program, [option]) for option in ("-h", "--help"))
+    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    listed = long.stdout.partition("\nCommands:\n")[2].splitlines()
+    assert listed[0].split()[0] == "upscale"
+
+
+def test_every_option_of_upscale_is_in_one_group() -> None:
+    command = dict(commands())["upscale"]
+    assert isinstance(command, Command)
+    grouped = [name for names in command.groups.values() for name in names]
+    options = {parameter.name for parameter in command.params if isinstance(parameter, click.Option)}
+    assert len(grouped) == len(set(grouped))
+    assert options - set(grouped) == {"more_inputs", "no_progress", "progress", "profile", "as_json", "verbose"}
+    assert set(grouped) < options
+    text = CliRunner().invoke(cli.program, ["upscale", "-h"]).stdout
+    places = [text.index(f"\n{title}:\n") for title in (*command.groups, "Options", "Examples")]
+    assert places == sorted(places)
+    assert text.index("\nOptions for videos:") < text.index("--crf") < text.index("\nOptions for the machine:")
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))
