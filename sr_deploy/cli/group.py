@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sr_deploy.errors import MissingDependencyError, SrDeployError
+from sr_deploy.errors import MissingDependencyError, SrDeployError, did_you_mean
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 1
@@ -35,6 +35,12 @@ class Group(click.Group):
         command = importlib.import_module(f"sr_deploy.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self._modules and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{name}'{did_you_mean(name, self._modules)}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -14,7 +14,7 @@ from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
 from sr_deploy.errors import EngineError, UsageError
-from sr_deploy.models import is_in_the_box, resolve
+from sr_deploy.models import hint, is_in_the_box, resolve
 
 
 @click.command(
@@ -33,7 +33,8 @@ def command(path: Path, as_json: bool) -> None:
     """Say what PATH is: a checkpoint, a bundle, an ONNX file or an engine."""
     path = resolve(path) if is_in_the_box(str(path)) else path
     if not path.exists():
-        raise UsageError(f"{path}: no such file or folder; expected a checkpoint, a bundle, an ONNX file or an engine")
+        expected = "expected a checkpoint, a bundle, an ONNX file or an engine"
+        raise UsageError(f"{path}: no such file or folder; {expected}{hint(str(path))}")
     if path.is_dir():
         _bundle(path, as_json)
     elif path.suffix.lower() == ".onnx":

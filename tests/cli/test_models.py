@@ -129,5 +129,5 @@ def test_no_name_and_nothing_in_the_box(
 ) -> None:
     monkeypatch.setattr(models, "FOLDER", tmp_path)
     result = invoke("upscale", pictures[0])
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert "fast: no network of that name in the box; this installation has none: name a bundle" in result.stderr

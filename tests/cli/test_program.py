@@ -5,10 +5,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -17,6 +18,9 @@ from sr_deploy import cli
 from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import Group, verbose_option
 from sr_deploy.errors import BackendUnavailableError, CheckpointError, UsageError
+from sr_deploy.pictures.image import Picture, write_image
+
+Invoke = Callable[..., Result]
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -162,6 +166,51 @@ def test_verbose_shows_the_traceback() -> None:
 def test_unknown_commands_and_options_are_wrong_usage() -> None:
     assert CliRunner().invoke(cli.program, ["enlarge"]).exit_code == 2
     assert CliRunner().invoke(cli.program, ["doctor", "--wrong"]).exit_code == 2
+
+
+def test_the_nearest_command_and_option_are_named() -> None:
+    result = CliRunner().invoke(cli.program, ["upscael", "photo.png"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith("Error: No such command 'upscael'; did you mean 'upscale'?\n")
+    result = CliRunner().invoke(cli.program, ["frobnicate"])
+    assert result.exit_code == 2 and result.stderr.endswith("Error: No such command 'frobnicate'\n")
+    result = CliRunner().invoke(cli.program, ["upscale", "photo.png", "--qualty", "3"])
+    assert result.exit_code == 2 and "--quality" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["upscale", "photo.png", option, "fats"] for option in ("-m", "--refine")),
+        *([command, "fats"] for command in ("inspect", "verify", "bench")),
+        ["evaluate", "fats", "--hr", "photos"],
+        ["build", "fats", "--target", "rtx.toml"],
+    ],
+)
+def test_a_wrong_network_is_wrong_usage_and_the_nearest_is_named(invoke: Invoke, arguments: list[str]) -> None:
+    Path("rtx.toml").write_text('name = "rtx"\nbackend = "tensorrt-rtx"\n')
+    if "--refine" in arguments:
+        arguments = [*arguments, "--base", "fast"]
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "fats: no" in result.stderr and result.stderr.endswith("; did you mean 'fast'?\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["upscale", "photo.png"],
+        *([command, "fast"] for command in ("verify", "bench")),
+        ["evaluate", "fast", "--hr", "photos"],
+        ["doctor"],
+    ],
+)
+def test_a_wrong_backend_is_wrong_usage_and_the_nearest_is_named(invoke: Invoke, arguments: list[str]) -> None:
+    Path("photos").mkdir()
+    write_image(Path("photos/a.png"), Picture(np.zeros((16, 16, 3), np.uint8)))
+    result = invoke(*arguments, "--backend", "openvina")
+    assert result.exit_code == 2
+    assert "no backend 'openvina'" in result.stderr and result.stderr.endswith("; did you mean 'openvino'?\n")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
