@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ def main() -> None:
     """Run the program with the arguments of this process, and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
     _keep_stderr()
+    _keep_names()
     program(prog_name="sr-deploy")
 
 
@@ -47,6 +49,12 @@ def _keep_stderr() -> None:
     os.close(unused)
     encoding, errors = (getattr(sys.stderr, name, None) for name in ("encoding", "errors"))
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=encoding, errors=errors)
+
+
+def _keep_names() -> None:
+    """Print paths byte for byte, also those that are not in the encoding of stdout."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -27,19 +27,18 @@ def command(as_json: bool) -> None:
     from sr_deploy.architectures import REGISTRY
 
     if as_json:
-        print_json(
-            [
-                {
-                    "name": entry.name,
-                    "title": entry.title,
-                    "paper": entry.paper,
-                    "value_range": entry.value_range,
-                    "recognized_by": {"all": entry.signature.has_all, "any": entry.signature.has_any},
-                    "default": dataclasses.asdict(entry.default),
-                }
-                for entry in REGISTRY
-            ]
-        )
+        entries = [
+            {
+                "architecture": entry.name,
+                "title": entry.title,
+                "paper": entry.paper,
+                "value_range": entry.value_range,
+                "recognized_by": {"all": entry.signature.has_all, "any": entry.signature.has_any},
+                "default": dataclasses.asdict(entry.default),
+            }
+            for entry in REGISTRY
+        ]
+        print_json({"architectures": entries})
         return
     rows = [
         (entry.name, entry.title, ", ".join((entry.signature.has_all or entry.signature.has_any)[:2]), entry.paper)

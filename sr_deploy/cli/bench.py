@@ -64,7 +64,8 @@ def command(bundle: Path, size: str, runs: int, backends: tuple[str, ...], threa
         if not as_json:
             click.echo(f"{row.backend} {row.precision} {row.what}: {row.median_ms:.1f} ms", err=True)
     if as_json:
-        print_json({"bundle": bundle, "input": [width, height], "scale": opened.card.scale, "runs": runs, "results": rows})
+        facts = {"network": opened.card.name, "bundle": bundle, "input": [width, height], "scale": opened.card.scale}
+        print_json({**facts, "runs": runs, "results": rows})
         return
     table = [
         (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sr_deploy.cli.command import Command
+from sr_deploy.cli.engines import record_facts
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json
 from sr_deploy.errors import UsageError
@@ -87,7 +88,7 @@ def command(bundle: Path, target: Path, output: Path, precision: str | None, as_
     finally:
         progress.close()
     if as_json:
-        print_json(engines)
+        print_json({"engines": [{**vars(built), "record": record_facts(built.record)} for built in engines]})
         return
     for built in engines:
         size = f"{built.record.size / 1e6:.1f} MB"

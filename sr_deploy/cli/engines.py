@@ -41,7 +41,7 @@ def command(folder: Path, prune: bool, as_json: bool) -> None:
     removed = cache.prune(problem_of) if prune else []
     gone = {entry.path for entry, _ in removed}
     if as_json:
-        print_json([{**_document(entry, problem), "removed": entry.path in gone} for entry, problem in listed])
+        print_json({"engines": [{**_document(entry, problem), "removed": entry.path in gone} for entry, problem in listed]})
         return
     for entry, problem in removed:
         click.echo(f"removed {entry.path}: {problem}", err=True)
@@ -80,4 +80,10 @@ def _size(shape: tuple[int, ...], form: str) -> str:
 
 
 def _document(entry: Entry, problem: str) -> dict[str, Any]:
-    return {"path": entry.path, "problem": problem, "record": entry.record}
+    return {"path": entry.path, "problem": problem, "record": None if entry.record is None else record_facts(entry.record)}
+
+
+def record_facts(record: EngineRecord) -> dict[str, Any]:
+    """What JSON tells of an engine's record."""
+    facts = {name: value for name, value in vars(record).items() if name not in ("name", "format")}
+    return {"network": record.name, **facts}

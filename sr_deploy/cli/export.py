@@ -69,7 +69,8 @@ def command(
             **options,
         )
     if as_json:
-        print_json(bundle)
+        facts = {name: value for name, value in vars(bundle).items() if name != "folder"}
+        print_json({"network": bundle.card.name, "bundle": bundle.folder, **facts})
     else:
         click.echo(bundle.folder)
 

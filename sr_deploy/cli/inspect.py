@@ -48,7 +48,7 @@ def command(path: Path, as_json: bool) -> None:
 def _bundle(path: Path, as_json: bool) -> None:
     bundle = Bundle.open(path)
     if as_json:
-        print_json({"kind": "bundle", "path": path, **_fields(bundle, leave_out=("folder",))})
+        print_json({"kind": "bundle", "path": path, "network": bundle.card.name, **_fields(bundle, leave_out=("folder",))})
         return
     print_facts({"bundle": path, **_card_facts(bundle.card)})
     click.echo()
@@ -81,13 +81,13 @@ def _graph(path: Path, as_json: bool) -> None:
         "made_by_us": any(entry.key == GRAPH_METADATA_KEY for entry in model.metadata_props),
     }
     if as_json:
-        print_json({**facts, "card": card})
+        print_json({**facts, "network": card.name, "card": card})
     else:
         print_facts({**facts, "name": card.name, "architecture": card.architecture})
 
 
 def _engine(path: Path, as_json: bool) -> None:
-    from sr_deploy.cli.engines import sizes
+    from sr_deploy.cli.engines import record_facts, sizes
     from sr_deploy.engines.tensorrt.build import problem_of
     from sr_deploy.engines.tensorrt.cache import read_entry
 
@@ -96,7 +96,7 @@ def _engine(path: Path, as_json: bool) -> None:
         raise EngineError(f"{path}: not an engine of ours, {entry.problem}; build it again with `sr-deploy build`")
     record, problem = entry.record, problem_of(entry)
     if as_json:
-        print_json({"kind": "engine", "path": path, "problem": problem, **_fields(record, leave_out=("format",))})
+        print_json({"kind": "engine", "path": path, "problem": problem, **record_facts(record)})
         return
     facts = {
         "engine": path,

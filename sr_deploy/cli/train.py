@@ -58,7 +58,7 @@ def command(recipe: Path, output: Path | None, as_json: bool, **options: Any) ->
             stopped=lambda: bool(caught),
         )
     if as_json:
-        print_json(trained)
+        print_json({"network": settings.name, **vars(trained)})
     else:
         click.echo(trained.checkpoint)
 

@@ -49,13 +49,15 @@ def command(
     """
     from typing import cast
 
+    from sr_deploy.engines.open import open_bundle
     from sr_deploy.engines.tensorrt.target import parse_size
     from sr_deploy.upscaling.gpu.tune import tune
     from sr_deploy.upscaling.sentinel import Precision
 
     frame_size, gpus = parse_size(size), gpus or (0,)
+    opened = open_bundle(bundle)
     tuning = tune(
-        bundle,
+        opened,
         backend=backend,
         precision=cast("Precision", precision),
         gpus=gpus,
@@ -64,7 +66,7 @@ def command(
         progress=lambda found: click.echo(_line(found), err=True),
     )
     if as_json:
-        print_json({"bundle": bundle, "size": frame_size, "gpus": gpus, **vars(tuning)})
+        print_json({"network": opened.card.name, "bundle": bundle, "size": frame_size, "gpus": gpus, **vars(tuning)})
         return
     print_table(
         [_row(found, chosen=found == tuning.best) for found in tuning.measurements],

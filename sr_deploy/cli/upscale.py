@@ -17,7 +17,7 @@ from sr_deploy.cli.output import json_option, print_json
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
-    from sr_deploy.batch.folder import Summary
+    from sr_deploy.batch.folder import Outcome, Summary
     from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
     from sr_deploy.video.options import VideoOptions
@@ -372,17 +372,27 @@ def _output(name: str | None) -> Path | None:
 
 
 def _document(upscaler: ImageUpscaler, summary: Summary) -> dict[str, Any]:
+    from sr_deploy.cli.progress import video_facts
+
     return {
-        "model": upscaler.bundle.card.name,
+        "network": upscaler.bundle.card.name,
         "scale": upscaler.scale,
         "engine": upscaler.description,
-        "done": summary.done,
-        "skipped": summary.skipped,
-        "failed": [{"path": failure.path, "message": failure.message} for failure in summary.failed],
-        "notes": [{"path": path, "note": note} for path, note in summary.notes],
+        "done": [{**_files(outcome), "seconds": outcome.seconds} for outcome in _of(summary, "done")],
+        "skipped": [_files(outcome) for outcome in _of(summary, "skipped")],
+        "failed": [{"input": failure.path, "message": failure.message} for failure in summary.failed],
+        "notes": [{"input": path, "note": note} for path, note in summary.notes],
         "seconds": summary.seconds,
         "timing": summary.timing,
         "stats": summary.stats,
-        "videos": summary.videos,
+        "videos": [{**_files(outcome), **video_facts(outcome.video)} for outcome in _of(summary, "done") if outcome.video],
         "refined": getattr(upscaler.stats, "share", None),
     }
+
+
+def _of(summary: Summary, status: Literal["done", "skipped"]) -> list[Outcome]:
+    return [outcome for outcome in summary.outcomes if outcome.status == status]
+
+
+def _files(outcome: Outcome) -> dict[str, Path]:
+    return {"input": outcome.job.source, "output": outcome.job.target}

@@ -39,10 +39,11 @@ def command(ctx: click.Context, bundle: Path, backend: str | None, as_json: bool
     """
     from sr_deploy.engines.parity import verify
 
-    links = verify(Bundle.open(resolve(bundle)), backend=backend)
+    opened = Bundle.open(resolve(bundle))
+    links = verify(opened, backend=backend)
     passed = all(link.passed for link in links)
     if as_json:
-        print_json({"bundle": bundle, "passed": passed, "links": links})
+        print_json({"network": opened.card.name, "bundle": bundle, "passed": passed, "links": links})
     else:
         print_links(links, every=verbose(ctx))
     if not passed:

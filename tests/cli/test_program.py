@@ -182,7 +182,7 @@ def test_the_nearest_command_and_option_are_named() -> None:
     "arguments",
     [
         *(["upscale", "photo.png", option, "fats"] for option in ("-m", "--refine")),
-        *([command, "fats"] for command in ("inspect", "verify", "bench")),
+        *([command, "fats"] for command in ("inspect", "verify", "bench", "tune")),
         ["evaluate", "fats", "--hr", "photos"],
         ["build", "fats", "--target", "rtx.toml"],
     ],
