@@ -23,6 +23,9 @@ A message says what was wrong, what was expected, and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SrDeployError(Exception):
     """Root of all errors that sr-deploy raises on purpose; `exit_code` is what the CLI returns for it."""
@@ -98,3 +101,10 @@ class CancelledError(SrDeployError):
     """The caller asked to stop; what is finished is kept, and the same call goes on."""
 
     exit_code = 130
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a wrong word: `; did you mean 'fast'?`, or '' where no known word is like it."""
+    by_case = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(word.casefold(), by_case, n=1)
+    return f"; did you mean '{by_case[near[0]]}'?" if near else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 import types
 import typing
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from sr_deploy.errors import UsageError
+from sr_deploy.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
 
@@ -74,8 +73,7 @@ def from_table(table: Mapping[str, Any], settings: type[T], *, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(settings)}
     for key in table:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; valid keys: {', '.join(fields)}"
+            hint = did_you_mean(key, fields) or f"; valid keys: {', '.join(fields)}"
             raise UsageError(f"{where}: unknown key '{key}'{hint}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_deploy import BundleError, Upscaler, models, open_bundle
+from sr_deploy import BundleError, Upscaler, UsageError, models, open_bundle
 from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
 from tests.graphs import image_graph, save
 from tests.wheels import FOLDERS, build, copy_source
@@ -85,24 +85,22 @@ def test_a_name_stands_for_what_begins_with_it(box: Path, tmp_path: Path, monkey
 @pytest.mark.usefixtures("box")
 def test_an_unknown_name_is_told_what_there_is(name: str) -> None:
     names = "fast-x2, fast-x3, fast-x4, quality-x2, quality-small-x4"
-    with pytest.raises(BundleError, match=re.escape(f"{name}: no network of that name in the box; there are {names}")):
+    with pytest.raises(UsageError, match=re.escape(f"{name}: no network of that name in the box; there are {names}")):
         models.find(name)
 
 
 @pytest.mark.usefixtures("box")
 def test_a_name_that_is_nothing_at_all() -> None:
-    with pytest.raises(
-        BundleError, match=r"^slow: not a bundle, no such folder, and no network .* fast-x2.* `sr-deploy export"
-    ):
+    with pytest.raises(UsageError, match=r"^slow: not a bundle, no such folder, and no network .* fast-x2.* `sr-deploy export"):
         open_bundle("slow")
 
 
 def test_an_empty_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "FOLDER", tmp_path)
     assert models.available() == ()
-    with pytest.raises(BundleError, match="fast: no network of that name in the box; this installation has none"):
+    with pytest.raises(UsageError, match="fast: no network of that name in the box; this installation has none"):
         models.find("fast")
-    with pytest.raises(BundleError, match="fast: not a bundle, no such folder, and no network"):
+    with pytest.raises(UsageError, match="fast: not a bundle, no such folder, and no network"):
         open_bundle("fast")
 
 

@@ -39,7 +39,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a whole run; `stats`: what the sentinel saw; `videos`: of those done."""
+    """What became of a whole run; `stats`: what the sentinel saw; `videos`: of those done;
+    `outcomes`: of every job, in the order of the run."""
 
     done: tuple[Path, ...]
     skipped: tuple[Path, ...]
@@ -49,6 +50,7 @@ class Summary:
     timing: Timing
     stats: Stats
     videos: tuple[VideoSummary, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
 
 
 class Observer:
@@ -156,6 +158,7 @@ class _Folder:
             timing=timing,
             stats=self._upscaler.stats - before,
             videos=videos,
+            outcomes=tuple(self._outcomes),
         )
 
     def _read_all(self, jobs: Iterable[Job]) -> Iterator[_Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -15,12 +16,12 @@ from sr_deploy.cli.group import Group
 __all__ = ["main", "program"]
 
 COMMANDS = (
-    *("train", "export", "inspect", "build", "engines", "upscale", "models", "evaluate"),
-    *("verify", "bench", "tune", "doctor", "architectures"),
+    *("upscale", "models", "doctor", "export", "inspect", "verify", "evaluate"),
+    *("bench", "tune", "build", "engines", "train", "architectures"),
 )
 
 
-@click.group(cls=Group, modules=COMMANDS, context_settings={"help_option_names": ["--help"], "max_content_width": 110})
+@click.group(cls=Group, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="sr-deploy", message="%(prog)s %(version)s")
 def program() -> None:
     """Take a trained super-resolution checkpoint to pixels.
@@ -34,6 +35,7 @@ def main() -> None:
     """Run the program with the arguments of this process, and exit with its code."""
     signal.signal(signal.SIGTERM, _terminate)
     _keep_stderr()
+    _keep_names()
     program(prog_name="sr-deploy")
 
 
@@ -47,6 +49,12 @@ def _keep_stderr() -> None:
     os.close(unused)
     encoding, errors = (getattr(sys.stderr, name, None) for name in ("encoding", "errors"))
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=encoding, errors=errors)
+
+
+def _keep_names() -> None:
+    """Print paths byte for byte, also those that are not in the encoding of stdout."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -6,11 +6,20 @@ import dataclasses
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
 
-@click.command("architectures", short_help="List the networks that `export` recognizes.")
+@click.command(
+    "architectures",
+    cls=Command,
+    short_help="List the networks that `export` recognizes.",
+    examples=(
+        "sr-deploy architectures",
+        "sr-deploy architectures --json",
+    ),
+)
 @json_option
 @verbose_option
 def command(as_json: bool) -> None:
@@ -18,19 +27,18 @@ def command(as_json: bool) -> None:
     from sr_deploy.architectures import REGISTRY
 
     if as_json:
-        print_json(
-            [
-                {
-                    "name": entry.name,
-                    "title": entry.title,
-                    "paper": entry.paper,
-                    "value_range": entry.value_range,
-                    "recognized_by": {"all": entry.signature.has_all, "any": entry.signature.has_any},
-                    "default": dataclasses.asdict(entry.default),
-                }
-                for entry in REGISTRY
-            ]
-        )
+        entries = [
+            {
+                "architecture": entry.name,
+                "title": entry.title,
+                "paper": entry.paper,
+                "value_range": entry.value_range,
+                "recognized_by": {"all": entry.signature.has_all, "any": entry.signature.has_any},
+                "default": dataclasses.asdict(entry.default),
+            }
+            for entry in REGISTRY
+        ]
+        print_json({"architectures": entries})
         return
     rows = [
         (entry.name, entry.title, ", ".join((entry.signature.has_all or entry.signature.has_any)[:2]), entry.paper)

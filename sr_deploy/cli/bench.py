@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
@@ -33,7 +34,15 @@ class Measurement:
     output_megapixels_per_second: float
 
 
-@click.command("bench", short_help="Measure a bundle on this machine.")
+@click.command(
+    "bench",
+    cls=Command,
+    short_help="Measure a bundle on this machine.",
+    examples=(
+        "sr-deploy bench fast",
+        "sr-deploy bench models/rlfn --size 960x540 --runs 20 --backend openvino",
+    ),
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--size", default="480x270", show_default=True, metavar="WxH", help="Size of the input.")
 @click.option(
@@ -55,7 +64,8 @@ def command(bundle: Path, size: str, runs: int, backends: tuple[str, ...], threa
         if not as_json:
             click.echo(f"{row.backend} {row.precision} {row.what}: {row.median_ms:.1f} ms", err=True)
     if as_json:
-        print_json({"bundle": bundle, "input": [width, height], "scale": opened.card.scale, "runs": runs, "results": rows})
+        facts = {"network": opened.card.name, "bundle": bundle, "input": [width, height], "scale": opened.card.scale}
+        print_json({**facts, "runs": runs, "results": rows})
         return
     table = [
         (

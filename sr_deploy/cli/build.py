@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sr_deploy.cli.command import Command
+from sr_deploy.cli.engines import record_facts
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json
 from sr_deploy.errors import UsageError
@@ -23,7 +25,15 @@ SECONDS_BETWEEN_UPDATES = 0.1
 WIDTH = 72
 
 
-@click.command("build", short_help="Compile a bundle into an engine for NVIDIA GPUs.")
+@click.command(
+    "build",
+    cls=Command,
+    short_help="Compile a bundle into an engine for NVIDIA GPUs.",
+    examples=(
+        "sr-deploy build models/rlfn --target engines/rtx.toml",
+        "sr-deploy build models/rlfn --target engines/rtx.toml --static 480x270 --compute-capability 8.9",
+    ),
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--target",
@@ -82,7 +92,7 @@ def command(bundle: Path, target: Path | None, output: Path, precision: str | No
     finally:
         progress.close()
     if as_json:
-        print_json(engines)
+        print_json({"engines": [{**vars(built), "record": record_facts(built.record)} for built in engines]})
         return
     for built in engines:
         size = f"{built.record.size / 1e6:.1f} MB"

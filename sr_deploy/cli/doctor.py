@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
 from sr_deploy.errors import MissingDependencyError, SrDeployError, UsageError
@@ -23,7 +24,14 @@ OPTIONAL = ("openvino", "onnxruntime", "onnxruntime-gpu", "torch", "safetensors"
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "asimd", "bf16")
 
 
-@click.command("doctor")
+@click.command(
+    "doctor",
+    cls=Command,
+    examples=(
+        "sr-deploy doctor",
+        "sr-deploy doctor --backend tensorrt",
+    ),
+)
 @click.option("--backend", metavar="NAME", help="What upscaling must work with, such as tensorrt.  [default: any]")
 @json_option
 @verbose_option

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from sr_deploy.engines.tensorrt.cache import EngineRecord, Entry
 
 
-@click.command("engines", short_help="List the engines of a folder, and prune it.")
+@click.command(
+    "engines",
+    cls=Command,
+    short_help="List the engines of a folder, and prune it.",
+    examples=(
+        "sr-deploy engines",
+        "sr-deploy engines built/ --prune",
+    ),
+)
 @click.argument("folder", type=click.Path(path_type=Path), default="engines")
 @click.option("--prune", is_flag=True, help="Delete engines that are damaged or of another library version.")
 @json_option
@@ -32,7 +41,7 @@ def command(folder: Path, prune: bool, as_json: bool) -> None:
     removed = cache.prune(problem_of) if prune else []
     gone = {entry.path for entry, _ in removed}
     if as_json:
-        print_json([{**_document(entry, problem), "removed": entry.path in gone} for entry, problem in listed])
+        print_json({"engines": [{**_document(entry, problem), "removed": entry.path in gone} for entry, problem in listed]})
         return
     for entry, problem in removed:
         click.echo(f"removed {entry.path}: {problem}", err=True)
@@ -71,4 +80,10 @@ def _size(shape: tuple[int, ...], form: str) -> str:
 
 
 def _document(entry: Entry, problem: str) -> dict[str, Any]:
-    return {"path": entry.path, "problem": problem, "record": entry.record}
+    return {"path": entry.path, "problem": problem, "record": None if entry.record is None else record_facts(entry.record)}
+
+
+def record_facts(record: EngineRecord) -> dict[str, Any]:
+    """What JSON tells of an engine's record."""
+    facts = {name: value for name, value in vars(record).items() if name not in ("name", "format")}
+    return {"network": record.name, **facts}

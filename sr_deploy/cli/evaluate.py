@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 from sr_deploy.errors import UsageError
@@ -26,8 +27,8 @@ SHARES = "0,5,10,20,40,60,80,100"
 class Result:
     """What one bundle came to."""
 
+    network: str
     bundle: Path
-    name: str
     scale: int
     engine: str
     images: tuple[Score, ...]
@@ -51,7 +52,15 @@ class Shares(click.ParamType[tuple[float, ...]]):
         return tuple(shares)
 
 
-@click.command("evaluate", short_help="Measure PSNR-Y and SSIM-Y of bundles.")
+@click.command(
+    "evaluate",
+    cls=Command,
+    short_help="Measure PSNR-Y and SSIM-Y of bundles.",
+    examples=(
+        "sr-deploy evaluate models/rlfn models/bsrn --hr Set5/HR",
+        "sr-deploy evaluate --base fast --refine quality --hr photos/ --plot sweep.png",
+    ),
+)
 @click.argument("bundles", nargs=-1, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @click.option("--hr", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder of the original images.")
 @click.option(
@@ -155,7 +164,7 @@ def _evaluate(bundle: Bundle, task: Task) -> Result:
     with Upscaler(bundle, **task.engine) as upscale:
         task.say(upscale.description)
         scores = evaluate(upscale, pairs, runs=task.runs)
-        return Result(bundle.folder, bundle.card.name, bundle.card.scale, upscale.description, scores, mean_score(scores))
+        return Result(bundle.card.name, bundle.folder, bundle.card.scale, upscale.description, scores, mean_score(scores))
 
 
 def _sweep(bundles: Sequence[Bundle], shares: Sequence[float], plot: Path | None, task: Task) -> None:
@@ -182,14 +191,15 @@ def _sweep(bundles: Sequence[Bundle], shares: Sequence[float], plot: Path | None
     if plot is not None:
         write_image(plot, Picture(draw_sweep(points, title)))
     if task.as_json:
-        print_json({"hr": task.hr, "lr": task.lr, "runs": task.runs, "bundles": [b.folder for b in bundles], "points": points})
+        networks = [{"network": bundle.card.name, "bundle": bundle.folder} for bundle in bundles]
+        print_json({"hr": task.hr, "lr": task.lr, "runs": task.runs, "networks": networks, "points": points})
         return
     rows = [(f"{point.amount:4.0%}", f"{point.refined:7.1%}", *_cells(point.mean)) for point in points]
     print_table(rows, ("patches" if len(bundles) == 1 else "time", "refined", "PSNR-Y dB", "SSIM-Y", "ms"))
 
 
 def _columns(result: Result, *, alone: bool) -> tuple[str, str, str]:
-    name = "" if alone else f"{result.name} "
+    name = "" if alone else f"{result.network} "
     return f"{name}PSNR-Y dB", f"{name}SSIM-Y", f"{name}ms"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json
 
@@ -26,7 +27,15 @@ class Assignment(click.ParamType[tuple[str, Any]]):
         return key, _value(text)
 
 
-@click.command("export", short_help="Turn a checkpoint into a certified bundle.")
+@click.command(
+    "export",
+    cls=Command,
+    short_help="Turn a checkpoint into a certified bundle.",
+    examples=(
+        "sr-deploy export rlfn_ntire_x4.pth -o models/rlfn",
+        "sr-deploy export net.pth --recipe export/rlfn_ntire_x4.toml --overwrite",
+    ),
+)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: ./NAME]")
 @click.option("--name", help="Name of the network.  [default: the checkpoint's stem]")
@@ -60,7 +69,8 @@ def command(
             **options,
         )
     if as_json:
-        print_json(bundle)
+        facts = {name: value for name, value in vars(bundle).items() if name != "folder"}
+        print_json({"network": bundle.card.name, "bundle": bundle.folder, **facts})
     else:
         click.echo(bundle.folder)
 

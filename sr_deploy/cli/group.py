@@ -6,15 +6,18 @@ import errno
 import importlib
 import traceback
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 import click
 
-from sr_deploy.errors import MissingDependencyError, SrDeployError
+from sr_deploy.cli.output import print_json_error
+from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployError, UsageError, did_you_mean
 
-INTERRUPTED = 130
 INTERNAL_ERROR = 1
 MEANT_FOR_EXPORT = ("torch", "safetensors", "onnxscript")
+
+_AS_JSON = "sr_deploy.json"
 
 
 class Group(click.Group):
@@ -36,23 +39,39 @@ class Group(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self._modules and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{name}'{did_you_mean(name, self._modules)}")
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember --json, also for a command line that turns out to be wrong."""
+        ctx.meta[_AS_JSON] = "--json" in takewhile(lambda arg: arg != "--", args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except SrDeployError as exc:
-            _fail(ctx, str(exc), exc.exit_code)
+            _fail(ctx, type(exc).__name__, str(exc), exc.exit_code)
         except KeyboardInterrupt:
-            _fail(ctx, "interrupted; everything finished so far is whole, run the same command again to go on", INTERRUPTED)
+            message = "interrupted; everything finished so far is whole, run the same command again to go on"
+            _fail(ctx, CancelledError.__name__, message, CancelledError.exit_code)
         except ModuleNotFoundError as exc:
-            _fail(ctx, _how_to_install(exc), MissingDependencyError.exit_code)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            _fail(ctx, MissingDependencyError.__name__, _how_to_install(exc), MissingDependencyError.exit_code)
+        except click.ClickException as exc:
+            kind = UsageError if exc.exit_code == UsageError.exit_code else type(exc)
+            _tell_program(ctx, kind.__name__, exc.format_message(), exc.exit_code)
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as exc:
             if isinstance(exc, OSError) and exc.errno == errno.EPIPE:
                 raise  # whoever read our output left: click ends quietly
             reason = (str(exc).splitlines() or [""])[0]
             hint = "" if verbose(ctx) else "; run again with -v for the whole story, and please report it"
-            _fail(ctx, f"internal error, {type(exc).__name__}: {reason}{hint}", INTERNAL_ERROR)
+            _fail(ctx, type(exc).__name__, f"internal error, {type(exc).__name__}: {reason}{hint}", INTERNAL_ERROR)
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
@@ -93,11 +112,17 @@ def verbose(ctx: click.Context) -> bool:
     return bool(ctx.find_root().meta.get("verbose"))
 
 
-def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
+def _fail(ctx: click.Context, kind: str, message: str, code: int) -> NoReturn:
     if verbose(ctx):
         click.echo(traceback.format_exc(), err=True, nl=False)
     click.echo(f"error: {message}", err=True)
+    _tell_program(ctx, kind, message, code)
     ctx.exit(code)
+
+
+def _tell_program(ctx: click.Context, kind: str, message: str, code: int) -> None:
+    if ctx.meta.get(_AS_JSON):
+        print_json_error(ctx, kind, message, code)
 
 
 def _how_to_install(error: ModuleNotFoundError) -> str:

@@ -9,14 +9,23 @@ from typing import Any
 import click
 
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
 from sr_deploy.errors import EngineError, UsageError
-from sr_deploy.models import is_in_the_box, resolve
+from sr_deploy.models import hint, is_in_the_box, resolve
 
 
-@click.command("inspect", short_help="Say what a checkpoint, bundle, ONNX file or engine is.")
+@click.command(
+    "inspect",
+    cls=Command,
+    short_help="Say what a checkpoint, bundle, ONNX file or engine is.",
+    examples=(
+        "sr-deploy inspect models/rlfn",
+        "sr-deploy inspect model.onnx --json",
+    ),
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 @verbose_option
@@ -24,7 +33,8 @@ def command(path: Path, as_json: bool) -> None:
     """Say what PATH is: a checkpoint, a bundle, an ONNX file or an engine."""
     path = resolve(path) if is_in_the_box(str(path)) else path
     if not path.exists():
-        raise UsageError(f"{path}: no such file or folder; expected a checkpoint, a bundle, an ONNX file or an engine")
+        expected = "expected a checkpoint, a bundle, an ONNX file or an engine"
+        raise UsageError(f"{path}: no such file or folder; {expected}{hint(str(path))}")
     if path.is_dir():
         _bundle(path, as_json)
     elif path.suffix.lower() == ".onnx":
@@ -38,7 +48,7 @@ def command(path: Path, as_json: bool) -> None:
 def _bundle(path: Path, as_json: bool) -> None:
     bundle = Bundle.open(path)
     if as_json:
-        print_json({"kind": "bundle", "path": path, **_fields(bundle, leave_out=("folder",))})
+        print_json({"kind": "bundle", "path": path, "network": bundle.card.name, **_fields(bundle, leave_out=("folder",))})
         return
     print_facts({"bundle": path, **_card_facts(bundle.card)})
     click.echo()
@@ -71,13 +81,13 @@ def _graph(path: Path, as_json: bool) -> None:
         "made_by_us": any(entry.key == GRAPH_METADATA_KEY for entry in model.metadata_props),
     }
     if as_json:
-        print_json({**facts, "card": card})
+        print_json({**facts, "network": card.name, "card": card})
     else:
         print_facts({**facts, "name": card.name, "architecture": card.architecture})
 
 
 def _engine(path: Path, as_json: bool) -> None:
-    from sr_deploy.cli.engines import sizes
+    from sr_deploy.cli.engines import record_facts, sizes
     from sr_deploy.engines.tensorrt.build import problem_of
     from sr_deploy.engines.tensorrt.cache import read_entry
 
@@ -86,7 +96,7 @@ def _engine(path: Path, as_json: bool) -> None:
         raise EngineError(f"{path}: not an engine of ours, {entry.problem}; build it again with `sr-deploy build`")
     record, problem = entry.record, problem_of(entry)
     if as_json:
-        print_json({"kind": "engine", "path": path, "problem": problem, **_fields(record, leave_out=("format",))})
+        print_json({"kind": "engine", "path": path, "problem": problem, **record_facts(record)})
         return
     facts = {
         "engine": path,

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from sr_deploy.bundle import Bundle
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 from sr_deploy.models import Model, available
@@ -22,7 +23,7 @@ WIDTH, HEIGHT, RUNS = 480, 270, 3
 class Row:
     """One network. `psnr_y`: in dB by test set, measured when it was made; `milliseconds`: for an image of 480x270, here."""
 
-    name: str
+    network: str
     scale: int
     kilobytes: int
     parameters: int
@@ -33,7 +34,15 @@ class Row:
     milliseconds: float | None = None
 
 
-@click.command("models", short_help="List the networks in the box.")
+@click.command(
+    "models",
+    cls=Command,
+    short_help="List the networks in the box.",
+    examples=(
+        "sr-deploy models",
+        "sr-deploy models --measure",
+    ),
+)
 @click.option("--measure", is_flag=True, help=f"Measure how fast they are here, on an image of {WIDTH}x{HEIGHT}.")
 @json_option
 @verbose_option
@@ -51,7 +60,7 @@ def command(measure: bool, as_json: bool) -> None:
     click.echo()
     for row in rows:
         if row.recipe is not None:
-            click.echo(f"train {row.name} again: sr-deploy train {row.recipe} --hr PHOTOS")
+            click.echo(f"train {row.network} again: sr-deploy train {row.recipe} --hr PHOTOS")
 
 
 def _row(model: Model, measure: bool) -> Row:
@@ -72,7 +81,7 @@ def _row(model: Model, measure: bool) -> Row:
 def _cells(row: Row) -> tuple[object, ...]:
     psnr = f"{row.psnr_y[TEST_SET]:.3f}" if TEST_SET in row.psnr_y else "-"
     speed = () if row.milliseconds is None else (round(row.milliseconds, 1),)
-    return row.name, f"x{row.scale}", row.kilobytes, row.parameters, psnr, row.license, *speed
+    return row.network, f"x{row.scale}", row.kilobytes, row.parameters, psnr, row.license, *speed
 
 
 def _milliseconds(folder: Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,33 @@ import click
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
-def print_json(document: Any) -> None:
-    """Print dataclasses, paths and plain values as one JSON document; an infinite PSNR is 999, as in the card."""
-    click.echo(json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False))
+SCHEMA = 1
+"""Of all documents of --json; it rises when a key goes or changes its meaning, not when one comes."""
+
+_DIGITS = 6
+_PRINTED = "sr_deploy.printed"
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print the command's one document on stdout: dataclasses, paths and plain values, as `to_json` has them."""
+    click.echo(to_json({"schema": SCHEMA, **document}, indent=1))
+    click.get_current_context().meta[_PRINTED] = True
+
+
+def print_json_error(ctx: click.Context, kind: str, message: str, exit_code: int) -> None:
+    """Print an error as the document of a command that failed before it printed its own; after that, nothing."""
+    if _PRINTED not in ctx.meta:
+        error = {"type": kind, "message": message, "exit_code": exit_code}
+        click.echo(to_json({"schema": SCHEMA, "error": error}, indent=1))
+
+
+def to_json(document: Mapping[str, Any], *, indent: int | None = None) -> bytes:
+    """UTF-8, on one line without `indent`. Floats have 6 digits; an infinite PSNR is 999, as in the card, and NaN is null.
+
+    File names may hold bytes that are not UTF-8; each becomes U+FFFD.
+    """
+    text = json.dumps(_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\ud800-\udfff]", "\ufffd", text).encode("utf-8")
 
 
 def print_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:
@@ -59,6 +84,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return 999.0 if value == math.inf else None
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else 999.0 if value == math.inf else None
     return str(value) if isinstance(value, Path) else value

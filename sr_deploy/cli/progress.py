@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ import click
 
 from sr_deploy.batch.folder import Observer, Outcome, Summary
 from sr_deploy.batch.naming import Failure, Job, Plan
+from sr_deploy.cli.output import to_json
 from sr_deploy.cli.pace import FilmPace, Pace
 from sr_deploy.pipeline import Timing
 from sr_deploy.video.names import PIPE
@@ -269,7 +269,7 @@ class JsonReport(Report):
             finished=self._pace.done,
             files=self._pace.total,
             seconds_left=self._pace.seconds_left,
-            video=_facts(outcome.video) if outcome.video else None,
+            video=video_facts(outcome.video) if outcome.video else None,
         )
         if self._paths and outcome.status == "done" and outcome.job.target != PIPE:
             self.print_path(str(outcome.job.target))
@@ -293,13 +293,12 @@ class JsonReport(Report):
         self._event("profile", **asdict(timing), bottleneck=timing.bottleneck)
 
     def _event(self, kind: str, **facts: Any) -> None:
-        click.echo(json.dumps({"event": kind, **facts}, ensure_ascii=False), err=True)
+        click.echo(to_json({"event": kind, **facts}), err=True)
 
 
-def _facts(video: VideoSummary) -> dict[str, Any]:
+def video_facts(video: VideoSummary) -> dict[str, Any]:
     """What JSON tells of a finished video beside its paths and notes."""
-    known = asdict(video)
-    return {name: known[name] for name in ("frames", "resumed", "bytes", "timing", "reuse", "stats")}
+    return {name: getattr(video, name) for name in ("frames", "resumed", "bytes", "seconds", "timing", "reuse", "stats")}
 
 
 def shares(timing: Timing) -> str:

@@ -11,11 +11,20 @@ from typing import Any
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json
 
 
-@click.command("train", short_help="Train a network as a recipe says.")
+@click.command(
+    "train",
+    cls=Command,
+    short_help="Train a network as a recipe says.",
+    examples=(
+        "sr-deploy train training/fast_x2.toml --hr photos/ --validation-hr Set5/HR",
+        "sr-deploy train training/fast_x2.toml --hr photos/ --start fast_x4.pt -o trained/",
+    ),
+)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to train into.  [default: ./NAME]")
 @click.option("--hr", multiple=True, type=click.Path(path_type=Path), help="Folder of HR photos; may be repeated.")
@@ -49,7 +58,7 @@ def command(recipe: Path, output: Path | None, as_json: bool, **options: Any) ->
             stopped=lambda: bool(caught),
         )
     if as_json:
-        print_json(trained)
+        print_json({"network": settings.name, **vars(trained)})
     else:
         click.echo(trained.checkpoint)
 

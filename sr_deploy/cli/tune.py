@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import gpu_option, verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from sr_deploy.upscaling.gpu.tune import Measurement
 
 
-@click.command("tune", short_help="Find the fastest tiles, batches and frames in flight for a GPU.")
+@click.command(
+    "tune",
+    cls=Command,
+    short_help="Find the fastest tiles, batches and frames in flight for a GPU.",
+    examples=(
+        "sr-deploy tune models/rlfn",
+        "sr-deploy tune models/rlfn --size 1920x1080 -g 0,1",
+    ),
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--size", default="960x540", show_default=True, metavar="WxH", help="Size of the frames.")
 @click.option("--backend", default="auto", show_default=True, help="Inference runtime.")
@@ -40,13 +49,15 @@ def command(
     """
     from typing import cast
 
+    from sr_deploy.engines.open import open_bundle
     from sr_deploy.engines.tensorrt.target import parse_size
     from sr_deploy.upscaling.gpu.tune import tune
     from sr_deploy.upscaling.sentinel import Precision
 
     frame_size, gpus = parse_size(size), gpus or (0,)
+    opened = open_bundle(bundle)
     tuning = tune(
-        bundle,
+        opened,
         backend=backend,
         precision=cast("Precision", precision),
         gpus=gpus,
@@ -55,7 +66,7 @@ def command(
         progress=lambda found: click.echo(_line(found), err=True),
     )
     if as_json:
-        print_json({"bundle": bundle, "size": frame_size, "gpus": gpus, **vars(tuning)})
+        print_json({"network": opened.card.name, "bundle": bundle, "size": frame_size, "gpus": gpus, **vars(tuning)})
         return
     print_table(
         [_row(found, chosen=found == tuning.best) for found in tuning.measurements],

@@ -6,18 +6,18 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import gpu_option, verbose, verbose_option
 from sr_deploy.cli.output import json_option, print_json
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
-    from sr_deploy.batch.folder import Summary
+    from sr_deploy.batch.folder import Outcome, Summary
     from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
     from sr_deploy.video.options import VideoOptions
@@ -107,28 +107,30 @@ class Patches(click.ParamType[dict[str, float]]):
             self.fail(f"'{value}' is neither a number of patches nor one such as 20% or >=0.3", param, ctx)
 
 
-class VideoOption(click.Option):
-    """An option that only videos have; --help shows these apart."""
+GROUPS = {
+    "Options for the network": ("model", "base", "refine", "budget", "patches"),
+    "Options for the output": ("output", "outscale", "to_size", "extension", "suffix", "overwrite"),
+    "Options for pictures": ("quality", "strip_metadata", "mask_out"),
+    "Options for videos": (
+        *("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode"),
+        *("no_reuse", "drop_unsupported", "on_damage", "resume"),
+    ),
+    "Options for the machine": (
+        *("backend", "gpus", "allow_cpu", "precision", "fp32", "on_failure", "tile", "memory", "threads", "target"),
+    ),
+}
+"""Parameters by what they are about, as the help shows them."""
 
 
-class Command(click.Command):
-    """A command whose help groups its options."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {"Options": [], "Options for videos": []}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                groups["Options for videos" if isinstance(param, VideoOption) else "Options"].append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-_video_option = partial(click.option, cls=VideoOption)
-
-
-@click.command("upscale", cls=Command)
+@click.command(
+    "upscale",
+    cls=Command,
+    groups=GROUPS,
+    examples=(
+        "sr-deploy upscale photo.jpg photos/ -o large/",
+        "sr-deploy upscale film.mkv -m models/rlfn --to 4k --crf 16",
+    ),
+)
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-i", "--input", "more_inputs", multiple=True, type=click.Path(path_type=Path), help="An input, as an option.")
 @click.option("-m", "--model", help="A bundle, an ONNX file, or a network in the box.  [default: fast]")
@@ -171,42 +173,42 @@ _video_option = partial(click.option, cls=VideoOption)
 @click.option("--no-progress", is_flag=True, help="Say nothing but errors and notes.")
 @click.option("--progress", type=click.Choice(["bar", "line", "json"]), help="How to show progress, on stderr.")
 @click.option("--profile", is_flag=True, help="Say what share of the time each stage was busy.")
-@_video_option(
+@click.option(
     "--codec", help="libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, ...  [default: by depth and container]"
 )
-@_video_option("--crf", type=float, help="Quality of the encoder, 0 is the best.  [default: near transparent]")
-@_video_option("--preset", help="Speed of the encoder.  [default: the codec's usual one]")
-@_video_option("--pix-fmt", "pixel_format", help="Pixel format.  [default: depth and chroma of the source]")
-@_video_option(
+@click.option("--crf", type=float, help="Quality of the encoder, 0 is the best.  [default: near transparent]")
+@click.option("--preset", help="Speed of the encoder.  [default: the codec's usual one]")
+@click.option("--pix-fmt", "pixel_format", help="Pixel format.  [default: depth and chroma of the source]")
+@click.option(
     "-e", "--encoder-option", "encoder_options", multiple=True, type=KeyValue(), help="Option of the encoder; repeatable."
 )
-@_video_option("--from", "start", type=Seconds(), help="Begin there: seconds, or 1:02:03.5.")
-@_video_option("--until", type=Seconds(), help="End before that.")
-@_video_option("--fps", type=Rate(), help="Rate of pictures that have none of their own, such as 30000/1001.")
-@_video_option(
+@click.option("--from", "start", type=Seconds(), help="Begin there: seconds, or 1:02:03.5.")
+@click.option("--until", type=Seconds(), help="End before that.")
+@click.option("--fps", type=Rate(), help="Rate of pictures that have none of their own, such as 30000/1001.")
+@click.option(
     "--deinterlace",
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
     help="Deinterlace; auto: where the source says that it is interlaced.",
 )
-@_video_option(
+@click.option(
     "--decode",
     type=click.Choice(["auto", "cpu", "nvdec"]),
     default="auto",
     show_default=True,
     help="Where to decode; auto: on the GPU that upscales, where that gives the same frames.",
 )
-@_video_option("--no-reuse", is_flag=True, help="Compute everything, also what equals the frame before.")
-@_video_option("--drop-unsupported", is_flag=True, help="Leave out streams that the container cannot hold.")
-@_video_option(
+@click.option("--no-reuse", is_flag=True, help="Compute everything, also what equals the frame before.")
+@click.option("--drop-unsupported", is_flag=True, help="Leave out streams that the container cannot hold.")
+@click.option(
     "--on-damage",
     type=click.Choice(["raise", "skip"]),
     default="raise",
     show_default=True,
     help="What to do where the source is damaged.",
 )
-@_video_option("--resume/--no-resume", default=True, show_default=True, help="Go on where an earlier run stopped.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on where an earlier run stopped.")
 @json_option
 @verbose_option
 @click.pass_context
@@ -370,17 +372,27 @@ def _output(name: str | None) -> Path | None:
 
 
 def _document(upscaler: ImageUpscaler, summary: Summary) -> dict[str, Any]:
+    from sr_deploy.cli.progress import video_facts
+
     return {
-        "model": upscaler.bundle.card.name,
+        "network": upscaler.bundle.card.name,
         "scale": upscaler.scale,
         "engine": upscaler.description,
-        "done": summary.done,
-        "skipped": summary.skipped,
-        "failed": [{"path": failure.path, "message": failure.message} for failure in summary.failed],
-        "notes": [{"path": path, "note": note} for path, note in summary.notes],
+        "done": [{**_files(outcome), "seconds": outcome.seconds} for outcome in _of(summary, "done")],
+        "skipped": [_files(outcome) for outcome in _of(summary, "skipped")],
+        "failed": [{"input": failure.path, "message": failure.message} for failure in summary.failed],
+        "notes": [{"input": path, "note": note} for path, note in summary.notes],
         "seconds": summary.seconds,
         "timing": summary.timing,
         "stats": summary.stats,
-        "videos": summary.videos,
+        "videos": [{**_files(outcome), **video_facts(outcome.video)} for outcome in _of(summary, "done") if outcome.video],
         "refined": getattr(upscaler.stats, "share", None),
     }
+
+
+def _of(summary: Summary, status: Literal["done", "skipped"]) -> list[Outcome]:
+    return [outcome for outcome in summary.outcomes if outcome.status == status]
+
+
+def _files(outcome: Outcome) -> dict[str, Path]:
+    return {"input": outcome.job.source, "output": outcome.job.target}

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sr_deploy.bundle import Bundle, Link
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose, verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
 from sr_deploy.models import resolve
@@ -16,7 +17,15 @@ EQUAL = 999.0
 """The PSNR that a card gives to equal outputs."""
 
 
-@click.command("verify", short_help="Check a bundle on this machine.")
+@click.command(
+    "verify",
+    cls=Command,
+    short_help="Check a bundle on this machine.",
+    examples=(
+        "sr-deploy verify models/rlfn",
+        "sr-deploy verify fast --backend onnxruntime -v",
+    ),
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--backend", help="Only this inference runtime.  [default: all that load here]")
 @json_option
@@ -30,10 +39,11 @@ def command(ctx: click.Context, bundle: Path, backend: str | None, as_json: bool
     """
     from sr_deploy.engines.parity import verify
 
-    links = verify(Bundle.open(resolve(bundle)), backend=backend)
+    opened = Bundle.open(resolve(bundle))
+    links = verify(opened, backend=backend)
     passed = all(link.passed for link in links)
     if as_json:
-        print_json({"bundle": bundle, "passed": passed, "links": links})
+        print_json({"network": opened.card.name, "bundle": bundle, "passed": passed, "links": links})
     else:
         print_links(links, every=verbose(ctx))
     if not passed:

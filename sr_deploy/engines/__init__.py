@@ -12,7 +12,7 @@ from sr_deploy.arrays import Array
 from sr_deploy.bundle import Arithmetic
 from sr_deploy.device import gpu
 from sr_deploy.engines.engine import Engine, TensorSpec
-from sr_deploy.errors import BackendUnavailableError, UsageError
+from sr_deploy.errors import BackendUnavailableError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -162,7 +162,8 @@ def select_backend(name: str = "auto", *, allow_cpu: bool = False) -> Backend:
         if backend.name == name:
             backend.usable_precisions()
             return backend
-    raise UsageError(f"no backend '{name}'; there are: auto, {', '.join(backend.name for backend in BACKENDS)}")
+    names = ["auto", *(backend.name for backend in BACKENDS)]
+    raise UsageError(f"no backend '{name}'; there are: {', '.join(names)}{did_you_mean(name, names)}")
 
 
 def _usable_on_gpu(*, allow_cpu: bool) -> Backend | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sr_deploy.bundle import CARD_FILE
-from sr_deploy.errors import BundleError
+from sr_deploy.errors import UsageError, did_you_mean
 
 DEFAULT = "fast"
 """The network that runs when none is named."""
@@ -53,11 +53,11 @@ def find(name: str, scale: float | None = None) -> Path:
     A name also stands for what begins with it: `quality` for `quality-small`, until there is a `quality` itself. Between two
     scales it is the larger one, whose result is resampled; beyond all, the largest. Without `scale`, it is x4.
 
-    Raises: BundleError when there is none of that name.
+    Raises: UsageError when there is none of that name.
     """
     family = _family(name)
     if not family:
-        raise BundleError(f"{name}: no network of that name in the box; {_contents(available())}")
+        raise UsageError(f"{name}: no network of that name in the box; {_contents(available())}{hint(name)}")
     wanted = _USUAL_SCALE if scale is None else scale
     return next((model for model in family if model.scale >= wanted), family[-1]).folder
 
@@ -68,19 +68,26 @@ def resolve(model: str | Path, scale: float | None = None) -> Path:
     Other folders do not hide the box, so that results may go to a folder called `fast`. Anything with a slash or a suffix is
     a path, whether it exists or not.
 
-    Raises: BundleError for a bare name that is neither.
+    Raises: UsageError for a bare name that is neither.
     """
     path, name = Path(model), str(model)
     if is_in_the_box(name) and not path.is_file() and not (path / CARD_FILE).exists():
         return find(name, scale)
     if path.exists() or path.name != name or path.suffix:
         return path
-    raise BundleError(f"{name}: not a bundle, no such folder, and no network of that name in the box; {_contents(available())}")
+    raise UsageError(
+        f"{name}: not a bundle, no such folder, and no network of that name in the box; {_contents(available())}{hint(name)}"
+    )
 
 
 def is_in_the_box(name: str) -> bool:
     """Whether `find` knows the name."""
     return bool(_family(name))
+
+
+def hint(name: str) -> str:
+    """The end of a message about a wrong name: `; did you mean 'fast'?`, or '' where nothing in the box is called like it."""
+    return did_you_mean(name, [word for model in available() for word in (model.name, model.folder.name)])
 
 
 def _family(name: str) -> list[Model]:

@@ -16,8 +16,8 @@ def test_every_network_is_listed(invoke: Invoke) -> None:
     result = invoke("architectures")
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.stdout.splitlines()[2:]] == [entry.name for entry in REGISTRY]
-    document = json.loads(invoke("architectures", "--json").stdout)
-    assert [entry["name"] for entry in document] == [entry.name for entry in REGISTRY]
+    document = json.loads(invoke("architectures", "--json").stdout)["architectures"]
+    assert [entry["architecture"] for entry in document] == [entry.name for entry in REGISTRY]
     assert all(entry["paper"] and (entry["recognized_by"]["all"] or entry["recognized_by"]["any"]) for entry in document)
 
 

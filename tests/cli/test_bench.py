@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 Invoke = Callable[..., Result]
@@ -20,7 +21,7 @@ def test_every_backend_is_measured_bare_and_from_image_to_image(invoke: Invoke, 
     assert not any(precision == "fp16" for _, precision, _ in measured)
     for row in document["results"]:
         assert 0 < row["best_ms"] <= row["median_ms"]
-        assert abs(row["output_megapixels_per_second"] - 48 * 32 * 4 / 1e3 / row["median_ms"]) < 1e-6
+        assert row["output_megapixels_per_second"] == pytest.approx(48 * 32 * 4 / 1e3 / row["median_ms"], rel=1e-5)
 
 
 def test_one_backend_as_a_table(invoke: Invoke, bundle: Path) -> None:

@@ -68,19 +68,19 @@ def test_build_list_inspect_and_prune(invoke: Invoke, bundle: Path, target: Path
 
     engine.write_bytes(b"changed")
     assert "changed since it was built" in invoke("engines").stdout
-    assert json.loads(invoke("engines", "--json").stdout)[0]["problem"] == "changed since it was built"
+    assert json.loads(invoke("engines", "--json").stdout)["engines"][0]["problem"] == "changed since it was built"
     engine.unlink()
     assert f"{engine.name}  double fp32" in invoke("engines").stdout
     pruned = invoke("engines", "--prune")
     assert f"removed {engine}: not readable" in pruned.stderr and engine.name not in pruned.stdout
     assert list(Path("engines").iterdir()) == []
-    assert json.loads(invoke("engines", "--json").stdout) == []
+    assert json.loads(invoke("engines", "--json").stdout)["engines"] == []
 
 
 def built(invoke: Invoke, *arguments: object) -> dict[str, Any]:
     result = invoke("build", *arguments, "--json")
     assert result.exit_code == 0, result.stderr
-    (document,) = json.loads(result.stdout)
+    (document,) = json.loads(result.stdout)["engines"]
     assert isinstance(document, dict)
     return document
 
@@ -98,7 +98,7 @@ def test_options_win_over_the_target(invoke: Invoke, bundle: Path, target: Path)
     ]
     assert key["shapes"] == {"pixels": [[1, 24, 48, 3]] * 3}
     assert key["capabilities"] == ["12.0", "8.0"]
-    assert len(json.loads(invoke("engines", "elsewhere", "--json").stdout)) == 2
+    assert len(json.loads(invoke("engines", "elsewhere", "--json").stdout)["engines"]) == 2
 
 
 @pytest.mark.usefixtures("_fake_library")
@@ -114,7 +114,7 @@ def test_a_mask_guided_network_becomes_two_engines(invoke: Invoke, target: Path)
     usual, largest = 7, 64  # of 8 x 4 patches a fifth, of 16 x 16 a quarter
     assert refine == {"patches": [[1, 3, 6, 6], [usual, 3, 6, 6], [largest, 3, 6, 6]]}
     again = json.loads(invoke("build", folder, "--target", target, "--json").stdout)
-    assert [engine["compiled"] for engine in again] == [False, False]
+    assert [engine["compiled"] for engine in again["engines"]] == [False, False]
 
 
 @pytest.mark.usefixtures("_fake_library")

@@ -46,8 +46,8 @@ def test_set5_is_what_the_written_files_measure(invoke: Invoke, shared: Path, ec
     assert found["mean"]["psnr_y"] == pytest.approx(float(independent.stdout), abs=1e-4)
     assert found["mean"]["psnr_y"] == pytest.approx(30.887, abs=0.002)
     for key in ("psnr_y", "ssim_y", "seconds"):
-        assert found["mean"][key] == pytest.approx(statistics.fmean(image[key] for image in found["images"]))
-    assert (found["name"], found["scale"], len(found["images"])) == ("ECBSR_M4C16_x4", 4, 5)
+        assert found["mean"][key] == pytest.approx(statistics.fmean(image[key] for image in found["images"]), rel=1e-5)
+    assert (found["network"], found["scale"], len(found["images"])) == ("ECBSR_M4C16_x4", 4, 5)
 
 
 def test_nearest_neighbor_as_a_table(invoke: Invoke, bundle: Path, hr: Path) -> None:
@@ -84,7 +84,7 @@ def test_faults(invoke: Invoke, bundle: Path, hr: Path) -> None:
         ((bundle, "--hr", "lr"), 2, "error: lr: no images in it"),
         ((bundle, "--hr", hr, "--lr", "lr"), 2, "error: lr: no images in it"),
         ((bundle, "--hr", hr, "--lr", hr), 2, "error: hr/a.png: 43x61 does not match a.png; expected 21x30 for x2"),
-        (("gone", "--hr", hr), 1, "error: gone: not a bundle"),
+        (("gone", "--hr", hr), 2, "error: gone: not a bundle"),
         ((bundle, "--hr", hr, "--backend", "abacus"), 2, "abacus"),
         ((bundle,), 2, "Missing option '--hr'"),
         (("--hr", hr), 2, "Name BUNDLE..., or --base"),
@@ -105,7 +105,7 @@ def test_a_mask_guided_network_is_swept_over_its_patches(invoke: Invoke, hr: Pat
     assert [row.split()[0] for row in rows] == ["0%", "50%", "100%"]
     assert read_image(Path("plot.png")).pixels.shape == (600, 960, 3)
     document = json.loads(invoke(*arguments, "--json").stdout)
-    assert document["bundles"] == ["masked"]
+    assert [entry["bundle"] for entry in document["networks"]] == ["masked"]
     assert [point["amount"] for point in document["points"]] == [0, 0.5, 1]
     assert document["points"][0]["refined"] == 0 and document["points"][2]["refined"] == 1
     assert [image["name"] for image in document["points"][1]["images"]] == ["a", "é 漢字 [x] 'q'"]

@@ -47,7 +47,7 @@ def test_json_and_speed(invoke: Invoke, box: Path) -> None:
     document = json.loads(result.stdout)
     assert document["input"] == [480, 270]
     fast, plain = document["models"]
-    assert (fast["name"], fast["scale"], fast["psnr_y"], fast["license"]) == ("fast-x2", 2, {"Set5": 36.9876}, "Apache-2.0")
+    assert (fast["network"], fast["scale"], fast["psnr_y"], fast["license"]) == ("fast-x2", 2, {"Set5": 36.9876}, "Apache-2.0")
     assert (fast["path"], fast["recipe"]) == (str(box / "fast-x2"), str(box / "fast-x2" / "recipe.toml"))
     assert (plain["psnr_y"], plain["recipe"]) == ({}, None)
     assert fast["milliseconds"] > 0 and plain["milliseconds"] > 0
@@ -129,5 +129,5 @@ def test_no_name_and_nothing_in_the_box(
 ) -> None:
     monkeypatch.setattr(models, "FOLDER", tmp_path)
     result = invoke("upscale", pictures[0])
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert "fast: no network of that name in the box; this installation has none: name a bundle" in result.stderr

@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import sr_deploy
 from sr_deploy import cli
+from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import Group, verbose_option
 from sr_deploy.errors import BackendUnavailableError, CheckpointError, UsageError
+from sr_deploy.pictures.image import Picture, write_image
+
+Invoke = Callable[..., Result]
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -37,6 +43,39 @@ def test_every_command_explains_itself(name: str, command: click.Command) -> Non
     result = CliRunner().invoke(cli.program, [name, "--help"])
     assert result.exit_code == 0
     assert f"Usage: program {name}" in result.stdout
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()))
+def test_the_help_of_every_command_ends_with_examples_that_parse(name: str, command: click.Command) -> None:
+    assert isinstance(command, Command)
+    text = CliRunner().invoke(cli.program, [name, "-h"]).stdout
+    lines = [line.strip() for line in text.partition("\nExamples:\n")[2].splitlines()]
+    assert len(lines) >= 2 and lines == list(command.examples)
+    for line in lines:
+        program, called, *arguments = shlex.split(line)
+        assert (program, called) == ("sr-deploy", name)
+        command.make_context(name, arguments, parent=click.Context(cli.program))
+
+
+def test_short_and_long_help_are_the_same() -> None:
+    short, long = (CliRunner().invoke(cli.program, [option]) for option in ("-h", "--help"))
+    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    listed = long.stdout.partition("\nCommands:\n")[2].splitlines()
+    assert listed[0].split()[0] == "upscale"
+
+
+def test_every_option_of_upscale_is_in_one_group() -> None:
+    command = dict(commands())["upscale"]
+    assert isinstance(command, Command)
+    grouped = [name for names in command.groups.values() for name in names]
+    options = {parameter.name for parameter in command.params if isinstance(parameter, click.Option)}
+    assert len(grouped) == len(set(grouped))
+    assert options - set(grouped) == {"more_inputs", "no_progress", "progress", "profile", "as_json", "verbose"}
+    assert set(grouped) < options
+    text = CliRunner().invoke(cli.program, ["upscale", "-h"]).stdout
+    places = [text.index(f"\n{title}:\n") for title in (*command.groups, "Options", "Examples")]
+    assert places == sorted(places)
+    assert text.index("\nOptions for videos:") < text.index("--crf") < text.index("\nOptions for the machine:")
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()))
@@ -127,6 +166,51 @@ def test_verbose_shows_the_traceback() -> None:
 def test_unknown_commands_and_options_are_wrong_usage() -> None:
     assert CliRunner().invoke(cli.program, ["enlarge"]).exit_code == 2
     assert CliRunner().invoke(cli.program, ["doctor", "--wrong"]).exit_code == 2
+
+
+def test_the_nearest_command_and_option_are_named() -> None:
+    result = CliRunner().invoke(cli.program, ["upscael", "photo.png"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith("Error: No such command 'upscael'; did you mean 'upscale'?\n")
+    result = CliRunner().invoke(cli.program, ["frobnicate"])
+    assert result.exit_code == 2 and result.stderr.endswith("Error: No such command 'frobnicate'\n")
+    result = CliRunner().invoke(cli.program, ["upscale", "photo.png", "--qualty", "3"])
+    assert result.exit_code == 2 and "--quality" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["upscale", "photo.png", option, "fats"] for option in ("-m", "--refine")),
+        *([command, "fats"] for command in ("inspect", "verify", "bench", "tune")),
+        ["evaluate", "fats", "--hr", "photos"],
+        ["build", "fats", "--target", "rtx.toml"],
+    ],
+)
+def test_a_wrong_network_is_wrong_usage_and_the_nearest_is_named(invoke: Invoke, arguments: list[str]) -> None:
+    Path("rtx.toml").write_text('name = "rtx"\nbackend = "tensorrt-rtx"\n')
+    if "--refine" in arguments:
+        arguments = [*arguments, "--base", "fast"]
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "fats: no" in result.stderr and result.stderr.endswith("; did you mean 'fast'?\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["upscale", "photo.png"],
+        *([command, "fast"] for command in ("verify", "bench")),
+        ["evaluate", "fast", "--hr", "photos"],
+        ["doctor"],
+    ],
+)
+def test_a_wrong_backend_is_wrong_usage_and_the_nearest_is_named(invoke: Invoke, arguments: list[str]) -> None:
+    Path("photos").mkdir()
+    write_image(Path("photos/a.png"), Picture(np.zeros((16, 16, 3), np.uint8)))
+    result = invoke(*arguments, "--backend", "openvina")
+    assert result.exit_code == 2
+    assert "no backend 'openvina'" in result.stderr and result.stderr.endswith("; did you mean 'openvino'?\n")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -182,7 +182,7 @@ def test_a_gpu_that_is_not_there_is_told_in_one_line(
 
 def test_a_bundle_that_is_missing_or_was_changed(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
     result = invoke("upscale", pictures[0], "-m", "nowhere")
-    assert (result.exit_code, "no such folder" in result.stderr) == (1, True)
+    assert (result.exit_code, "no such folder" in result.stderr) == (2, True)
     shutil.copytree(bundle, "changed")
     with Path("changed/fp32.onnx").open("ab") as file:
         file.write(b"\0")
@@ -196,9 +196,10 @@ def test_json_on_stdout(invoke: Invoke, bundle: Path, pictures: list[Path]) -> N
     result = invoke("upscale", "in", "-m", bundle, "--json", "--no-progress")
     document = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert document["model"] == "double" and document["scale"] == 2
-    assert len(document["done"]) == len(pictures)
-    assert [entry["path"] for entry in document["failed"]] == ["in/bad.png"]
+    assert document["network"] == "double" and document["scale"] == 2
+    assert [entry["input"] for entry in document["done"]] == [str(path) for path in pictures]
+    assert all(Path(entry["output"]).is_file() and entry["seconds"] > 0 for entry in document["done"])
+    assert [entry["input"] for entry in document["failed"]] == ["in/bad.png"]
     assert document["stats"]["tiles"] == len(pictures)
     assert result.stderr.count("\n") == 1
 

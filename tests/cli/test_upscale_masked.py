@@ -30,7 +30,7 @@ def test_a_pair_writes_the_picture_and_what_comes_first(invoke: Invoke, tmp_path
     result = invoke("upscale", picture, *pair, "--mask-out", masks, "-o", out, "--json")
     assert result.exit_code == 0
     document = json.loads(result.stdout)
-    assert document["model"] == "refine" and 0 <= document["refined"] <= 1
+    assert document["network"] == "refine" and 0 <= document["refined"] <= 1
     assert read_image(out).pixels.shape == (180, 140, 3)
     heat = read_image(masks / picture.name).pixels
     assert heat.shape == (180, 140, 1) and np.ptp(heat) > 0
