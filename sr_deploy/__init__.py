@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sr_deploy.masked.masked_upscaler import MaskedUpscaler
     from sr_deploy.pictures.image import decode_image, encode_image, read_image, write_image
     from sr_deploy.pictures.picture import Metadata, Picture
+    from sr_deploy.upscaling.image_file import upscale_image
     from sr_deploy.upscaling.upscaler import Upscaler
     from sr_deploy.video.options import VideoOptions
     from sr_deploy.video.run import upscale_video, upscaled_frames
@@ -49,6 +50,7 @@ _LAZY = {
     "export_bundle": "sr_deploy.export",
     "open_bundle": "sr_deploy.engines.open",
     "read_image": "sr_deploy.pictures.image",
+    "upscale_image": "sr_deploy.upscaling.image_file",
     "upscale_video": "sr_deploy.video.run",
     "upscaled_frames": "sr_deploy.video.run",
     "write_image": "sr_deploy.pictures.image",
@@ -84,6 +86,7 @@ __all__ = [
     "export_bundle",
     "open_bundle",
     "read_image",
+    "upscale_image",
     "upscale_video",
     "upscaled_frames",
     "write_image",
