@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from sr_deploy.engines.open import open_bundle
     from sr_deploy.export import export_bundle
     from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+    from sr_deploy.pictures.image import decode_image, encode_image, read_image, write_image
+    from sr_deploy.pictures.picture import Metadata, Picture
+    from sr_deploy.upscaling.image_file import upscale_image
     from sr_deploy.upscaling.upscaler import Upscaler
     from sr_deploy.video.options import VideoOptions
     from sr_deploy.video.run import upscale_video, upscaled_frames
@@ -38,12 +41,19 @@ __version__ = "0.1.0"
 _LAZY = {
     "Bundle": "sr_deploy.bundle",
     "MaskedUpscaler": "sr_deploy.masked.masked_upscaler",
+    "Metadata": "sr_deploy.pictures.picture",
+    "Picture": "sr_deploy.pictures.picture",
     "Upscaler": "sr_deploy.upscaling.upscaler",
     "VideoOptions": "sr_deploy.video.options",
+    "decode_image": "sr_deploy.pictures.image",
+    "encode_image": "sr_deploy.pictures.image",
     "export_bundle": "sr_deploy.export",
     "open_bundle": "sr_deploy.engines.open",
+    "read_image": "sr_deploy.pictures.image",
+    "upscale_image": "sr_deploy.upscaling.image_file",
     "upscale_video": "sr_deploy.video.run",
     "upscaled_frames": "sr_deploy.video.run",
+    "write_image": "sr_deploy.pictures.image",
 }
 
 __all__ = [
@@ -59,8 +69,10 @@ __all__ = [
     "FeedError",
     "ImageError",
     "MaskedUpscaler",
+    "Metadata",
     "MissingDependencyError",
     "OutOfMemoryError",
+    "Picture",
     "SrDeployError",
     "UnhealthyOutputError",
     "UnknownArchitectureError",
@@ -69,10 +81,15 @@ __all__ = [
     "VideoError",
     "VideoOptions",
     "__version__",
+    "decode_image",
+    "encode_image",
     "export_bundle",
     "open_bundle",
+    "read_image",
+    "upscale_image",
     "upscale_video",
     "upscaled_frames",
+    "write_image",
 ]
 
 

@@ -190,13 +190,25 @@ class Link:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `folder` is where the graphs lie."""
+    """An opened bundle, as `open_bundle` gives it.
+
+    folder: where the graphs lie.
+    card: what the network is.
+    graphs: by name, such as 'fp32'.
+    certificate: the parity chain, as it was measured at the export.
+    made_with: versions of what exported it, by name.
+    """
 
     folder: Path
     card: ModelCard
     graphs: dict[str, GraphCard]
     certificate: tuple[Link, ...] = ()
     made_with: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        card = self.card
+        colors = "RGB" if card.channels == 3 else "luma"
+        return f"<Bundle {card.name}: {card.architecture} x{card.scale}, {colors}, {' '.join(self.graphs)}, in {self.folder}>"
 
     @staticmethod
     def open(folder: Path, *, check: bool = True) -> Bundle:

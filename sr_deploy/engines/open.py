@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, cast
 
@@ -10,8 +11,8 @@ from onnx import ModelProto, TensorProto
 
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, GraphCard, ModelCard, Precision, Source, sha256_of
 from sr_deploy.engines.facts import graph_facts
-from sr_deploy.errors import BundleError
-from sr_deploy.models import resolve
+from sr_deploy.errors import BundleError, UsageError
+from sr_deploy.models import DEFAULT, resolve
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -22,8 +23,12 @@ def open_bundle(path: str | Path) -> Bundle:
     A foreign graph must map (N,C,H,W) in [0,1] to (N,C,sH,sW) in [0,1] with C 3 (RGB) or 1 (luma); its scale, channels and
     reach are read from its nodes.
 
-    Raises: BundleError with the reason and the way out.
+    Raises: BundleError with the reason and the way out; UsageError for what is neither a path nor a name.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"{path!r} is no bundle; expected the folder of one, an .onnx file, or a network in the box such as '{DEFAULT}'"
+        )
     path = resolve(path)
     if path.suffix.lower() == ".onnx":
         return _open_graph(path)

@@ -19,7 +19,8 @@ from sr_deploy.engines.mask_guided_device import DeviceMaskGuidedEngine
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import BundleError, UsageError
 from sr_deploy.masked.pair import PairUpscaler
-from sr_deploy.pictures.image import Picture, write_image
+from sr_deploy.pictures.image import write_image
+from sr_deploy.pictures.picture import Picture, planes_of
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, MaskedStats, Progress
 from sr_deploy.upscaling.sentinel import Form, OnFailure, Precision, WindowRunner
 from sr_deploy.upscaling.tiling import Tiling
@@ -130,9 +131,13 @@ class MaskedUpscaler(ImageUpscaler):
         MaskedUpscaler("rfdn_mga_x4", k=240)                        # a mask-guided network; k: patches that are refined
         MaskedUpscaler(base="fast", refine="quality", budget=0.4)   # any two of one scale, in 40 % of the better one's time
 
-    model: the bundle of a mask-guided network, with `k`: a count of patches (int), a share of them (float up to 1); or
-    `threshold`: the lowest score that is refined. base, refine: any two bundles of one scale, with `budget`: share of the time
-    that the refine network alone would take. options: those of Upscaler; a mask-guided network has no tile.
+    model: the bundle of a mask-guided network, with `k` or `threshold`.
+    k: how many patches are refined: their count (int), or a share of all (float up to 1).
+    threshold: the lowest score that is refined.
+    base: the bundle for the whole image, in place of `model`, with `refine` and `budget`.
+    refine: the bundle for what has most detail, of the same scale.
+    budget: share of the time that the refine network alone would take.
+    options: those of Upscaler; a mask-guided network has no tile.
 
     Raises: BundleError, BackendUnavailableError, UsageError.
     """
@@ -150,6 +155,8 @@ class MaskedUpscaler(ImageUpscaler):
     ) -> None:
         self._upscaler: MaskGuidedUpscaler | PairUpscaler
         if model is not None and base is None and refine is None and budget is None:
+            if "tile" in options:
+                raise UsageError("a mask-guided network takes images whole; leave out tile")
             count, ratio = (k, None) if isinstance(k, int) else (None, k)
             self._upscaler = MaskGuidedUpscaler(model, Amount(count, ratio, threshold), **options)
         elif base is not None and refine is not None and budget is not None and (model, k, threshold) == (None,) * 3:
@@ -180,7 +187,7 @@ class MaskedUpscaler(ImageUpscaler):
 
         Raises: as `__call__`.
         """
-        return self._upscaler.heat(image)
+        return self._upscaler.heat(planes_of(image, "upscaled"))
 
     def close(self) -> None:
         self._upscaler.close()

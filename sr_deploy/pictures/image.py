@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.arrays import Array
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.pictures.formats import tiff
 from sr_deploy.pictures.formats.containers import inspect
@@ -20,6 +21,7 @@ from sr_deploy.pictures.formats.decode import decode, turn_upright
 from sr_deploy.pictures.formats.encode import ENCODERS, Source, encode
 from sr_deploy.pictures.formats.exif import exif_orientation, upright_exif, upright_xmp, xmp_orientation
 from sr_deploy.pictures.formats.header import ContainerError, Header
+from sr_deploy.pictures.picture import Metadata, Picture, as_path, as_picture
 from sr_deploy.pictures.resample import resample
 
 __all__ = [
@@ -27,6 +29,9 @@ __all__ = [
     "WRITABLE_SUFFIXES",
     "Metadata",
     "Picture",
+    "check_suffix",
+    "decode_image",
+    "encode_image",
     "is_whole",
     "read_image",
     "resample",
@@ -40,42 +45,41 @@ WRITABLE_SUFFIXES = frozenset(ENCODERS)
 READABLE_SUFFIXES = WRITABLE_SUFFIXES | {".jpe", ".jfif", ".gif", ".jp2", ".j2k", ".pgm", ".ppm", ".pnm"}
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """What a file says about its picture, as the bytes that it was said in.
-
-    `exif` begins with its TIFF header; the orientation in `exif` and `xmp` is 1.
-    """
-
-    exif: bytes | None = None
-    icc: bytes | None = None
-    xmp: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An upright picture.
-
-    pixels: (H, W, C), C = 3 is RGB and 1 gray; uint8, uint16, or float32 with white at 1.0; contiguous.
-    alpha: (H, W), the same dtype, straight (not premultiplied), or None. `format` is what the file held, whatever its name.
-    """
-
-    pixels: NDArray[Any]
-    alpha: NDArray[Any] | None = None
-    metadata: Metadata = Metadata()
-    format: str = ""
-
-
-def read_image(path: Path) -> Picture:
+def read_image(path: str | os.PathLike[str]) -> Picture:
     """Read an image file, turned upright; its content decides the format, not its name.
 
+    path: of a PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, JPEG 2000 or PNM file.
+
     Raises: ImageError naming the file when it is missing, damaged, cut off, animated, too large, or of a kind that would
-        not be read right.
+        not be read right. UsageError for what is no path.
     """
+    path = as_path(path, "read_image")
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as exc:
         raise ImageError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+    return _decoded(data, str(path))
+
+
+def decode_image(data: bytes | bytearray | memoryview, *, name: str = "image") -> Picture:
+    """The picture in the bytes of an image file, turned upright.
+
+    data: the whole file, of any format that `read_image` reads; it is not changed.
+    name: what errors call it, such as the name of an upload.
+
+    Raises: ImageError beginning with `name` when the bytes are damaged, cut off, animated, too large, or of a kind that would
+        not be decoded right. UsageError for what are no bytes.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise UsageError(
+            f"decode_image: an object of type {type(data).__qualname__} is no encoded image; expected the bytes of a file, "
+            "and read_image takes a path"
+        )
+    return _decoded(np.frombuffer(bytearray(data), np.uint8), name)
+
+
+def _decoded(data: NDArray[np.uint8], name: str) -> Picture:
+    """The picture in a file's bytes, which may be changed."""
     try:
         header = inspect(data.data)
         _refuse_several(header)
@@ -83,7 +87,7 @@ def read_image(path: Path) -> Picture:
             tiff.prepare(data.data)
         pixels, alpha = decode(data if header.decode is None else np.frombuffer(header.decode, np.uint8), header)
     except ContainerError as exc:
-        raise ImageError(f"{path}: {exc}") from exc
+        raise ImageError(f"{name}: {exc}") from exc
     orientation = header.orientation or exif_orientation(header.exif) or xmp_orientation(header.xmp) or 1
     metadata = Metadata(
         upright_exif(header.exif) if header.exif else None, header.icc, upright_xmp(header.xmp) if header.xmp else None
@@ -102,43 +106,85 @@ def _refuse_several(header: Header) -> None:
     )
 
 
-def write_image(path: Path, picture: Picture, *, quality: int | None = None, strip_metadata: bool = False) -> tuple[str, ...]:
-    """Write a picture in the format of the suffix; returns what the format could not hold, empty when it held everything.
+def write_image(
+    path: str | os.PathLike[str], image: Picture | Array, *, quality: int | None = None, strip_metadata: bool = False
+) -> tuple[str, ...]:
+    """Write an image in the format of the suffix; returns what the format could not hold, empty when it held everything.
 
     The file appears only when it is complete, and replaces an older one. PNG, TIFF and BMP are lossless, WebP is unless
-    `quality` (1..100) is given; without it JPEG takes 95 and AVIF 90. Deeper samples than the format holds are rounded, float
-    is clipped to [0, 1]. The notes are of '16-bit depth', '32-bit float', 'EXIF', 'ICC profile', 'XMP'.
+    `quality` is given; without it JPEG takes 95 and AVIF 90. Deeper samples than the format holds are rounded, float is clipped
+    to [0, 1], NaN becomes 0. The notes are of '16-bit depth', '32-bit float', 'EXIF', 'ICC profile', 'XMP'.
+
+    path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff, .avif or .bmp.
+    image: a Picture, or an array (H,W) or (H,W,C) with C 1 (gray), 3 (RGB), 2 or 4 (with alpha last); uint8, uint16 or float32.
+    quality: 1 to 100, for the lossy formats.
+    strip_metadata: leave EXIF, color profile and XMP out.
 
     Raises: ImageError for an unknown suffix, alpha in a JPEG, a picture too large for the format, and when the disk refuses.
-        UsageError for a quality out of range.
+        UsageError for a quality out of range, and for what is no image or no path.
     """
-    suffix = path.suffix.lower()
-    if suffix not in ENCODERS:
-        raise ImageError(f"{path}: cannot write '{path.suffix}'; expected one of {', '.join(sorted(ENCODERS))}")
-    if quality is not None and not 1 <= quality <= 100:
-        raise UsageError(f"quality {quality} is out of range; expected 1 to 100")
-    source = _source(picture, quality, strip_metadata)
+    path = as_path(path, "write_image")
+    suffix = check_suffix(path)
+    source = _source(as_picture(image, "written"), quality, strip_metadata)
     # Short, so that any name that fits the file system still does; unique, so that two writers never share it.
     part = path.with_name(f"{path.stem[:40]}.{os.getpid():x}-{secrets.token_hex(4)}.part")
     try:
         try:
             with part.open("xb") as file:
-                encode(file, suffix, source)
+                _encode(file, suffix, source, str(path))
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-    except ContainerError as exc:
-        raise ImageError(f"{path}: {exc}") from exc
     except OSError as exc:
         raise ImageError(f"{path}: cannot be written ({exc.strerror or exc}); free space or choose another folder") from exc
-    except (cv2.error, MemoryError) as exc:
-        reason = getattr(exc, "err", "") or "not enough memory"
-        raise ImageError(f"{path}: cannot be encoded ({reason}); write .png instead, which needs the least memory") from exc
     return tuple(source.notes)
 
 
+def encode_image(image: Picture | Array, format: str, *, quality: int | None = None, strip_metadata: bool = False) -> bytes:
+    """The bytes of an image file, as `write_image` writes them.
+
+    image: as for `write_image`.
+    format: 'png', 'jpeg', 'webp', 'tiff', 'avif' or 'bmp', or a suffix of them, such as '.jpg'.
+    quality: 1 to 100, for the lossy formats.
+    strip_metadata: leave EXIF, color profile and XMP out.
+
+    Raises: ImageError for alpha in a JPEG and a picture too large for the format. UsageError for an unknown format, a quality
+        out of range, and for what is no image.
+    """
+    suffix = f".{format.lower().removeprefix('.')}" if isinstance(format, str) else ""
+    if suffix not in ENCODERS:
+        known = ", ".join(sorted(known[1:] for known in ENCODERS))
+        raise UsageError(f"encode_image: no format {format!r}; expected one of {known}")
+    file = io.BytesIO()
+    _encode(file, suffix, _source(as_picture(image, "written"), quality, strip_metadata), "encode_image")
+    return file.getvalue()
+
+
+def check_suffix(path: Path) -> str:
+    """The suffix of a path that `write_image` can write, in lower case.
+
+    Raises: ImageError naming those that it can.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in ENCODERS:
+        raise ImageError(f"{path}: cannot write '{path.suffix}'; expected one of {', '.join(sorted(ENCODERS))}")
+    return suffix
+
+
+def _encode(file: BinaryIO, suffix: str, source: Source, name: str) -> None:
+    try:
+        encode(file, suffix, source)
+    except ContainerError as exc:
+        raise ImageError(f"{name}: {exc}") from exc
+    except (cv2.error, MemoryError) as exc:
+        reason = getattr(exc, "err", "") or "not enough memory"
+        raise ImageError(f"{name}: cannot be encoded ({reason}); write .png instead, which needs the least memory") from exc
+
+
 def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Source:
+    if quality is not None and not (isinstance(quality, int) and 1 <= quality <= 100):
+        raise UsageError(f"quality {quality} is out of range; expected 1 to 100")
     metadata = Metadata() if strip_metadata else picture.metadata
     height, width = picture.pixels.shape[:2]
     exif = upright_exif(metadata.exif, (height, width)) if metadata.exif else None

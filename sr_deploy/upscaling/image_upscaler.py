@@ -14,7 +14,7 @@ from sr_deploy.arrays import Array
 from sr_deploy.bundle import Bundle
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.color import bleed
-from sr_deploy.pictures.image import Picture
+from sr_deploy.pictures.picture import Picture, as_picture, planes_of
 from sr_deploy.pictures.resample import resample
 from sr_deploy.pictures.size import TargetSize
 
@@ -123,18 +123,13 @@ class ImageUpscaler(ABC):
         """The image at `scale` times its size.
 
         image: (H,W,C) with C 3 (RGB), 1 (gray), 4 or 2 (with alpha last), or (H,W) gray; uint8, uint16, or float32, nominally
-        in [0,1]: values beyond are scaled into it for the network and back. The result has the same form and dtype. progress:
-        called as progress(windows done, windows in all).
+            in [0,1]: values beyond are scaled into it for the network and back. The result has the same form and dtype.
+        progress: called as progress(windows done, windows in all).
 
-        Raises: UsageError for another form; UnhealthyOutputError with the tile's box; EngineError.
+        Raises: UsageError for another form, NaN or Inf, and once it is closed; UnhealthyOutputError with the tile's box;
+            EngineError.
         """
-        planes = image[..., None] if image.ndim == 2 else image
-        if planes.ndim != 3 or planes.shape[2] not in (1, 2, 3, 4) or 0 in planes.shape:
-            raise UsageError(
-                f"an image of shape {image.shape} cannot be upscaled; expected (H,W), or (H,W,C) with 1 to 4 channels"
-            )
-        if planes.dtype not in (np.uint8, np.uint16, np.float32):
-            raise UsageError(f"an image of {image.dtype} cannot be upscaled; expected uint8, uint16 or float32 in [0,1]")
+        planes = planes_of(image, "upscaled")
         if planes.shape[2] in (1, 3):
             large = self._upscale(planes, progress)
         else:
@@ -144,10 +139,15 @@ class ImageUpscaler(ABC):
         return large[..., 0] if image.ndim == 2 else large
 
     def upscale_picture(self, picture: Picture, *, size: TargetSize | None = None, progress: Progress | None = None) -> Picture:
-        """The picture upscaled, then resampled to `size` when that differs; metadata is kept.
+        """The picture upscaled, with its alpha and metadata.
 
-        Raises: as `__call__`.
+        picture: as `read_image` gives it.
+        size: what it is resampled to when that differs; None is `scale` times its own.
+        progress: called as progress(windows done, windows in all).
+
+        Raises: as `__call__`; ImageError for a size that is too large.
         """
+        picture = as_picture(picture, "upscaled")
         pixels, alpha = picture.pixels, picture.alpha
         large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
         large_alpha = None if alpha is None else self._upscale_alpha(alpha)
@@ -156,6 +156,9 @@ class ImageUpscaler(ABC):
             large = resample(large, target)
             large_alpha = None if large_alpha is None else resample(large_alpha, target)
         return replace(picture, pixels=large, alpha=large_alpha)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.description}>"
 
     def __enter__(self) -> Self:
         return self

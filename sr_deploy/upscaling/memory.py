@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 _UNKNOWN = 4 << 30
+_USUAL = 768 << 20
+
+
+def usual_memory() -> int:
+    """Bytes that an image's activations may take where nobody says: 768 MiB, at most half of what is free."""
+    return min(_USUAL, available_memory() // 2)
 
 
 def available_memory() -> int:

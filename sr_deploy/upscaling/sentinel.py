@@ -53,6 +53,7 @@ class WindowRunner:
         self._engines: dict[tuple[Form, Arithmetic, int, tuple[str, ...]], Engine] = {}
         self._lock = threading.Lock()
         self._sizes: set[tuple[int, int]] = set()
+        self._is_closed = False
         self.precision = self._precision if bundle.card.channels == 3 else self._deep_precision
         self.description = f"{self._backend.name} {self.precision}"
 
@@ -98,6 +99,8 @@ class WindowRunner:
     def _engine(self, form: Form, precision: Arithmetic, gpu: int, options: tuple[str, ...] = ()) -> Engine:
         key = (form, precision, gpu, options)
         with self._lock:
+            if self._is_closed:
+                raise UsageError(f"this Upscaler of {self._bundle.card.name} is closed; open a new one")
             if key not in self._engines:
                 self._engines[key] = self._open(form, precision, gpu, options=options)
             return self._engines[key]
@@ -114,6 +117,7 @@ class WindowRunner:
 
     def close(self) -> None:
         with self._lock:
+            self._is_closed = True
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()

@@ -22,14 +22,13 @@ from sr_deploy.errors import OutOfMemoryError, UsageError
 from sr_deploy.upscaling.gpu.frames import FrameRunners, Schedule, as_frames
 from sr_deploy.upscaling.gpu.schedules import default_schedules, read_schedules, schedule_key
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats
-from sr_deploy.upscaling.memory import available_memory
+from sr_deploy.upscaling.memory import usual_memory
+from sr_deploy.upscaling.options import SMALLEST_TILE, check_options
 from sr_deploy.upscaling.sentinel import CHROMA_REACH, OnFailure, Outcome, Precision, WindowRunner
 from sr_deploy.upscaling.tiling import FAST_MULTIPLE, Region, Tiling, plan_tiles, tile_for_memory
 
 __all__ = ["Progress", "Stats", "Upscaler"]
 
-_DEFAULT_MEMORY = 768 << 20
-_SMALLEST_TILE = 32
 _MANY_WINDOWS, _MANY_PIXELS = 4, 1 << 20
 """An image of so many windows and LR pixels pays for what it takes to prepare for their size."""
 _FINE_TILE = (96, 160)
@@ -39,26 +38,29 @@ _FINE_TILE_IN_HALOS = (6, 10)
 class Upscaler(ImageUpscaler):
     """Upscales images by the network of a bundle.
 
-        with Upscaler("rlfn_x4") as upscale:
+        with Upscaler() as upscale:
             large = upscale(small)      # (H, W, 3) uint8 RGB -> (4H, 4W, 3) uint8 RGB
 
     May be called from several threads: on a CPU the network runs one window at a time and the rest overlaps, on GPUs
     `concurrency` frames are under way at once. Results belong to the caller.
 
-    model: a bundle folder, an .onnx file, or an opened Bundle. precision: 'auto' is bf16 for 8-bit images where the CPU
-    computes it natively, fp16 on a GPU, else fp32. tile: side of a tile in LR pixels, 0 for the whole image, 'auto' for the
-    largest that fits `memory` bytes (default 768 MiB, at most half of what is free; a quarter of what is free on a GPU).
-    on_failure: what happens to a window whose pixels are NaN, Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place.
-    allow_cpu: whether backend 'auto' may take the CPU where there is a GPU that no backend can use. gpus: numbers of those to
-    use, which must be there, frames go to whichever is idle; None is GPU 0 if there is one. schedule: how frames go over a GPU,
-    by default what `sr-deploy tune` found, or whole frames.
+    model: a bundle folder, an .onnx file, an opened Bundle, or a network in the box: by default `fast`, x4.
+    backend: a name that `sr-deploy doctor` lists; 'auto' is the first usable one, on a GPU if there is one.
+    precision: 'fp32', 'bf16', 'fp16'; 'auto' is, for 8-bit images, bf16 where the CPU computes it natively and fp16 on a GPU.
+    tile: side of a tile in LR pixels, 32 and more; 0 is the whole image, 'auto' the largest tile that fits `memory`.
+    on_failure: for a window whose pixels are NaN, Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place.
+    memory: bytes for a window's activations; None is 768 MiB, at most half of what is free; on a GPU a quarter of it.
+    threads: of the CPU, for the network; None is all.
+    allow_cpu: whether backend 'auto' may take the CPU where there is a GPU that no backend can use.
+    gpus: numbers of those to use, which must be there; frames go to whichever is idle; None is GPU 0 if there is one.
+    schedule: how frames go over a GPU; None is what `sr-deploy tune` found, or whole frames.
 
     Raises: BundleError, BackendUnavailableError, UsageError.
     """
 
     def __init__(
         self,
-        model: str | Path | Bundle,
+        model: str | Path | Bundle = "fast",
         *,
         backend: str = "auto",
         precision: Precision = "auto",
@@ -70,8 +72,7 @@ class Upscaler(ImageUpscaler):
         gpus: Sequence[int] | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        if tile != "auto" and tile != 0 and tile < _SMALLEST_TILE:
-            raise UsageError(f"a tile of {tile} pixels is too small; use 0 (whole image), 'auto', or {_SMALLEST_TILE} and more")
+        check_options(precision=precision, tile=tile, on_failure=on_failure, memory=memory, threads=threads)
         self.bundle = model if isinstance(model, Bundle) else open_bundle(model)
         self.card = self.bundle.card
         self.scale = self.card.scale
@@ -87,7 +88,7 @@ class Upscaler(ImageUpscaler):
         if chosen.device != "cpu":
             schedules = {0: schedule} if schedule else self._kept_schedules(chosen, gpus[0]) or {0: Schedule()}
             self._frames = FrameRunners(self._windows, gpus, schedules, self.scale)
-        self._memory = memory if memory is not None else self._frames.memory if self._frames else _host_memory()
+        self._memory = memory if memory is not None else self._frames.memory if self._frames else usual_memory()
         self._stats = Stats()
         self._stats_lock = threading.Lock()
 
@@ -168,7 +169,7 @@ class Upscaler(ImageUpscaler):
     def plan_smaller(self, tiling: Tiling) -> Tiling | None:
         """A tiling that takes half the memory, for when memory has run out; None when the tiles are as small as can be."""
         tall, wide = tiling.window
-        if max(tall, wide) <= _SMALLEST_TILE + 2 * self._halo() + FAST_MULTIPLE:
+        if max(tall, wide) <= SMALLEST_TILE + 2 * self._halo() + FAST_MULTIPLE:
             return None
         return self._plan(tiling.rows.size, tiling.columns.size, tall * wide * self._bytes_per_pixel() // 2)
 
@@ -282,12 +283,12 @@ class Upscaler(ImageUpscaler):
     def _plan(self, height: int, width: int, memory: int) -> Tiling:
         halo, approximate = self._halo(), self.card.tiling == "approximate"
         fitting = tile_for_memory(
-            height, width, bytes_per_pixel=self._bytes_per_pixel(), memory=memory, halo=halo, smallest=_SMALLEST_TILE
+            height, width, bytes_per_pixel=self._bytes_per_pixel(), memory=memory, halo=halo, smallest=SMALLEST_TILE
         )
         _, largest = self.window_limits()
         if height > largest[0] or width > largest[1]:
             allowed = min(largest) // FAST_MULTIPLE * FAST_MULTIPLE - 2 * halo
-            fitting = max(_SMALLEST_TILE, min(fitting or allowed, allowed))
+            fitting = max(SMALLEST_TILE, min(fitting or allowed, allowed))
         wanted = self._wanted_tile(fitting, height, width)
         if memory < self._memory and fitting > 0:
             wanted = min(wanted or fitting, fitting)
@@ -373,10 +374,6 @@ class Upscaler(ImageUpscaler):
                 self._stats.recomputed + (outcome != "good"),
                 self._stats.replaced + (outcome == "replaced"),
             )
-
-
-def _host_memory() -> int:
-    return min(_DEFAULT_MEMORY, available_memory() // 2)
 
 
 def paste(large: Array, window: Array, row: Region, column: Region, scale: int) -> None:
