@@ -28,9 +28,9 @@ demo-checkpoint: $(VENV)/.export
 	$(BIN)/sr-deploy verify $(DEMO)/bundle
 	$(BIN)/sr-deploy upscale "$(IMAGE)" -m $(DEMO)/bundle -o $(DEMO)/images --overwrite
 
-## test: the whole test suite
+## test: the whole test suite, on all cores
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 ## check: lint, formatting and types
 check: $(VENV)/.dev

@@ -57,9 +57,8 @@ def find_toml(name: str | Path, folder: Folder) -> Path:
         return path
     if path.name in known:
         return known[path.name]
-    near = difflib.get_close_matches(path.name, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known) or 'none in this installation'}"
-    raise UsageError(f"{name}: no such file, and no {_CALLED[folder]} of that name; {hint}")
+    hint = did_you_mean(path.name, known) or f"; there are {', '.join(known) or 'none in this installation'}"
+    raise UsageError(f"{name}: no such file, and no {_CALLED[folder]} of that name{hint}")
 
 
 def from_table(table: Mapping[str, Any], settings: type[T], *, where: str) -> T:
