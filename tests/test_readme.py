@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import sr_deploy
 from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
 from sr_deploy.cli import COMMANDS, program
 from tests.graphs import image_graph, save
@@ -38,6 +39,23 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cv2.imwrite(str(tmp_path / "photos" / "b.png"), photo)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_lines_of_the_page_on_python_run(workplace: Path, number: int) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    codes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(codes) == 2
+    exec(codes[number], {})
+    photo, large = (cv2.imread(str(workplace / name)).shape for name in ("photo.jpg", "large.png"))
+    assert large[:2] == tuple(side * (4, 2)[number] for side in photo[:2])
+
+
+def test_the_page_on_python_has_what_is_public_and_nothing_else() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    errors = {name for name in sr_deploy.__all__ if name.endswith("Error")}
+    assert set(sr_deploy.__all__) - errors - {"__version__", "Metadata"} <= set(re.findall(r"\w+", page))
+    assert set(re.findall(r"^\| `(\w+)\(", page, flags=re.MULTILINE)) <= set(sr_deploy.__all__)
 
 
 @pytest.mark.usefixtures("workplace")

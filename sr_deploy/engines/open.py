@@ -16,9 +16,10 @@ from sr_deploy.models import DEFAULT, resolve
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """The bundle at `path`: a folder made by `sr-deploy export`, a lone graph out of one, or any other image graph.
+    """The bundle at a path, or in the box.
 
-    `path` may also name a network in the box, such as `fast` or `fast-x2`; what is on disk comes first.
+    path: a folder made by `sr-deploy export`, a lone graph out of one, or any other image graph; or the name of a network in
+        the box, such as `fast` or `fast-x2`. What is on disk comes first.
 
     A foreign graph must map (N,C,H,W) in [0,1] to (N,C,sH,sW) in [0,1] with C 3 (RGB) or 1 (luma); its scale, channels and
     reach are read from its nodes.

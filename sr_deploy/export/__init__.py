@@ -67,14 +67,23 @@ def export_bundle(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Write the bundle of a checkpoint into the folder `output` (default: its name, in the current folder) and open it.
+    """Write the bundle of a checkpoint into a folder and open it.
 
-    `checkpoint` is a file of weights of a known network, of one that spandrel knows where that is installed, a torch.export
-    program (.pt2), or an image-to-image graph (.onnx). `value_range` (1 or 255) and `variant` settle what the weights leave
-    open; so does `recipe`, a TOML file or the name of one that comes with sr-deploy; otherwise it is measured. A published
-    checkpoint is known by its sha256: its recipe applies by itself, under what is given here. `dense_bsconv` and
-    `merge_parallel` are optional exact folds. Warns (UserWarning) when the network is worse than bicubic on the test picture;
-    `anyway` exports it even if it is far worse.
+    Warns (UserWarning) when the network is worse than bicubic on the test picture.
+
+    checkpoint: weights of a known network, or of one that spandrel knows where that is installed; a torch.export program
+        (.pt2); or an image-to-image graph (.onnx).
+    output: the folder; None is the bundle's name, in the current folder.
+    name: of the bundle; None is the recipe's, or the checkpoint's without its suffix.
+    recipe: a TOML file that settles what the weights leave open, or the name of one that comes with sr-deploy; without it a
+        published checkpoint is known by its sha256, and its recipe applies under what is given here; else that is measured.
+    value_range: 1 or 255, what the network was trained with.
+    variant: settles what else the weights leave open, by name.
+    architecture: whose weights they are; None finds it out.
+    dense_bsconv, merge_parallel: optional exact folds.
+    anyway: export a network even if it is far worse than bicubic.
+    overwrite: replace a bundle that is there.
+    progress: called with a line about each step.
 
     Raises: UsageError, CheckpointError, UnknownArchitectureError, AmbiguousCheckpointError, ExportError, CertificationError,
     MissingDependencyError. Whatever is raised, nothing is left on disk.

@@ -20,14 +20,19 @@ _CLOCK = re.compile(r"(?:(?:(\d{1,3}):)?(\d{1,2}):)?(\d{1,9}(?:\.\d{0,9})?)s?")
 class VideoOptions:
     """How a video is read, upscaled and written.
 
-    size: None for the network's own factor. start, until: seconds of the source, the frames from `start` on and before `until`
-    are upscaled. deinterlace: 'auto' where the source says that it is interlaced. on_damage: what happens where the source is
-    damaged: 'raise', or 'skip' what cannot be decoded, counted in a note. fps: of pictures that have no time of their own.
-    codec, crf, preset, pixel_format, encoder_options: see `choose_encoding`. reuse: do not compute again what did not change
-    between frames; pixels are the same either way. decode: 'auto' is 'nvdec', on the GPU, where that gives the same frames,
-    else 'cpu'. drop_unsupported: leave out what the container cannot hold. overwrite: make a target that exists again, and
-    start an unfinished one anew where something changed. resume: go on where an earlier run stopped. segment_frames: how many
-    frames at most are computed twice after a crash.
+    size: None for the network's own factor.
+    start: seconds of the source; frames before it are left out.
+    until: seconds of the source; frames from it on are left out.
+    deinterlace: 'on', 'off'; 'auto' where the source says that it is interlaced.
+    decode: 'auto' is 'nvdec', on the GPU, where that gives the same frames, else 'cpu'.
+    on_damage: what happens where the source is damaged: 'raise', or 'skip' what cannot be decoded, counted in a note.
+    fps: of pictures that have no time of their own.
+    codec, crf, preset, pixel_format, encoder_options: see `choose_encoding`.
+    reuse: do not compute again what did not change between frames; pixels are the same either way.
+    drop_unsupported: leave out what the container cannot hold.
+    overwrite: make a target that exists again, and start an unfinished one anew where something changed.
+    resume: go on where an earlier run stopped.
+    segment_frames: how many frames at most are computed twice after a crash.
     """
 
     size: TargetSize | None = None

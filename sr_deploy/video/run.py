@@ -64,7 +64,14 @@ def upscale_video(
     """Upscale a video into a file whose ending names its container; returns what became of it.
 
     What is finished is kept in the folder TARGET.part until the target is complete: the same call goes on after a crash. A
-    target that exists is left alone, unless `options.overwrite`. cancel: set by any thread, it ends the run within a frame.
+    target that exists is left alone, unless `options.overwrite`.
+
+    source: a video, or a pattern of numbered pictures.
+    target: its ending names the container.
+    upscaler: an Upscaler or MaskedUpscaler, which stays open.
+    options: how it is read, upscaled and written; None is all by default.
+    observer: is told how the run goes.
+    cancel: set by any thread, it ends the run within a frame.
 
     Raises: UsageError for options that do not suit, or that differ from those of an unfinished run; VideoError for a source
     that cannot be read, a full disk, or a result that is not what it should be; CancelledError; what the upscaler raises. A

@@ -439,6 +439,17 @@ def test_what_is_no_image_is_refused(exact: Path, wrong: Any) -> None:
         upscale.on_device(wrong)
 
 
+@pytest.mark.usefixtures("machine")
+def test_a_closed_upscaler_refuses_arrays_of_the_host_and_of_the_device(exact: Path) -> None:
+    image = photo(8, 8)
+    with Upscaler(exact, precision="fp32") as upscale:
+        upscale(image)
+        upscale.on_device(Device("cpu").array(image))
+    for call in (upscale, upscale.on_device):
+        with pytest.raises(UsageError, match="is closed; open a new one"):
+            call(image)
+
+
 def test_without_a_gpu_arrays_of_one_are_refused(exact: Path) -> None:
     with Upscaler(exact, backend="onnxruntime") as upscale, pytest.raises(UsageError, match="numpy arrays"):
         upscale.on_device(photo(8, 8))
