@@ -107,14 +107,16 @@ class Patches(click.ParamType[dict[str, float]]):
             self.fail(f"'{value}' is neither a number of patches nor one such as 20% or >=0.3", param, ctx)
 
 
+FOR_PICTURES = ("quality", "strip_metadata", "mask_out")
+FOR_VIDEOS = (
+    *("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode"),
+    *("no_reuse", "drop_unsupported", "on_damage", "resume"),
+)
 GROUPS = {
     "Options for the network": ("model", "base", "refine", "budget", "patches"),
     "Options for the output": ("output", "outscale", "to_size", "extension", "suffix", "overwrite"),
-    "Options for pictures": ("quality", "strip_metadata", "mask_out"),
-    "Options for videos": (
-        *("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode"),
-        *("no_reuse", "drop_unsupported", "on_damage", "resume"),
-    ),
+    "Options for pictures": FOR_PICTURES,
+    "Options for videos": FOR_VIDEOS,
     "Options for the machine": (
         *("backend", "gpus", "allow_cpu", "precision", "fp32", "on_failure", "tile", "memory", "threads", "target"),
     ),
@@ -229,12 +231,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     kind = "none" if options["no_progress"] else options["progress"]
 
     from sr_deploy.batch.folder import WriteOptions, upscale_files
+    from sr_deploy.cli.idle import IdleOptions
     from sr_deploy.cli.progress import make_report, warnings_as_notes
     from sr_deploy.upscaling.image_upscaler import MaskedStats
 
     model = _model(options["refine"] or options["model"], size)
     with _open(model, options) as upscaler:
-        report = make_report(kind, paths=not options["as_json"], verbose=verbose(ctx))
+        whole_images = upscaler.bundle.card.masked is not None
+        idle = IdleOptions(ctx, pictures=FOR_PICTURES, videos=FOR_VIDEOS, whole_images=whole_images)
+        report = make_report(kind, paths=not options["as_json"], verbose=verbose(ctx), advice=idle)
         try:
             if kind != "none":
                 report.say(upscaler.description)
