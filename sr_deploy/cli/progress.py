@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -27,13 +27,19 @@ SECONDS_BETWEEN_TILE_EVENTS = 0.5
 SECONDS_BETWEEN_FRAME_EVENTS = 1.0
 SECONDS_BETWEEN_FRAME_REDRAWS = 0.1
 
+Advice = Callable[[Plan], Iterable[str]]
+
 
 class Report(Observer):
-    """Tells errors, notes and written paths, and no progress. `paths` says whether stdout gets the paths."""
+    """Tells errors, notes and written paths, and no progress.
 
-    def __init__(self, *, paths: bool = True, verbose: bool = False) -> None:
+    paths: whether stdout gets the paths. advice: what the user should know about a plan, a note each.
+    """
+
+    def __init__(self, *, paths: bool = True, verbose: bool = False, advice: Advice = lambda _: ()) -> None:
         self._paths = paths
         self._verbose = verbose
+        self._advice = advice
         self._pace = Pace(())
         self._film = FilmPace()
         self._told: tuple[str, ...] = ()
@@ -45,6 +51,8 @@ class Report(Observer):
             self.failed(failure)
         for path, note in plan.notes:
             self.say(f"note: {path}: {note}")
+        for line in self._advice(plan):
+            self.say(f"note: {line}")
 
     def tiles(self, job: Job, done: int, total: int) -> None:
         with self._lock:
@@ -333,11 +341,11 @@ def summary_line(summary: Summary) -> str:
     return f"{line}; {summary.stats.trouble}" if summary.stats.trouble else line
 
 
-def make_report(kind: str | None, *, paths: bool, verbose: bool) -> Report:
-    """The report of that kind; by default a bar on a terminal, lines elsewhere."""
+def make_report(kind: str | None, **options: Any) -> Report:
+    """The report of that kind, with the options of `Report`; by default a bar on a terminal, lines elsewhere."""
     if kind is None:
         kind = "bar" if sys.stderr.isatty() else "line"
-    return {"bar": BarReport, "line": LineReport, "json": JsonReport, "none": Report}[kind](paths=paths, verbose=verbose)
+    return {"bar": BarReport, "line": LineReport, "json": JsonReport, "none": Report}[kind](**options)
 
 
 @contextlib.contextmanager

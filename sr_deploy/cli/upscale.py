@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ import click
 from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import gpu_option, verbose, verbose_option
 from sr_deploy.cli.output import json_option, print_json
+from sr_deploy.cli.parameters import KeyValue, Patches, Rate, Seconds, Share, TileSize
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
@@ -26,95 +26,16 @@ MEGABYTE = 1_000_000
 _USUAL_BUDGET = 0.4
 _USUAL_SHARE = 0.2
 
-
-class TileSize(click.ParamType[int | Literal["auto"] | None]):
-    """A number of LR pixels, 0 for the whole image, or `auto`."""
-
-    name = "tile"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
-        if value == "auto":
-            return "auto"
-        try:
-            tile = int(value)
-        except ValueError:
-            self.fail(f"'{value}' is neither a number of pixels nor 'auto'", param, ctx)
-        if tile < 0:
-            self.fail(f"{tile} is below 0; 0 is the whole image", param, ctx)
-        return tile
-
-
-class Seconds(click.ParamType[Fraction]):
-    """A time in a video."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
-        del param, ctx
-        from sr_deploy.video.options import parse_time
-
-        return parse_time(value)
-
-
-class Rate(click.ParamType[Fraction]):
-    """Frames per second."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
-        del param, ctx
-        from sr_deploy.video.options import parse_rate
-
-        return parse_rate(value)
-
-
-class KeyValue(click.ParamType[tuple[str, str]]):
-    """An option of an encoder."""
-
-    name = "key=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        key, equals, setting = value.partition("=")
-        if not key or not equals:
-            self.fail(f"'{value}' is no KEY=VALUE", param, ctx)
-        return key, setting
-
-
-class Share(click.ParamType[float]):
-    """A share: `40%` or 0.4."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            share = float(value[:-1]) / 100 if str(value).endswith("%") else float(value)
-        except ValueError:
-            self.fail(f"'{value}' is no share; expected one such as 40% or 0.4", param, ctx)
-        return share
-
-
-class Patches(click.ParamType[dict[str, float]]):
-    """A number of patches, a share such as 20%, or a lowest score such as >=0.3."""
-
-    name = "patches"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:
-        try:
-            if value.startswith(">="):
-                return {"threshold": float(value[2:])}
-            return {"k": float(value[:-1]) / 100 if value.endswith("%") else int(value)}
-        except ValueError:
-            self.fail(f"'{value}' is neither a number of patches nor one such as 20% or >=0.3", param, ctx)
-
-
+FOR_PICTURES = ("quality", "strip_metadata", "mask_out")
+FOR_VIDEOS = (
+    *("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode"),
+    *("no_reuse", "drop_unsupported", "on_damage", "resume"),
+)
 GROUPS = {
     "Options for the network": ("model", "base", "refine", "budget", "patches"),
     "Options for the output": ("output", "outscale", "to_size", "extension", "suffix", "overwrite"),
-    "Options for pictures": ("quality", "strip_metadata", "mask_out"),
-    "Options for videos": (
-        *("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode"),
-        *("no_reuse", "drop_unsupported", "on_damage", "resume"),
-    ),
+    "Options for pictures": FOR_PICTURES,
+    "Options for videos": FOR_VIDEOS,
     "Options for the machine": (
         *("backend", "gpus", "allow_cpu", "precision", "fp32", "on_failure", "tile", "memory", "threads", "target"),
     ),
@@ -229,12 +150,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     kind = "none" if options["no_progress"] else options["progress"]
 
     from sr_deploy.batch.folder import WriteOptions, upscale_files
+    from sr_deploy.cli.idle import IdleOptions
     from sr_deploy.cli.progress import make_report, warnings_as_notes
     from sr_deploy.upscaling.image_upscaler import MaskedStats
 
     model = _model(options["refine"] or options["model"], size)
     with _open(model, options) as upscaler:
-        report = make_report(kind, paths=not options["as_json"], verbose=verbose(ctx))
+        whole_images = upscaler.bundle.card.masked is not None
+        idle = IdleOptions(ctx, pictures=FOR_PICTURES, videos=FOR_VIDEOS, whole_images=whole_images)
+        report = make_report(kind, paths=not options["as_json"], verbose=verbose(ctx), advice=idle)
         try:
             if kind != "none":
                 report.say(upscaler.description)

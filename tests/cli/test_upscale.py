@@ -16,6 +16,7 @@ from click.testing import Result
 
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.pictures.image import Picture, read_image, write_image
+from tests.graphs import masked_bundle
 
 Invoke = Callable[..., Result]
 TARGETS = Path(__file__).parents[2] / "engines"
@@ -274,3 +275,32 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(bundle: Path, nu
     assert all(read_image(path).pixels.shape == (300, 400, 3) for path in done)
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(again.stdout.splitlines()) == 120 - len(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        (["in/a.png", "--crf", "20", "--no-resume", "-e", "a=b"], "--crf, --encoder-option, --no-resume: without effect"),
+        (["in/a.png", "--quality", "80"], "--quality: without effect here, for lossy formats (.avif, .jpeg, .jpg, .webp), and"),
+        (["in/a.png", "-o", "b.png", "--suffix", "_y"], "--suffix: without effect here, for results that -o does not name"),
+        (["in/a.png", "in/b.jpg", "--quality", "80", "-o", "out/"], ""),
+        (["in/a.png", "--suffix", "_y", "-t", "64"], ""),
+        (["in/gone.png", "--crf", "20"], ""),
+    ],
+)
+@pytest.mark.usefixtures("pictures")
+def test_options_that_do_nothing_are_named(invoke: Invoke, bundle: Path, arguments: list[str], note: str) -> None:
+    result = invoke("upscale", *arguments, "-m", bundle, "--no-progress")
+    notes = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    assert [line.startswith(f"note: {note}") for line in notes] == ([True] if note else [])
+    again = invoke("upscale", *arguments, "-m", bundle, "--progress", "json")
+    told = [json.loads(line) for line in again.stderr.splitlines()]
+    assert sum(event["event"] == "note" and "without effect" in event["message"] for event in told) == len(notes)
+
+
+def test_tiles_do_nothing_for_whole_images(invoke: Invoke, pictures: list[Path]) -> None:
+    Path("masked").mkdir()
+    masked_bundle(Path("masked"))
+    result = invoke("upscale", pictures[0], "-m", "masked", "-t", "64", "--no-progress", "--precision", "fp32")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("note: --tile: without effect here, for networks that take tiles")

@@ -250,6 +250,15 @@ def test_the_endings_that_are_named_are_those_that_are_written() -> None:
     assert frozenset(CONTAINERS) == WRITABLE_VIDEOS
 
 
+def test_options_of_pictures_do_nothing_for_videos(invoke: Invoke, bundle: Path, film: Path) -> None:
+    common = ("-m", bundle, "-o", "out/", "--preset", "ultrafast", "--no-progress")
+    result = invoke("upscale", film, *common, "--strip-metadata", "--quality", "80")
+    assert result.exit_code == 0, result.stderr
+    notes = [line for line in result.stderr.splitlines() if "without effect" in line]
+    assert notes == ["note: --quality, --strip-metadata: without effect here, for pictures, and there are none"]
+    assert "without effect" not in invoke("upscale", film, *common, "--overwrite").stderr
+
+
 def test_help_shows_the_options_of_videos_apart(invoke: Invoke) -> None:
     text = invoke("upscale", "--help").stdout
     assert text.index("--overwrite") < text.index("Options for videos:") < text.index("--crf")
