@@ -40,7 +40,9 @@ class Assignment(click.ParamType[tuple[str, Any]]):
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: ./NAME]")
 @click.option("--name", help="Name of the network.  [default: the checkpoint's stem]")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Name or TOML file of a recipe: what weights cannot tell.")
-@click.option("--value-range", type=click.Choice(["1", "255"]), help="What white was in training.  [default: measured]")
+@click.option(
+    "--value-range", type=click.Choice(["1", "255"]), help="What white was in training.  [default: by recipe, or measured]"
+)
 @click.option("--variant", multiple=True, type=Assignment(), help="A fact that the weights leave open; may be repeated.")
 @click.option("--architecture", help="Name of the network family.  [default: detected]")
 @click.option("--dense-bsconv", is_flag=True, help="BSConv as dense 3x3 convolutions.")

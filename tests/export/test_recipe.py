@@ -105,6 +105,11 @@ def test_a_recipe_of_another_file_is_refused(shared: Path, tmp_path: Path) -> No
         export_bundle(shared / "checkpoints" / "ECBSR_M4C16_x2.pth", tmp_path / "net", recipe=RECIPES / "rlfn_x4.toml")
 
 
+def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^rlfn_ntire_x5: .* no recipe of that name; did you mean 'rlfn_ntire_x4'\?$"):
+        export_bundle(tmp_path / "no.pth", recipe="rlfn_ntire_x5")
+
+
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     text = (RECIPES / "rlfn_x4.toml").read_text(encoding="utf-8").replace("value_range", "value_rnage")
     (tmp_path / "r.toml").write_text(text, encoding="utf-8")
