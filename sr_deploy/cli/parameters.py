@@ -6,6 +6,21 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import click
+from click.shell_completion import CompletionItem
+
+from sr_deploy.models import names
+
+
+class Network(click.ParamType[str]):
+    """A bundle, an ONNX file, or a network in the box."""
+
+    name = "network"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names that begin so, and files."""
+        del ctx, param
+        known = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        return [*known, CompletionItem(incomplete, type="file")]
 
 
 class TileSize(click.ParamType[int | Literal["auto"] | None]):

@@ -87,7 +87,12 @@ def is_in_the_box(name: str) -> bool:
 
 def hint(name: str) -> str:
     """The end of a message about a wrong name: `; did you mean 'fast'?`, or '' where nothing in the box is called like it."""
-    return did_you_mean(name, [word for model in available() for word in (model.name, model.folder.name)])
+    return did_you_mean(name, names())
+
+
+def names() -> tuple[str, ...]:
+    """All names of the networks in the box, those with and those without their scale, sorted."""
+    return tuple(sorted({word for model in available() for word in (model.name, model.folder.name)}))
 
 
 def _family(name: str) -> list[Model]:

@@ -218,6 +218,10 @@ def test_the_shell_completes_as_the_docs_say() -> None:
         asked = {"_SR_DEPLOY_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         result = subprocess.run(PROGRAM, capture_output=True, check=True, env={**os.environ, **asked})
         assert result.stdout == expected
+    asked = {"_SR_DEPLOY_COMPLETE": "bash_complete", "COMP_WORDS": "sr-deploy upscale -m qual", "COMP_CWORD": "3"}
+    result = subprocess.run(PROGRAM, capture_output=True, check=True, env={**os.environ, **asked})
+    lines = result.stdout.decode("utf-8").splitlines()
+    assert lines == ["plain,quality-small", "plain,quality-small-x2", "plain,quality-small-x4", "file,qual"]
     for shell in shells[1:]:  # click asks bash for its version
         asked = {"_SR_DEPLOY_COMPLETE": f"{shell}_source"}
         result = subprocess.run(PROGRAM, capture_output=True, check=True, env={**os.environ, **asked})
