@@ -176,3 +176,34 @@ def test_only_trace_exports_and_only_backends_import_runtimes() -> None:
         path.relative_to(PACKAGE).as_posix() for path in MODULES if "torch.onnx.export(" in path.read_text(encoding="utf-8")
     }
     assert callers <= {"export/trace.py"}
+
+
+CLOCKS = {"monotonic", "perf_counter", "process_time", "thread_time", "monotonic_ns", "perf_counter_ns"}
+
+
+def reads_a_clock(node: ast.AST, timed: set[str]) -> bool:
+    """Whether an expression calls a clock, or uses a name in `timed`."""
+    return any(
+        (isinstance(part, ast.Attribute) and part.attr in CLOCKS) or (isinstance(part, ast.Name) and part.id in timed)
+        for part in ast.walk(node)
+    )
+
+
+def timed_asserts(tree: ast.AST) -> list[int]:
+    """Lines that assert something of a clock, or of a name that was given its time."""
+    timed: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and reads_a_clock(node.value, set()):
+            timed |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert) and reads_a_clock(node.test, timed)]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_test_asserts_how_long_something_took(path: Path) -> None:
+    """A busy machine would fail it. Assert what the time stands for: what was done, in which order, how often."""
+    assert timed_asserts(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+def test_a_clock_in_an_assert_is_found() -> None:
+    code = "start = time.monotonic()\nspent = perf_counter() - start\nassert time.perf_counter() - start < 3\nassert start < 3"
+    assert timed_asserts(ast.parse(code)) == [3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -237,23 +238,21 @@ def test_lines_of_a_part_are_in_the_report_before_it_ends(
 
 def test_lines_of_a_process_come_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "part.py"
-    script.write_text("import time; print('first'); time.sleep(60)")
+    script.write_text("import time; print('first'); time.sleep(60); print('last')")
     monkeypatch.setattr(gpu, "__file__", str(script))
     monkeypatch.setattr(gpu, "GRACE", 1.0)
-    lines, started = gpu.in_own_process(gpu.PARTS[0], 0.0, []), time.monotonic()
+    lines = gpu.in_own_process(gpu.PARTS[0], 0.0, [])
     assert next(lines) == "first"
     assert list(lines) == ["", "**ended: its time was up**"]
-    assert time.monotonic() - started < 30
 
 
 def test_what_a_part_leaves_running_does_not_hold_up_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "part.py"
-    script.write_text("import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])")
+    ends = "import time; time.sleep(60); print('last')"
+    script.write_text(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ends!r}])")
     monkeypatch.setattr(gpu, "__file__", str(script))
     monkeypatch.setattr(gpu, "GRACE", 1.0)
-    started = time.monotonic()
-    assert list(gpu.in_own_process(gpu.PARTS[0], 0.0, []))[-1] == "**ended: its time was up**"
-    assert time.monotonic() - started < 30
+    assert list(gpu.in_own_process(gpu.PARTS[0], 0.0, [])) == ["", "**ended: its time was up**"]
 
 
 def test_shares_hold_the_start_of_each_part_and_add_up() -> None:
@@ -282,9 +281,9 @@ def test_what_tune_measures_is_told_at_once_and_ends_with_the_time() -> None:
             begun.append(number)
             progress(one)
 
-    assert list(gpu_speed.as_they_come(search, time.monotonic() + 60)) == measured
+    assert list(gpu_speed.as_they_come(search, math.inf)) == measured
     begun.clear()
-    assert list(gpu_speed.as_they_come(search, time.monotonic() - 1)) == measured[:1]
+    assert list(gpu_speed.as_they_come(search, -math.inf)) == measured[:1]
     assert begun == [0]
 
 
@@ -294,7 +293,7 @@ def test_what_ends_tune_is_raised() -> None:
         raise EngineError("no schedule runs")
 
     with pytest.raises(EngineError, match="no schedule runs"):
-        list(gpu_speed.as_they_come(search, time.monotonic() + 60))
+        list(gpu_speed.as_they_come(search, math.inf))
 
 
 def test_without_a_gpu_every_part_says_so(bundle: Path) -> None:

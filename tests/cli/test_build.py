@@ -270,9 +270,8 @@ def test_an_interrupted_build_leaves_no_file(number: int, code: int, bundle: Pat
         text=True,
     )
     folder = tmp_path / "engines"
-    deadline = time.monotonic() + 30
     while not folder.is_dir():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.2)
     process.send_signal(number)

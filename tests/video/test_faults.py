@@ -69,11 +69,9 @@ def boom_at(number: int, error: Exception | None = None) -> Callable[[int], None
 
 
 def fails(source: Path, target: Path, upscaler: Nearest | None = None) -> BaseException:
-    """What a run raises, in time."""
-    started = time.monotonic()
+    """What a run raises; a thread that is left would be found by the fixture above."""
     with pytest.raises((BoomError, VideoError)) as caught:
         upscale_video(source, target, upscaler or Nearest(), options=OPTIONS)
-    assert time.monotonic() - started < PATIENCE
     assert not target.exists()
     assert "\n" not in str(caught.value)
     return caught.value

@@ -348,7 +348,7 @@ def test_a_build_killed_while_it_compiles_leaves_no_file(number: signal.Signals,
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
-    wait_for(folder.is_dir)
+    wait_for(folder.is_dir, process)
     time.sleep(0.2)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -361,7 +361,7 @@ def test_what_a_build_killed_while_writing_leaves_is_cleaned_by_the_next(bundle:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
-    wait_for(lambda: folder.is_dir() and any(folder.iterdir()))
+    wait_for(lambda: folder.is_dir() and any(folder.iterdir()), process)
     process.kill()
     process.communicate(timeout=60)
     (left,) = folder.iterdir()
@@ -372,8 +372,7 @@ def test_what_a_build_killed_while_writing_leaves_is_cleaned_by_the_next(bundle:
     assert {path.suffix for path in folder.iterdir()} == {".engine", ".json"}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while not condition():
-        assert time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.005)
