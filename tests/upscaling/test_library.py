@@ -53,7 +53,6 @@ def graph(tmp_path: Path) -> Path:
         (np.full((5, 5, 3), np.nan, np.float32), "NaN or Inf"),
         (np.full((5, 5, 2), np.inf, np.float32), "NaN or Inf"),
     ],
-    ids=str,
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_image_is_refused_with_what_to_give(graph: Path, image: Any, says: str) -> None:
