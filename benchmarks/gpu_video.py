@@ -15,13 +15,13 @@ from sr_deploy.arrays import Array
 from sr_deploy.bundle import Bundle
 from sr_deploy.device import gpu
 from sr_deploy.device.device import Device, DeviceArray
+from sr_deploy.device.nvenc import load_library
 from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
 from sr_deploy.device.ycbcr import Meaning
 from sr_deploy.errors import BackendUnavailableError
 from sr_deploy.upscaling.gpu.slots import Context
 from sr_deploy.upscaling.gpu.tune import picture
 from sr_deploy.upscaling.tiling import plan_tiles
-from sr_deploy.video.nvcodec import load_library
 
 DEPTHS = {"nv12": (8, 0), "p010le": (10, 6)}
 """Bits of a code, and the zeros below it."""

@@ -81,7 +81,7 @@ class PlaneFormat:
     """What the planes of a frame are.
 
     size: (H,W) of luma; chroma sides are rounded up. pixel_format: one of LAYOUTS. location: where chroma lies, as FFmpeg
-    numbers it; 0, not told, is left.
+    numbers it; 0, not told, is left. on_device: whether an upscaler leaves its results on its GPU, each in an array of its own.
 
     Raises: UsageError for another pixel format.
     """
@@ -90,6 +90,7 @@ class PlaneFormat:
     pixel_format: str
     meaning: Meaning
     location: int = 0
+    on_device: bool = False
 
     def __post_init__(self) -> None:
         if self.pixel_format not in LAYOUTS:
@@ -149,6 +150,16 @@ class DevicePlanes:
         Raises: OutOfMemoryError.
         """
         return self._device.empty((self.format.count,), self.format.dtype)
+
+    def empty_frame(self) -> DeviceArray:
+        """(1,H,W,3) for the pixels of one frame, of undefined contents: uint8 for 8-bit codes, fp32 for deeper ones.
+
+        Raises: OutOfMemoryError.
+        """
+        height, width = self.format.size
+        if self.format.layout.depth == 8:
+            return self._device.empty((1, height, width, 3), np.uint8)
+        return self._device.empty((1, 3, height, width), np.float32).transpose((0, 2, 3, 1))
 
     def planes(self, codes: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
         """Luma (H,W) and chroma (h,w,2) of a flat array: views of it.

@@ -53,7 +53,7 @@ class FrameReuse:
     depends on the frames since the start or `restart` alone, and is the same with `enabled=False`: so is every bit of the
     results.
 
-    planes: what results are in place of RGB where a GPU can give them: the codes of that format, (n,).
+    planes: what results are in place of RGB where a GPU can give them: the codes of that format, (n,), there or on the host.
 
     Results are read-only and never change: equal frames share one. Size and depth may change from frame to frame. Calls from
     several threads are fine on GPUs, where there is one choice of tiles; on a CPU, frames come in order, one at a time.
@@ -208,5 +208,6 @@ def _equal(first: Array, second: Array) -> bool:
 
 
 def _frozen(large: Array) -> Array:
-    large.flags.writeable = False
+    if isinstance(large, np.ndarray):
+        large.flags.writeable = False
     return large

@@ -138,7 +138,7 @@ def _stream_facts(video: VideoStream, expected: Expected) -> Iterator[_Fact]:
     pixel = av.VideoFormat(_plain(context.pix_fmt or "gray"))
     yield "the codec", context.codec.canonical_name, expected.codec
     yield "the size", f"{context.width}x{context.height}", f"{wanted.width}x{wanted.height}"
-    yield "the pixel format", pixel.name, wanted.pixel_format
+    yield "the pixel format", pixel.name, _plain(wanted.pixel_format)
     yield "the depth", pixel.components[0].bits, wanted.depth
     for name in ("matrix", "range", "primaries", "transfer"):
         yield f"the color tag '{name}'", *_tag(name, tags, wanted)
@@ -184,8 +184,8 @@ def _length(length: Fraction, expected: Expected) -> Iterator[_Fact]:
 
 
 def _plain(pixel_format: str) -> str:
-    """Full-range formats go by two names."""
-    return pixel_format.replace("yuvj", "yuv")
+    """Formats go by two names: full-range ones, and those that encoders take in another order than decoders give."""
+    return {"nv12": "yuv420p", "p010le": "yuv420p10le"}.get(pixel_format, pixel_format.replace("yuvj", "yuv"))
 
 
 def _tag(name: str, tags: ColorTags, wanted: VideoFormat) -> tuple[int, int]:

@@ -131,6 +131,13 @@ def frame_from_codes(codes: Array, format: VideoFormat) -> av.VideoFrame:
     return _tagged(frame, format.tags)
 
 
+def codes_from_frame(frame: av.VideoFrame) -> Array:
+    """All codes of a frame of one of LAYOUTS (n,), plane by plane without padding."""
+    layout = LAYOUTS[frame.format.name]
+    views = [_view(plane, layout.depth, 2 if index and layout.paired else 1) for index, plane in enumerate(frame.planes)]
+    return np.concatenate([view.ravel() for view in views])
+
+
 def plane_format_of(format: VideoFormat) -> PlaneFormat | None:
     """The format in which a GPU may write its codes; None where chroma would not be what the host makes of it.
 
@@ -231,10 +238,10 @@ def chroma_location_of(frame: av.VideoFrame) -> int:
     return PLACES.get((across, down), 0)
 
 
-def _view(plane: Any, depth: int) -> NDArray[Any]:
-    """The samples of a plane without its padding, top row first; a view of the frame's memory."""
+def _view(plane: Any, depth: int, beside: int = 1) -> NDArray[Any]:
+    """The samples of a plane without its padding, `beside` of them a pixel, top row first; a view of the frame's memory."""
     dtype = np.dtype(np.uint8 if depth == 8 else "<u2")
-    rows = np.frombuffer(plane, dtype).reshape(plane.height, abs(plane.line_size) // dtype.itemsize)[:, : plane.width]
+    rows = np.frombuffer(plane, dtype).reshape(plane.height, abs(plane.line_size) // dtype.itemsize)[:, : plane.width * beside]
     return rows[::-1] if plane.line_size < 0 else rows
 
 

@@ -6,8 +6,6 @@ missing, twice there or out of order is noticed at once: LostError, and another 
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +18,7 @@ from av.video.stream import VideoStream
 
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import Device, DeviceArray
+from sr_deploy.device.nvenc import first_line, load_library
 from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError
 from sr_deploy.upscaling.upscaler import Upscaler
@@ -30,7 +29,6 @@ from sr_deploy.video.images import FrameSource
 from sr_deploy.video.source import VideoSource
 from sr_deploy.video.stages import FrameUpscaler
 
-_INSTALL = 'pip install "sr-deploy[nvcodec]"'
 _CODECS = {"h264": "H264", "hevc": "HEVC", "av1": "AV1", "vp9": "VP9"}
 """Members of `cudaVideoCodec` by FFmpeg's names."""
 
@@ -118,7 +116,7 @@ class Nvdec:
                 usedevicememory=True,
             )
         except Exception as exc:
-            raise LostError(f"NVDEC cannot be opened ({_first_line(exc)})") from exc
+            raise LostError(f"NVDEC cannot be opened ({first_line(exc)})") from exc
 
     def _require_capable(self) -> None:
         library, format = self._library, self._known
@@ -130,7 +128,7 @@ class Nvdec:
                 bitdepth=format.depth,
             )
         except Exception as exc:
-            raise BackendUnavailableError(f"NVDEC cannot be asked ({_first_line(exc)})") from exc
+            raise BackendUnavailableError(f"NVDEC cannot be asked ({first_line(exc)})") from exc
         if not found.get("num_decoder_engines"):
             raise BackendUnavailableError(f"this GPU has no NVDEC for {self._codec} {format.pixel_format}")
 
@@ -178,7 +176,7 @@ class _Pass:
             if surfaces:
                 self._decoder.SyncOnCUStream()
         except Exception as exc:
-            raise LostError(f"it fails ({_first_line(exc)})") from exc
+            raise LostError(f"it fails ({first_line(exc)})") from exc
         return surfaces
 
     def _frame(self, surface: Any) -> DeviceFrame | None:
@@ -205,7 +203,7 @@ class _Pass:
         if chroma_after != format.size[0] * format.size[1] * format.dtype.itemsize:
             raise LostError("a frame's planes do not follow each other")
         codes = self._device.memory(luma, (format.count,), format.dtype, keep=surface)
-        pixels = _empty_pixels(self._device, format)
+        pixels = self._planes.empty_frame()
         try:
             self._planes.to_rgb(codes, pixels, stream=self._stream)
             self._device.synchronize(self._stream)
@@ -253,20 +251,6 @@ def host_pixels(pixels: DeviceArray) -> Array:
     return np.ascontiguousarray(np.rint(found * np.float32(65535)).astype(np.uint16))
 
 
-@functools.cache
-def load_library() -> Any:
-    """PyNvVideoCodec.
-
-    Raises: BackendUnavailableError with the reason, and the line that installs it.
-    """
-    try:
-        return importlib.import_module("PyNvVideoCodec")
-    except ModuleNotFoundError as exc:
-        raise BackendUnavailableError(f"PyNvVideoCodec is not installed; install it with `{_INSTALL}`") from exc
-    except Exception as exc:  # it looks for the driver when it is imported
-        raise BackendUnavailableError(f"PyNvVideoCodec cannot be loaded ({_first_line(exc)})") from exc
-
-
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream] | None]:
     """The packets as NVDEC takes them, with start codes and parameters in the stream; None at the end."""
     name = _FILTERS.get(stream.codec_context.name)
@@ -278,14 +262,3 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[
             raise LostError("a packet is damaged")
         yield from filter.filter(packet) if filter else [packet]
     yield None
-
-
-def _empty_pixels(device: Device, format: PlaneFormat) -> DeviceArray:
-    height, width = format.size
-    if format.layout.depth == 8:
-        return device.empty((1, height, width, 3), np.uint8)
-    return device.empty((1, 3, height, width), np.float32).transpose((0, 2, 3, 1))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

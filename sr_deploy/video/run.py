@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 
 from sr_deploy import __version__
 from sr_deploy.device.video_planes import PlaneFormat
-from sr_deploy.errors import BackendUnavailableError, UsageError, VideoError
+from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError, VideoError
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.upscaler import Upscaler
@@ -45,6 +45,9 @@ from sr_deploy.video.stages import (
 )
 from sr_deploy.video.streams import StreamPlan, plan_streams
 from sr_deploy.video.y4m import ImageSequence, Y4MWriter
+
+if TYPE_CHECKING:
+    from sr_deploy.video.nvenc import Nvenc
 
 _BITS_PER_PIXEL = {"ffv1": 8.0, "prores_ks": 4.0}
 _USUAL_BITS_PER_PIXEL = 0.1
@@ -107,6 +110,11 @@ class _Output:
     encoding: Encoding
     streams: StreamPlan
 
+    @property
+    def encoded(self) -> VideoFormat:
+        """What the written stream is."""
+        return encoded_format(self.format, self.encoding)
+
 
 class _Run:
     def __init__(
@@ -159,13 +167,16 @@ class _Run:
         output = self._output(source.format)
         space = _space_notes(self._target, source.frame_count, output)
         fresh = not (options.resume and source.repeatable)
-        with Journal(self._part, self._identity(source.format, output), replace=options.overwrite, fresh=fresh) as journal:
+        nvenc, encoding_notes = self._nvenc(source.format, output)
+        identity = self._identity(source.format, output, nvenc)
+        with Journal(self._part, identity, replace=options.overwrite, fresh=fresh) as journal:
             resumed = journal.frames
-            planes = _planes(self._upscaler, source.format, output)
-            known = (*output.encoding.notes, *output.streams.notes, *space, *self._decoding_notes(source, planes))
+            planes = nvenc.planes if nvenc else _planes(self._upscaler, source.format, output.encoded)
+            decoding_notes = self._decoding_notes(source, planes)
+            known = (*output.encoding.notes, *output.streams.notes, *space, *decoding_notes, *encoding_notes)
             self._started(source, output.format, output.encoding, resumed, known)
             frames = _network(self._upscaler, options, planes)
-            timing = self._compute(source, frames, output, journal)
+            timing = self._compute(source, frames, output, journal, nvenc)
             joining = self._finish(output, journal)
             size, count = self._target.stat().st_size, journal.frames
             journal.remove()
@@ -187,6 +198,19 @@ class _Run:
         if reason and choice == "nvdec":
             raise BackendUnavailableError(f"{self._source}: NVDEC cannot decode it: {reason}; use --decode auto or cpu")
         return (f"Decoded on the CPU: {reason}.",) if reason else ()
+
+    def _nvenc(self, source: VideoFormat, output: _Output) -> tuple[Nvenc | None, tuple[str, ...]]:
+        """NVENC as it takes frames from the GPU that upscales them, where it is wanted; what to say where it cannot."""
+        codec, upscaler = output.encoding.codec, self._upscaler
+        if not codec.endswith("_nvenc") or not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
+            return None, ()
+        from sr_deploy.video.nvenc import nvenc_for, planar
+
+        try:
+            planes = _planes(upscaler, source, planar(output.encoded))
+            return nvenc_for(upscaler.frames_device(), planes, output.format, output.encoding), ()
+        except (BackendUnavailableError, EngineError) as exc:
+            return None, (f"Encoded by FFmpeg's {codec}, from the host's memory: {exc}.",)
 
     def _output(self, source: VideoFormat) -> _Output:
         options, suffix = self._options, self._target.suffix
@@ -237,13 +261,14 @@ class _Run:
         notes = source.notes + ((f"{self._target.suffix} cannot hold its {', '.join(lost)}",) if lost else ())
         return VideoSummary(self._target, "done", timing.items, 0, 0, 0.0, timing, notes, frames.reuse, frames.stats)
 
-    def _identity(self, source: VideoFormat, output: _Output) -> dict[str, Any]:
+    def _identity(self, source: VideoFormat, output: _Output, nvenc: Nvenc | None) -> dict[str, Any]:
         options, out, encoding = self._options, output.format, output.encoding
+        on_device = {"encoder": nvenc.identity} if nvenc else {}
         return {
             "source": source_identity(self._source),
             "network": network_identity(self._upscaler, source),
             "size": f"{out.width}x{out.height}",
-            "encoding": {"codec": encoding.codec, "pixels": encoding.pixel_format, **dict(encoding.options)},
+            "encoding": {"codec": encoding.codec, "pixels": encoding.pixel_format, **dict(encoding.options), **on_device},
             "from": None if options.start is None else str(options.start),
             "until": None if options.until is None else str(options.until),
             "deinterlacing": options.deinterlace,
@@ -253,7 +278,9 @@ class _Run:
             "versions": {"sr-deploy": __version__, "PyAV": av.__version__},
         }
 
-    def _compute(self, source: FrameSource, frames: FrameNetwork, output: _Output, journal: Journal) -> Timing:
+    def _compute(
+        self, source: FrameSource, frames: FrameNetwork, output: _Output, journal: Journal, nvenc: Nvenc | None
+    ) -> Timing:
         done = journal.frames
 
         def written(_: int) -> None:
@@ -266,7 +293,10 @@ class _Run:
             self._bitrate = float(8 * segment.bytes / seconds) if seconds else None
 
         per_segment = self._options.segment_frames
-        segments = SegmentOutput(journal, output.format, output.encoding, per_segment, written=written, finished=finished)
+        encoder = nvenc.open if nvenc else None
+        segments = SegmentOutput(
+            journal, output.format, output.encoding, per_segment, encoder=encoder, written=written, finished=finished
+        )
         items = missing_frames(source, journal, per_segment, self._cancellation)
         enlarge = Enlarging(frames, output.format, self._cancellation)
         try:
@@ -297,14 +327,14 @@ def _network(upscaler: FrameUpscaler, options: VideoOptions, planes: PlaneFormat
     return FrameNetwork(upscaler, reuse=options.reuse, per_segment=options.segment_frames, planes=planes)
 
 
-def _planes(upscaler: FrameUpscaler, source: VideoFormat, output: _Output) -> PlaneFormat | None:
+def _planes(upscaler: FrameUpscaler, source: VideoFormat, out: VideoFormat) -> PlaneFormat | None:
     """What the encoder takes, where a GPU can give it: frames that are not resized afterwards."""
-    out, scale = output.format, upscaler.scale
+    scale = upscaler.scale
     if not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
         return None
     if (out.height, out.width) != (source.height * scale, source.width * scale):
         return None
-    return plane_format_of(encoded_format(out, output.encoding))
+    return plane_format_of(out)
 
 
 def _opened(path: Path, options: VideoOptions) -> FrameSource:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 import av
 import av.error
+from av.container import OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from sr_deploy.arrays import Array
+from sr_deploy.device.device import DeviceArray
 from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import frame_from_codes, frame_from_rgb
 from sr_deploy.video.encoding import Encoding, configure, encoded_format, frame_clock
@@ -48,6 +52,36 @@ def segment_suffix(encoding: Encoding) -> str:
     return ".mov" if encoding.codec == "prores_ks" else ".nut"
 
 
+class FrameEncoder(Protocol):
+    """Frames, numbered from 0, -> packets of a stream of its own, whose times are those numbers."""
+
+    def encode(self, number: int, pixels: Array | DeviceArray, /) -> Iterable[Packet[VideoStream]]: ...
+
+    def finish(self) -> Iterable[Packet[VideoStream]]: ...
+
+
+OpenEncoder = Callable[[OutputContainer, VideoFormat, Encoding], FrameEncoder]
+"""Adds a stream to a file that is not begun, and gives what encodes into it: frames of a format, by an encoding."""
+
+
+class HostEncoder:
+    """FFmpeg's encoders, from the host's memory."""
+
+    def __init__(self, container: OutputContainer, out: VideoFormat, encoding: Encoding) -> None:
+        self._encoded = encoded_format(out, encoding)
+        self._stream = cast(VideoStream, container.add_stream(encoding.codec, rate=1 / frame_clock(out)))
+        configure(self._stream.codec_context, out, encoding)
+        self._stream.time_base = self._encoded.time_base
+
+    def encode(self, number: int, pixels: Array) -> Iterable[Packet[VideoStream]]:
+        picture = (frame_from_codes if pixels.ndim == 1 else frame_from_rgb)(pixels, self._encoded)
+        picture.pts, picture.time_base = number, frame_clock(self._encoded)
+        return self._stream.encode(picture)
+
+    def finish(self) -> Iterable[Packet[VideoStream]]:
+        return self._stream.encode(None)
+
+
 class SegmentWriter:
     """Encodes frames into one file that begins with a keyframe and plays alone.
 
@@ -55,8 +89,8 @@ class SegmentWriter:
     that equal frames become equal bits wherever they stand.
     """
 
-    def __init__(self, path: Path, out: VideoFormat, encoding: Encoding) -> None:
-        """out: what the frames are; its pixel format and depth give way to those of the encoding.
+    def __init__(self, path: Path, out: VideoFormat, encoding: Encoding, encoder: OpenEncoder | None = None) -> None:
+        """out: what the frames are; its pixel format and depth give way to those of the encoding. encoder: by default FFmpeg's.
 
         Raises: VideoError when the file cannot be made.
         """
@@ -72,9 +106,7 @@ class SegmentWriter:
         name = segment_suffix(encoding).removeprefix(".")
         try:
             self._container = av.open(f"file:{self._part}", "w", format=name, container_options=options)
-            self._stream = cast(VideoStream, self._container.add_stream(encoding.codec, rate=1 / frame_clock(out)))
-            configure(self._stream.codec_context, out, encoding)
-            self._stream.time_base = self._encoded.time_base
+            self._encoder = (encoder or HostEncoder)(self._container, out, encoding)
         except (av.error.FFmpegError, OSError) as exc:
             raise write_error(path, exc) from exc
 
@@ -90,12 +122,10 @@ class SegmentWriter:
         if not self._pts and frame.pts < 0:
             self._shift = -frame.pts
             self._container.metadata[SHIFT] = str(self._shift)
-        make = frame_from_codes if frame.pixels.ndim == 1 else frame_from_rgb
-        picture = make(frame.pixels, self._encoded)
-        picture.pts, picture.time_base = len(self._pts), frame_clock(self._encoded)
+        number = len(self._pts)
         self._pts.append(frame.pts)
         self._durations.append(frame.duration)
-        self._encode(picture)
+        self._mux(lambda: self._encoder.encode(number, frame.pixels))
 
     def close(self) -> Segment:
         """The finished file, on the disk and in its place.
@@ -105,7 +135,7 @@ class SegmentWriter:
         try:
             if not self._pts:
                 raise VideoError(f"{self.path}: a segment without frames; expected at least one")
-            self._encode(None)
+            self._mux(self._encoder.finish)
             self._container.close()
             put_in_place(self._part, self.path)
         except BaseException as exc:
@@ -127,9 +157,9 @@ class SegmentWriter:
         if error is not None:
             self.abort()
 
-    def _encode(self, picture: av.VideoFrame | None) -> None:
+    def _mux(self, encode: Callable[[], Iterable[Packet[VideoStream]]]) -> None:
         try:
-            for packet in self._stream.encode(picture):
+            for packet in encode():
                 self._set_time(packet)
                 self._container.mux(packet)
         except (av.error.FFmpegError, OSError) as exc:

@@ -23,7 +23,7 @@ from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.encoding import Encoding
 from sr_deploy.video.frame import Frame, VideoFormat
 from sr_deploy.video.journal import Journal, Segment
-from sr_deploy.video.segment import SegmentWriter, segment_suffix
+from sr_deploy.video.segment import OpenEncoder, SegmentWriter, segment_suffix
 
 Numbered = tuple[int, Frame]
 """A frame and its number in the video, from 0."""
@@ -153,7 +153,8 @@ class Enlarging:
 class SegmentOutput:
     """Writes frames into segments of `per_segment` frames each, at the numbers where they belong; one thread at a time.
 
-    written: called with each frame's number after it was written. finished: with each segment when it is on the disk.
+    encoder: by default FFmpeg's. written: called with each frame's number after it was written. finished: with each segment
+    when it is on the disk.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class SegmentOutput:
         encoding: Encoding,
         per_segment: int,
         *,
+        encoder: OpenEncoder | None = None,
         written: Callable[[int], None],
         finished: Callable[[Segment], None],
     ) -> None:
@@ -170,6 +172,7 @@ class SegmentOutput:
         self._out = out
         self._encoding = encoding
         self._per_segment = per_segment
+        self._encoder = encoder
         self._written = written
         self._finished = finished
         self._index = -1
@@ -183,7 +186,7 @@ class SegmentOutput:
             if index != self._index:
                 self.finish()
                 self._index = index
-                self._writer = SegmentWriter(self._path(index), self._out, self._encoding)
+                self._writer = SegmentWriter(self._path(index), self._out, self._encoding, self._encoder)
             assert self._writer is not None
             self._writer.write(frame)
             if (number + 1) % self._per_segment == 0:

@@ -107,6 +107,8 @@ def other(**facts: Any) -> Callable[[Expected], Expected]:
         (other(tags=ColorTags(matrix=9)), "the color tag 'matrix' is 2, expected 9"),
         (other(tags=ColorTags(range=2)), "the color tag 'range'"),
         (other(depth=10), "the depth is 8, expected 10"),
+        (other(pixel_format="yuv422p"), "the pixel format is yuv420p, expected yuv422p"),
+        (other(pixel_format="p010le"), "the pixel format is yuv420p, expected yuv420p10le"),
         (other(width=128), "the size is 64x48, expected 128x48"),
         (other(display_matrix=QUARTER_TURN), "the display matrix is None"),
         (other(mastering=HDR.mastering), "the mastering display is None"),
@@ -117,6 +119,12 @@ def other(**facts: Any) -> Callable[[Expected], Expected]:
 def test_what_is_expected_and_missing_is_named(rich: Run, change: Callable[[Expected], Expected], message: str) -> None:
     with pytest.raises(VideoError, match=message):
         check_result(rich.target, change(rich.expected))
+
+
+def test_formats_that_encoders_take_in_another_order_are_those_of_decoders(rich: Run, tmp_path: Path) -> None:
+    check_result(rich.target, other(pixel_format="nv12")(rich.expected))
+    deep = written(tmp_path, None, ".mkv", "libx265", out=HDR)
+    check_result(deep.target, other(pixel_format="p010le")(deep.expected))
 
 
 def test_a_file_that_ends_early(rich: Run, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sr_deploy.device.video_planes import PlaneFormat
+from sr_deploy.device.ycbcr import Meaning
 from sr_deploy.errors import VideoError
-from sr_deploy.video.colors import frame_from_rgb, layout_of, meaning_of, rgb_from_frame
+from sr_deploy.video.colors import codes_from_frame, frame_from_codes, frame_from_rgb, layout_of, meaning_of, rgb_from_frame
 from sr_deploy.video.frame import ColorTags, VideoFormat
 from sr_deploy.video.source import VideoSource
 from tests.video import clips as reader
@@ -248,3 +250,15 @@ def test_full_range_files_look_as_ffmpeg_shows_them(clips: Clips) -> None:
     with VideoSource(clips["full_range"]) as source:
         for frame, told in zip(source.frames(), want, strict=True):
             assert np.median(np.abs(frame.pixels.astype(int) - told)) <= 1
+
+
+@pytest.mark.parametrize(("pixel_format", "planar"), [("nv12", "yuv420p"), ("p010le", "yuv420p10le"), ("yuv444p", "yuv444p")])
+def test_codes_of_a_frame_are_without_padding_and_as_kernels_lay_them_out(pixel_format: str, planar: str) -> None:
+    height, width, depth = 18, 46, 10 if "10" in pixel_format else 8
+    format = PlaneFormat((height, width), planar, Meaning(1, full=False))
+    codes = np.random.default_rng(3).integers(0, 2**depth, format.count).astype(format.dtype)
+    frame = frame_from_codes(codes, VideoFormat(width, height, planar, depth, Fraction(1, 25)))
+    chroma = codes[height * width :].reshape(2, -1)
+    paired = np.concatenate([codes[: height * width], chroma.T.ravel()])
+    expected = codes if planar == pixel_format else paired << (6 if depth == 10 else 0)
+    np.testing.assert_array_equal(codes_from_frame(frame.reformat(format=pixel_format)), expected)

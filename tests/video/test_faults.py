@@ -135,12 +135,11 @@ def test_the_writer_fails(clips: Clips, target: Path, monkeypatch: pytest.Monkey
     written = 0
 
     class Failing(stages.SegmentWriter):
-        def _encode(self, picture: Any) -> None:
+        def write(self, frame: Frame) -> None:
             nonlocal written
-            if picture is not None:
-                boom_at(number, error)(written)
-                written += 1
-            super()._encode(picture)
+            boom_at(number, error)(written)
+            written += 1
+            super().write(frame)
 
     monkeypatch.setattr(stages, "SegmentWriter", Failing)
     with pytest.raises(type(error)) as caught:

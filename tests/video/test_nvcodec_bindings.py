@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
+from sr_deploy.device import nvenc
 from sr_deploy.video import nvcodec
 from tests.video import fake_nvcodec
-from tests.video.fake_nvcodec import FORMATS, DecodedFrame, FakeLibrary, PacketData, Pixel_Format, PyNvDecoder
+from tests.video.fake_nvcodec import FORMATS, DecodedFrame, FakeLibrary, PacketData, Pixel_Format, PyNvDecoder, PyNvEncoder
 
 DUMP = """
 import importlib.util, json, sys
@@ -119,6 +120,44 @@ def test_our_code_uses_nothing_that_the_stand_in_has_not() -> None:
             assert hasattr(kinds[owner], node.attr) or node.attr == "format", ast.unparse(node)
             seen.add(owner)
     assert seen == set(kinds)
+
+
+def test_the_encoder_takes_and_gives_what_we_do(interface: Interface) -> None:
+    """`CreateEncoder` is the package's own Python over the class; what a packet holds stands in the docstrings alone."""
+    described, python = interface["PyNvEncoder"], Path(str(importlib.util.find_spec("PyNvVideoCodec").origin))  # type: ignore[union-attr]
+    tree = ast.parse(python.read_text(encoding="utf-8"))
+    (create,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "CreateEncoder")
+    assert [one.arg for one in create.args.args] == arguments(FakeLibrary.CreateEncoder)[:-1] and create.args.kwarg
+    assert documented("__init__", described["__init__"])[0] == [f"arg{number}" for number in range(7)]
+    for name, value in vars(PyNvEncoder).items():
+        if callable(value) and not name.startswith("_"):
+            assert arguments(value) in documented(name, described[name]), name
+    for name in ("Encode", "EndEncode"):
+        assert "'data' (bytes), 'timestamp' (uint64), 'picture_type' (int)" in described[name]
+    assert "__cuda_array_interface" in described["Encode"]
+
+
+def test_our_encoder_uses_nothing_that_the_stand_in_has_not() -> None:
+    tree = ast.parse(Path(nvenc.__file__).read_text(encoding="utf-8"))
+    kinds = {"self._encoder": PyNvEncoder, "load_library()": FakeLibrary}
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) in kinds]
+    assert all(hasattr(kinds[ast.unparse(node.value)], node.attr) for node in used)
+    assert {node.attr for node in used} == {
+        "CreateEncoder",
+        *("GetNumBFrames", "GetSequenceParams", "Encode", "EndEncode"),
+    }
+
+
+def test_words_of_the_encoder_are_in_the_package() -> None:
+    """It says nowhere what it takes, so its own words are looked for in the extension."""
+    found = importlib.util.find_spec("PyNvVideoCodec")
+    if found is None or found.origin is None:
+        pytest.skip("PyNvVideoCodec is not installed")
+    words = {*nvenc.SURFACES.values(), *nvenc.CODECS.values(), *nvenc._EQUAL, *nvenc._FIXED, "vbr", "gpu_id"}
+    words |= {"high_quality", "fps", "codec", "fmt", "P5"}
+    for extension in Path(found.origin).parent.glob("PyNvVideoCodec_*.so"):
+        content = extension.read_bytes()
+        assert {word for word in words if word.encode() + b"\0" not in content} == set()
 
 
 def test_packets_and_frames_have_the_attributes_that_we_use(interface: Interface) -> None:

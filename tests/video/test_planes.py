@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,11 @@ def test_codes_are_the_callers_own(exact: Path) -> None:
         codes = [upscale.run_to_planes(image, upscale.plan(64, 48), planes) for image in images]
         again = [upscale.run_to_planes(image, upscale.plan(64, 48), planes) for image in images]
         plain = upscale(images[0])
+        staying = [upscale.run_to_planes(image, upscale.plan(64, 48), replace(planes, on_device=True)) for image in images]
     assert plain.shape == (128, 96, 3) and not np.array_equal(codes[0], codes[1])
     np.testing.assert_array_equal(codes, again)
+    assert not any(isinstance(one, np.ndarray) for one in staying)
+    np.testing.assert_array_equal(codes, [one.numpy() for one in staying])
 
 
 @pytest.mark.parametrize(

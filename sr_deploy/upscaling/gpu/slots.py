@@ -200,7 +200,7 @@ class Slot:
 
     The stream is idle whenever a run has ended, however it ended: arrays may go, or be used for the next frame.
 
-    planes: what results of frames of the host are, flat codes; by default they are RGB.
+    planes: what results are, flat codes; by default they are RGB.
     """
 
     def __init__(self, context: Context, size: tuple[int, ...], scale: int, planes: PlaneFormat | None = None) -> None:
@@ -234,7 +234,13 @@ class Slot:
         self._go = None
 
     def _result_of(self, enqueue: Callable[[], None]) -> tuple[Array, Health]:
-        """What is in the host's memory after the work that `enqueue` puts on the stream."""
+        """What is in the host's memory, or on the device, after the work that `enqueue` puts on the stream."""
+        if self._planes is not None and self._planes.format.on_device:
+            codes: DeviceArray = self._device.empty(self._codes.shape, self._planes.format.dtype)
+            with self._finished(self._stream):
+                enqueue()
+                self._device.copy(codes, self._codes, stream=self._stream)
+            return codes[0], self._context.read_health()
         result = self._results.take()
         try:
             with self._finished(self._stream):
