@@ -31,8 +31,9 @@ def compile_for_gpus(module: Any, folder: Path) -> None:
 
 
 def compile_for_cpu(module: Any, folder: Path) -> None:
-    """Put into the folder what any CPU of this platform runs that Warp itself runs on."""
-    with _options(module, block_dim=1, cpu_compiler_flags=""):
+    """Put into the folder what any CPU of this platform runs that Warp itself runs on, without the path of its headers."""
+    headers = f"-fmacro-prefix-map={Path(load_warp().__file__).parent}=warp"
+    with _options(module, block_dim=1, cpu_compiler_flags=headers):
         compile_to(folder / kernel_files.cpu_file_name(), module, device="cpu")
 
 

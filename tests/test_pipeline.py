@@ -31,9 +31,14 @@ class Item:
 
 @pytest.fixture(autouse=True)
 def _no_thread_left() -> Iterator[None]:
-    before = set(threading.enumerate())
+    before = _running()
     yield
-    assert set(threading.enumerate()) == before
+    assert _running() == before
+
+
+def _running() -> set[threading.Thread]:
+    """Without those that Ctrl-C kept from starting: Python lists them for ever."""
+    return {thread for thread in threading.enumerate() if thread.ident is not None}
 
 
 def run_to_end(
@@ -207,6 +212,7 @@ def test_workers_work_side_by_side_and_count_as_one() -> None:
     assert timing.work <= timing.wall
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ctrl-C in a finalizer is lost in Python
 @pytest.mark.parametrize("workers", [1, 3])
 def test_ctrl_c_at_any_moment_ends_every_stage(workers: int) -> None:
     def interrupt(*_: object) -> None:

@@ -135,7 +135,7 @@ def test_an_engine_is_built_without_a_file_of_ours(run: Run) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     result = run("build", "fast-x2", "--target", "rtx", "--json")
     assert result.returncode == 0, result.stderr
-    (built,) = json.loads(result.stdout)
+    (built,) = json.loads(result.stdout)["engines"]
     assert built["record"]["key"]["capabilities"] == ["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"]
 
 

@@ -163,7 +163,7 @@ def select_backend(name: str = "auto", *, allow_cpu: bool = False) -> Backend:
             backend.usable_precisions()
             return backend
     names = ["auto", *(backend.name for backend in BACKENDS)]
-    raise UsageError(f"no backend '{name}'; there are: {', '.join(names)}{did_you_mean(name, names)}")
+    raise UsageError(f"no backend '{name}'; there are: {', '.join(names)}{did_you_mean(str(name), names)}")
 
 
 def _usable_on_gpu(*, allow_cpu: bool) -> Backend | None:

@@ -90,10 +90,12 @@ def export_bundle(
     """
     say = progress or (lambda _: None)
     checkpoint = Path(checkpoint)
-    chosen = _recipe(checkpoint, recipe, say)
+    chosen = _recipe(checkpoint, recipe)
     name = name or (chosen.name if chosen and recipe else checkpoint.stem)
     target = Path(name if output is None else output)
     check_target(target, overwrite=overwrite)
+    if chosen and recipe is None:
+        say(f"{checkpoint.name} is published: recipe '{chosen.name}' applies, license {chosen.license}")
     settings = {"value_range": chosen.value_range, **chosen.variant} if chosen else {}
     flags = ({} if value_range is None else {"value_range": float(value_range)}) | dict(variant or {})
     request = Request({**settings, **flags}, bool(flags), dense_bsconv, merge_parallel, anyway)
@@ -113,16 +115,13 @@ def export_bundle(
     return Bundle.open(target)
 
 
-def _recipe(checkpoint: Path, given: str | Path | None, say: Progress) -> Recipe | None:
+def _recipe(checkpoint: Path, given: str | Path | None) -> Recipe | None:
     """The recipe that is given, else the one of a published checkpoint."""
     if given is not None:
         recipe = read_recipe(given)
         check_recipe(recipe, checkpoint)
         return recipe
-    found = recipe_of(checkpoint)
-    if found is not None:
-        say(f"{checkpoint.name} is published: recipe '{found.name}' applies, license {found.license}")
-    return found
+    return recipe_of(checkpoint)
 
 
 def _subject(checkpoint: Path, request: Request, architecture: str | None) -> Subject:

@@ -224,7 +224,7 @@ def test_without_a_target_it_is_the_one_of_this_machine(
     known = ["--compute-capability", "8.9"] if library == "tensorrt-rtx" else []
     result = invoke("build", bundle, "--precision", "fp32", "--json", *known)
     assert (result.exit_code, result.stderr) == (0, f"note: target {target}; --target names another\n"), result.stderr
-    key = json.loads(result.stdout)[0]["record"]["key"]
+    key = json.loads(result.stdout)["engines"][0]["record"]["key"]
     assert (key["library"], key["shapes"]["pixels"][1][1]) == (library, opt)
 
 

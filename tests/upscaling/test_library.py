@@ -150,7 +150,7 @@ def test_what_they_are_is_in_one_line(graph: Path) -> None:
 
 
 def test_an_unknown_network_is_told() -> None:
-    with pytest.raises(BundleError, match="no network of that name"):
+    with pytest.raises(UsageError, match="no network of that name"):
         Upscaler("no-such-network")
 
 
