@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from sr_deploy import (
-    BundleError,
     MaskedUpscaler,
     Picture,
     Upscaler,
