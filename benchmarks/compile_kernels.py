@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,10 +32,12 @@ def compile_for_gpus(module: Any, folder: Path) -> None:
 
 
 def compile_for_cpu(module: Any, folder: Path) -> None:
-    """Put into the folder what any CPU of this platform runs that Warp itself runs on, without the path of its headers."""
+    """Put into the folder what any CPU of this platform runs that Warp itself runs on; where its headers lie leaves no trace."""
     headers = f"-fmacro-prefix-map={Path(load_warp().__file__).parent}=warp"
+    target = folder / kernel_files.cpu_file_name()
     with _options(module, block_dim=1, cpu_compiler_flags=headers):
-        compile_to(folder / kernel_files.cpu_file_name(), module, device="cpu")
+        compile_to(target, module, device="cpu")
+    target.write_bytes(re.sub(rb"_[0-9a-f]{7}\.cpp\0", rb"_0000000.cpp\0", target.read_bytes()))
 
 
 def compile_to(target: Path, module: Any, **what: Any) -> None:
