@@ -32,7 +32,7 @@ def compile_for_gpus(module: Any, folder: Path) -> None:
 
 
 def compile_for_cpu(module: Any, folder: Path) -> None:
-    """Put into the folder what any CPU of this platform runs that Warp itself runs on; where its headers lie leaves no trace."""
+    """Put into the folder what any CPU of this platform runs that Warp itself runs on; no path of its headers stays in it."""
     headers = f"-fmacro-prefix-map={Path(load_warp().__file__).parent}=warp"
     target = folder / kernel_files.cpu_file_name()
     with _options(module, block_dim=1, cpu_compiler_flags=headers):
