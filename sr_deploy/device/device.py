@@ -12,7 +12,7 @@ import importlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +52,8 @@ _POOL_KEPT = 1 << 30
 
 _RECORDINGS = Recordings()
 
-_CPU_BLOCKS = threading.Lock()
-"""On the CPU, what the threads of a block share has one place in the whole process."""
+_CPU_LAUNCHES = threading.Lock()
+"""On the CPU, what the threads of a block share has one place in the whole process, which every kernel of its module sets."""
 
 
 class Device:
@@ -203,7 +203,7 @@ class Device:
 
         Raises: EngineError.
         """
-        with translated():
+        with self._launching():
             load_compiled(kernel.module, self._device)
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
 
@@ -215,7 +215,7 @@ class Device:
         with translated():
             load_compiled(kernel.module, self._device)
             launch = self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, record_cmd=True)
-        return functools.partial(_put, launch)
+        return functools.partial(self._put, launch)
 
     def launch_blocks(self, kernel: Any, count: int, arguments: Sequence[Any], *, stream: Stream = None) -> None:
         """Put `count` blocks of a kernel on the stream, as large as its module says; on the CPU a block is one thread.
@@ -223,11 +223,20 @@ class Device:
         Raises: EngineError.
         """
         block = block_dim_of(kernel.module)
-        with translated(), contextlib.nullcontext() if self.is_gpu else _CPU_BLOCKS:
+        with self._launching():
             load_compiled(kernel.module, self._device)
             self._warp.launch_tiled(
                 kernel, dim=(count,), inputs=list(arguments), device=self._device, stream=stream, block_dim=block
             )
+
+    def _put(self, launch: Any, stream: Stream) -> None:
+        with self._launching():
+            launch.launch(stream)
+
+    @contextlib.contextmanager
+    def _launching(self) -> Iterator[None]:
+        with translated(), contextlib.nullcontext() if self.is_gpu else _CPU_LAUNCHES:
+            yield
 
     def _empty(self, shape: Sequence[int], dtype: DTypeLike, **where: Any) -> DeviceArray:
         kind = self._warp.dtype_from_numpy(np.dtype(dtype))
@@ -368,11 +377,6 @@ def chained(commands: Sequence[Command]) -> Command:
             command(stream)
 
     return put_all
-
-
-def _put(launch: Any, stream: Stream) -> None:
-    with translated():
-        launch.launch(stream)
 
 
 def _host_array(source: Any) -> np.ndarray[Any, np.dtype[Any]]:
