@@ -6,9 +6,8 @@ from numbers import Integral
 from typing import get_args
 
 from sr_deploy.errors import UsageError
+from sr_deploy.upscaling.planner import SMALLEST_TILE
 from sr_deploy.upscaling.sentinel import OnFailure, Precision
-
-SMALLEST_TILE = 32
 
 
 def check_options(

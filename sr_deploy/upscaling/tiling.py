@@ -10,6 +10,11 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sr_deploy.arrays import Array
 
 FAST_MULTIPLE = 8
 """Convolutions are up to 1.8 times slower on windows of an odd width."""
@@ -106,3 +111,28 @@ def tile_for_memory(height: int, width: int, *, bytes_per_pixel: int, memory: in
     if shorter < side:
         side = pixels // shorter
     return max(smallest, side // FAST_MULTIPLE * FAST_MULTIPLE - 2 * halo)
+
+
+def paste(large: Array, window: Array, row: Region, column: Region, scale: int) -> None:
+    """Put a window's share into `large`, fading from what its left neighbor put there."""
+    share = window[
+        (row.fade_from - row.start) * scale : (row.end - row.start) * scale,
+        (column.fade_from - column.start) * scale : (column.end - column.start) * scale,
+    ]
+    rows = slice(row.fade_from * scale, row.end * scale)
+    target = large[rows, column.fade_from * scale : column.end * scale]
+    fading = target[:, : (column.solid_from - column.fade_from) * scale]
+    left = fading.copy()
+    target[...] = share
+    fade(left, fading, axis=1)
+
+
+def fade(first: Array, second: Array, *, axis: Literal[0, 1]) -> None:
+    """Turn `second` into a linear fade along `axis` from `first` to itself."""
+    length = second.shape[axis]
+    if length == 0:
+        return
+    weights = (np.arange(length, dtype=np.float32) + 0.5) / length
+    weights = weights[:, None, None] if axis == 0 else weights[None, :, None]
+    mixed = first + weights * (second.astype(np.float32) - first)
+    second[...] = np.round(mixed) if second.dtype != np.float32 else mixed
