@@ -1,17 +1,19 @@
-"""The command group: finds commands by name, and is the one place where errors become messages and exit codes."""
+"""The command group and what its commands share.
+
+The group finds commands by name, and is the one place where errors become messages and exit codes.
+"""
 
 from __future__ import annotations
 
 import errno
 import importlib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
 import click
 
-from sr_deploy.cli.output import print_json_error
 from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployError, UsageError, did_you_mean
 
 INTERNAL_ERROR = 1
@@ -74,6 +76,38 @@ class Group(click.Group):
             _fail(ctx, type(exc).__name__, f"internal error, {type(exc).__name__}: {reason}{hint}", INTERNAL_ERROR)
 
 
+class Command(click.Command):
+    """A command whose help groups its options and ends with examples.
+
+    examples: whole command lines. groups: by title, the names of the parameters below it; those of no group come last, below
+    `Options`.
+    """
+
+    def __init__(
+        self, *args: Any, examples: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.examples = tuple(examples)
+        self.groups = dict(groups or {})
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        title_of = {name: title for title, names in self.groups.items() for name in names}
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*self.groups, "Options")}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections[title_of.get(parameter.name or "", "Options")].append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
 class Numbers(click.ParamType[tuple[int, ...]]):
     """Whole numbers with commas between them."""
 
@@ -86,6 +120,9 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
             self.fail(f"'{value}' is not a list of numbers such as 0,1", param, ctx)
         return tuple(map(int, numbers))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
 def gpu_option(function: Any) -> Any:
@@ -122,6 +159,8 @@ def _fail(ctx: click.Context, kind: str, message: str, code: int) -> NoReturn:
 
 def _tell_program(ctx: click.Context, kind: str, message: str, code: int) -> None:
     if ctx.meta.get(_AS_JSON):
+        from sr_deploy.cli.output import print_json_error
+
         print_json_error(ctx, kind, message, code)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sr_deploy.batch.folder import Outcome
-from sr_deploy.batch.naming import Job
-from sr_deploy.video.observer import VideoProgress, VideoStart
+if TYPE_CHECKING:
+    from sr_deploy.batch.folder import Outcome
+    from sr_deploy.batch.naming import Job
+    from sr_deploy.video.observer import VideoProgress, VideoStart
 
 
 class Pace:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sr_deploy.batch.folder import Observer, Outcome, Summary
-from sr_deploy.batch.naming import Failure, Job, Plan
-from sr_deploy.cli.output import to_json
 from sr_deploy.cli.pace import FilmPace, Pace
-from sr_deploy.pipeline import Timing
-from sr_deploy.video.names import PIPE
-from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
+from sr_deploy.pictures.image import PIPE
+
+if TYPE_CHECKING:
+    from sr_deploy.batch.naming import Failure, Job, Plan
+    from sr_deploy.pipeline import Timing
+    from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
 
 SECONDS_BETWEEN_TILE_LINES = 5.0
-SECONDS_BETWEEN_TILE_EVENTS = 0.5
-SECONDS_BETWEEN_FRAME_EVENTS = 1.0
-SECONDS_BETWEEN_FRAME_REDRAWS = 0.1
 
-Advice = Callable[[Plan], Iterable[str]]
+Advice = Callable[["Plan"], Iterable[str]]
 
 
 class Report(Observer):
@@ -142,168 +138,6 @@ class LineReport(Report):
         self.say(summary_line(summary))
 
 
-class BarReport(Report):
-    """A bar on the terminal, the last line below what is printed."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=1.0,
-            file=sys.stderr,
-            leave=False,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}",
-            **_width(),
-        )
-        self._drawn = 0.0
-
-    def planned(self, plan: Plan) -> None:
-        super().planned(plan)
-        self._show()
-
-    def tiles(self, job: Job, done: int, total: int) -> None:
-        super().tiles(job, done, total)
-        self._show(f"{self._pace.position(job)} {job.source.name[:40]}")
-
-    def frames(self, job: Job, progress: VideoProgress) -> None:
-        super().frames(job, progress)
-        now = time.monotonic()
-        if now - self._drawn >= SECONDS_BETWEEN_FRAME_REDRAWS:
-            self._drawn = now
-            self._show(f"{self._pace.position(job)} {job.source.name[:24]}", after=str(self._film))
-
-    def finished(self, outcome: Outcome) -> None:
-        super().finished(outcome)
-        if outcome.video and outcome.status == "done":
-            self.say(video_line(outcome.video))
-        self._show()
-
-    def say(self, text: str) -> None:
-        self._above_the_bar(text, err=True)
-
-    def print_path(self, text: str) -> None:
-        self._above_the_bar(text, err=False)
-
-    def summarize(self, summary: Summary) -> None:
-        self.say(summary_line(summary))
-
-    def close(self) -> None:
-        self._bar.close()
-
-    def _show(self, where: str | None = None, after: str | None = None) -> None:
-        with self._lock:
-            self._bar.n = self._pace.fraction
-            if where is not None:
-                self._bar.set_description_str(where, refresh=False)
-            self._bar.set_postfix_str(after or self._pace.left.removeprefix(", "), refresh=False)
-            self._bar.refresh()
-
-    def _above_the_bar(self, text: str, *, err: bool) -> None:
-        with self._lock:
-            self._bar.clear()
-            sys.stderr.flush()
-            click.echo(text, err=err)
-            self._bar.refresh()
-
-
-def _width() -> dict[str, Any]:
-    """Follow the terminal's width; some terminals, in containers above all, say that it is 0."""
-    try:
-        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    except (OSError, ValueError):
-        known = False
-    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
-
-
-class JsonReport(Report):
-    """One JSON object per line on stderr, an event each: plan, tiles, video, frames, file, error, note, profile, end."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._last = 0.0
-
-    def planned(self, plan: Plan) -> None:
-        self._event("plan", files=len(plan.jobs))
-        super().planned(plan)
-
-    def tiles(self, job: Job, done: int, total: int) -> None:
-        super().tiles(job, done, total)
-        now = time.monotonic()
-        if done == total or now - self._last >= SECONDS_BETWEEN_TILE_EVENTS:
-            self._last = now
-            self._event("tiles", file=str(job.source), done=done, total=total, seconds_left=self._pace.seconds_left)
-
-    def video(self, job: Job, start: VideoStart) -> None:
-        self._film = FilmPace(start)
-        self._event(
-            "video",
-            file=str(job.source),
-            output=str(job.target),
-            frames=start.frames,
-            resumed=start.resumed,
-            width=start.out.width,
-            height=start.out.height,
-            codec=start.encoding.codec if start.encoding else None,
-            notes=start.notes,
-        )
-
-    def frames(self, job: Job, progress: VideoProgress) -> None:
-        super().frames(job, progress)
-        now, film = time.monotonic(), self._film
-        if film.is_complete or now - self._last >= SECONDS_BETWEEN_FRAME_EVENTS:
-            self._last = now
-            self._event(
-                "frames",
-                file=str(job.source),
-                done=film.done,
-                total=film.total,
-                fps=film.fps,
-                bitrate=film.bitrate,
-                seconds_left=film.seconds_left,
-            )
-
-    def finished(self, outcome: Outcome) -> None:
-        with self._lock:
-            self._pace.finish(outcome)
-        self._event(
-            "file",
-            file=str(outcome.job.source),
-            output=str(outcome.job.target),
-            status=outcome.status,
-            notes=outcome.notes,
-            message=outcome.failure.message if outcome.failure else None,
-            seconds=round(outcome.seconds, 3),
-            finished=self._pace.done,
-            files=self._pace.total,
-            seconds_left=self._pace.seconds_left,
-            video=video_facts(outcome.video) if outcome.video else None,
-        )
-        if self._paths and outcome.status == "done" and outcome.job.target != PIPE:
-            self.print_path(str(outcome.job.target))
-
-    def failed(self, failure: Failure) -> None:
-        self._event("error", file=str(failure.path), message=failure.message)
-
-    def say(self, text: str) -> None:
-        self._event("note", message=text.removeprefix("note: "))
-
-    def summarize(self, summary: Summary) -> None:
-        self._event(
-            "end",
-            done=len(summary.done),
-            skipped=len(summary.skipped),
-            failed=len(summary.failed),
-            seconds=round(summary.seconds, 3),
-        )
-
-    def profile(self, timing: Timing) -> None:
-        self._event("profile", **asdict(timing), bottleneck=timing.bottleneck)
-
-    def _event(self, kind: str, **facts: Any) -> None:
-        click.echo(to_json({"event": kind, **facts}), err=True)
-
-
 def video_facts(video: VideoSummary) -> dict[str, Any]:
     """What JSON tells of a finished video beside its paths and notes."""
     return {name: getattr(video, name) for name in ("frames", "resumed", "bytes", "seconds", "timing", "reuse", "stats")}
@@ -345,7 +179,15 @@ def make_report(kind: str | None, **options: Any) -> Report:
     """The report of that kind, with the options of `Report`; by default a bar on a terminal, lines elsewhere."""
     if kind is None:
         kind = "bar" if sys.stderr.isatty() else "line"
-    return {"bar": BarReport, "line": LineReport, "json": JsonReport, "none": Report}[kind](**options)
+    if kind == "bar":
+        from sr_deploy.cli.progress_bar import BarReport
+
+        return BarReport(**options)
+    if kind == "json":
+        from sr_deploy.cli.progress_json import JsonReport
+
+        return JsonReport(**options)
+    return LineReport(**options) if kind == "line" else Report(**options)
 
 
 @contextlib.contextmanager

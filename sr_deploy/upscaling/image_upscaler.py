@@ -6,17 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle
 from sr_deploy.errors import UsageError
-from sr_deploy.pictures.color import bleed
 from sr_deploy.pictures.picture import Picture, as_picture, planes_of
-from sr_deploy.pictures.resample import resample
-from sr_deploy.pictures.size import TargetSize
+
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
+    from sr_deploy.bundle import Bundle
+    from sr_deploy.pictures.size import TargetSize
 
 Progress = Callable[[int, int], None]
 
@@ -134,7 +134,7 @@ class ImageUpscaler(ABC):
             large = self._upscale(planes, progress)
         else:
             alpha = planes[..., -1]
-            color = self._upscale(bleed(np.ascontiguousarray(planes[..., :-1]), alpha), progress)
+            color = self._upscale_under(alpha, np.ascontiguousarray(planes[..., :-1]), progress)
             large = np.concatenate([color, self._upscale_alpha(alpha)[..., None]], axis=2)
         return large[..., 0] if image.ndim == 2 else large
 
@@ -149,9 +149,11 @@ class ImageUpscaler(ABC):
         """
         picture = as_picture(picture, "upscaled")
         pixels, alpha = picture.pixels, picture.alpha
-        large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
+        large = self._upscale(pixels, progress) if alpha is None else self._upscale_under(alpha, pixels, progress)
         large_alpha = None if alpha is None else self._upscale_alpha(alpha)
         if size is not None:
+            from sr_deploy.pictures.resample import resample
+
             target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale)
             large = resample(large, target)
             large_alpha = None if large_alpha is None else resample(large_alpha, target)
@@ -165,6 +167,12 @@ class ImageUpscaler(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _upscale_under(self, alpha: Array, pixels: Array, progress: Progress | None) -> Array:
+        """As `_upscale`; what is transparent takes the colors of its neighbors."""
+        from sr_deploy.pictures.color import bleed
+
+        return self._upscale(bleed(pixels, alpha), progress)
 
     def _upscale_alpha(self, alpha: Array) -> Array:
         """(H,W) -> (sH,sW); a constant plane needs no network."""

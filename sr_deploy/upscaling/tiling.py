@@ -10,11 +10,13 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from sr_deploy.arrays import Array
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
+
 
 FAST_MULTIPLE = 8
 """Convolutions are up to 1.8 times slower on windows of an odd width."""

@@ -20,11 +20,12 @@ from numpy.typing import DTypeLike
 
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import Command, Device, DeviceArray, Stream, chained
+from sr_deploy.device.health import are_healthy
 from sr_deploy.device.tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
 from sr_deploy.engines.engine import DeviceEngine
-from sr_deploy.engines.health import are_healthy
-from sr_deploy.engines.pixels import HEALTH, WHITE
+from sr_deploy.engines.pixels import HEALTH
+from sr_deploy.engines.planes import WHITE
 from sr_deploy.errors import EngineError
 from sr_deploy.upscaling.tiling import Tiling
 
