@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from sr_deploy.cli.group import Command, json_option, verbose_option
+from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 
 

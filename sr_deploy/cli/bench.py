@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sr_deploy.cli.group import Command, json_option, verbose_option
+from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:

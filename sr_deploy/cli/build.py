@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.engines import record_facts
-from sr_deploy.cli.group import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json
 from sr_deploy.errors import UsageError
 

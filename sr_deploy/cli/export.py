@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sr_deploy.cli.group import Command, json_option, verbose_option
+from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard
-from sr_deploy.cli.group import Command, json_option, verbose_option
+from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
 from sr_deploy.errors import EngineError, UsageError

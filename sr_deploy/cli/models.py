@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from sr_deploy.bundle import Bundle
-from sr_deploy.cli.group import Command, json_option, verbose_option
+from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 from sr_deploy.models import Model, available
 

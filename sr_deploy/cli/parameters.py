@@ -124,6 +124,10 @@ class IdleOptions:
         self._output = ctx.params.get("output")
         self._pictures, self._videos, self._whole_images = pictures, videos, whole_images
 
+    def any_given(self, names: Iterable[str]) -> bool:
+        """Whether one of these parameters stood on the command line."""
+        return any(name in self._given for name in names)
+
     def __call__(self, plan: Plan) -> Iterator[str]:
         pictures = [job for job in plan.jobs if not job.video]
         if plan.jobs and not pictures:

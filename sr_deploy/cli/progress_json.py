@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sr_deploy.cli.output import to_json
-from sr_deploy.cli.pace import FilmPace
-from sr_deploy.cli.progress import Report, video_facts
+from sr_deploy.cli.progress import FilmPace, Report, video_facts
 from sr_deploy.pictures.image import PIPE
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sr_deploy.cli.group import Command, gpu_option, json_option, verbose_option
+from sr_deploy.cli import Command, gpu_option, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:

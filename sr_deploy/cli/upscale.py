@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from sr_deploy.cli.group import Command, gpu_option, json_option, verbose, verbose_option
+from sr_deploy.cli import Command, gpu_option, json_option, verbose, verbose_option
 from sr_deploy.cli.parameters import IdleOptions, KeyValue, Network, Patches, Rate, Seconds, Share, TileSize
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
@@ -171,7 +171,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                     suffix=options["suffix"],
                     extension=options["extension"],
                     options=WriteOptions(options["quality"], options["strip_metadata"], options["overwrite"]),
-                    video=_video(options),
+                    video=_video(options) if idle.any_given(FOR_VIDEOS) else None,
                     observer=report,
                 )
             report.summarize(summary)

@@ -1,17 +1,20 @@
-"""What every upscaler of images does alike: forms of arrays, alpha, ranges of floats, pictures."""
+"""What every upscaler of images does alike: options, forms of arrays, alpha, ranges of floats, pictures."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
+from numbers import Integral
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, get_args
 
 import numpy as np
 
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.picture import Picture, as_picture, planes_of
+from sr_deploy.upscaling.sentinel import OnFailure, Precision
+from sr_deploy.upscaling.tiling import SMALLEST_TILE
 
 if TYPE_CHECKING:
     from sr_deploy.arrays import Array
@@ -83,6 +86,33 @@ def _trouble(name: str, count: int, recomputed: int, given_up: int, instead: str
     if not recomputed:
         return ""
     return f"of {count} {name} {recomputed} were not sane: {recomputed - given_up} computed again in fp32, {given_up} {instead}"
+
+
+def check_options(
+    *, precision: object, tile: object, on_failure: object, memory: float | None = None, threads: int | None = None
+) -> None:
+    """Make sure that each of an Upscaler's options is one that there is.
+
+    Raises: UsageError naming the option and what it may be.
+    """
+    for name, value, kind in (("precision", precision, Precision), ("on_failure", on_failure, OnFailure)):
+        allowed = get_args(kind)
+        if not isinstance(value, str) or value not in allowed:
+            raise UsageError(f"{name} {value!r} is unknown; expected one of {', '.join(map(repr, allowed))}")
+    _check_tile(tile)
+    for name, number in (("memory", memory), ("threads", threads)):
+        if number is not None and number <= 0:
+            raise UsageError(f"{name} of {number} is too little; expected 1 or more, or None for the usual")
+
+
+def _check_tile(tile: object) -> None:
+    expected = f"use 0 (whole image), 'auto', or {SMALLEST_TILE} and more"
+    if isinstance(tile, str) and tile == "auto":
+        return
+    if not isinstance(tile, Integral) or isinstance(tile, bool):
+        raise UsageError(f"tile {tile!r} is no side of a tile; {expected}")
+    if tile != 0 and int(tile) < SMALLEST_TILE:
+        raise UsageError(f"a tile of {tile} pixels is too small; {expected}")
 
 
 class ImageUpscaler(ABC):

@@ -16,11 +16,9 @@ from sr_deploy.device.gpu import check_gpus
 from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import OutOfMemoryError, UsageError
-from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats
-from sr_deploy.upscaling.options import check_options
-from sr_deploy.upscaling.planner import TilePlanner, usual_memory
+from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats, check_options
 from sr_deploy.upscaling.sentinel import OnFailure, Outcome, Precision, WindowRunner
-from sr_deploy.upscaling.tiling import Region, Tiling, fade, paste
+from sr_deploy.upscaling.tiling import Region, TilePlanner, Tiling, fade, paste, usual_memory
 
 if TYPE_CHECKING:
     from sr_deploy.arrays import Array
