@@ -19,7 +19,8 @@ from unittest import mock
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import Device, DeviceArray, Stream, load_warp
+from sr_deploy.device.device import Device, DeviceArray, load_warp
+from sr_deploy.device.streams import Stream
 from sr_deploy.engines.engine import DeviceEngine, TensorSpec
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT
 from sr_deploy.engines.planes import LEVELS

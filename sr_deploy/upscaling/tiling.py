@@ -22,15 +22,14 @@ from sr_deploy.upscaling.sentinel import CHROMA_REACH
 if TYPE_CHECKING:
     from sr_deploy.arrays import Array
 
-
 FAST_MULTIPLE = 8
 """Convolutions are up to 1.8 times slower on windows of an odd width."""
 
 SMALLEST_TILE = 32
 _FINE_TILE = (96, 160)
 _FINE_TILE_IN_HALOS = (6, 10)
-_UNKNOWN = 4 << 30
-_USUAL = 768 << 20
+_UNKNOWN_MEMORY = 4 << 30
+_USUAL_MEMORY = 768 << 20
 
 WindowLimits = tuple[tuple[int, int], tuple[int, int]]
 """Smallest and largest window (h,w)."""
@@ -216,7 +215,7 @@ class TilePlanner:
 
 def usual_memory() -> int:
     """Bytes that an image's activations may take where nobody says: 768 MiB, at most half of what is free."""
-    return min(_USUAL, available_memory() // 2)
+    return min(_USUAL_MEMORY, available_memory() // 2)
 
 
 def available_memory() -> int:
@@ -231,7 +230,7 @@ def _of_system() -> int:
                 return int(line.split()[1]) * 1024
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
-        return _UNKNOWN
+        return _UNKNOWN_MEMORY
 
 
 def _of_control_group() -> int:

@@ -20,8 +20,9 @@ from onnx.reference import ReferenceEvaluator
 
 from sr_deploy import Upscaler
 from sr_deploy.device import device as device_module
-from sr_deploy.device.device import Device, load_warp, read_interface
+from sr_deploy.device.device import Device, load_warp
 from sr_deploy.device.gpu import find_gpus
+from sr_deploy.device.interface import read_interface
 from sr_deploy.device.tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, OutOfMemoryError, UsageError
 from sr_deploy.pictures.image import read_image
