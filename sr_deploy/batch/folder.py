@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Literal
 from sr_deploy.batch.naming import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
 from sr_deploy.pictures.image import Picture, is_whole, read_image, write_image
-from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.image_upscaler import Stats
-from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
-from sr_deploy.video.options import VideoOptions
 
 if TYPE_CHECKING:
+    from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
+    from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
+    from sr_deploy.video.options import VideoOptions
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -205,13 +205,12 @@ class _Folder:
         self._observer.finished(outcome)
 
     def _upscale_video(self, job: Job) -> Outcome:
-        from sr_deploy.video.run import upscale_video
+        from sr_deploy.batch.video_job import run_video_job
 
-        options = replace(self._video or VideoOptions(), size=self._size, overwrite=self._options.overwrite)
         started = time.perf_counter()
         try:
-            summary = upscale_video(
-                job.source, job.target, self._upscaler, options=options, observer=_Watch(job, self._observer)
+            summary = run_video_job(
+                job, self._upscaler, self._video, self._observer, size=self._size, overwrite=self._options.overwrite
             )
         except Exception as exc:
             if isinstance(exc, UsageError) and self._alone:
@@ -260,20 +259,6 @@ class _Folder:
         item = _timed(item)
         outcome = Outcome(job, "failed", item.notes, failure, item.seconds)
         return replace(item, picture=None, outcome=outcome)
-
-
-class _Watch(VideoObserver):
-    """The observer of one video, which tells the observer of the run."""
-
-    def __init__(self, job: Job, observer: Observer) -> None:
-        self._job = job
-        self._observer = observer
-
-    def started(self, start: VideoStart) -> None:
-        self._observer.video(self._job, start)
-
-    def written(self, progress: VideoProgress) -> None:
-        self._observer.frames(self._job, progress)
 
 
 def _sum(timings: Sequence[Timing]) -> Timing:

@@ -24,8 +24,7 @@ from pathlib import Path
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.formats.containers import inspect
 from sr_deploy.pictures.formats.header import ContainerError
-from sr_deploy.pictures.image import READABLE_SUFFIXES, WRITABLE_SUFFIXES
-from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
+from sr_deploy.pictures.image import PICTURES_THAT_MOVE, PIPE, READABLE_SUFFIXES, WRITABLE_SUFFIXES, names_stream
 
 WRITABLE_VIDEOS = frozenset({".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 READABLE_VIDEOS = WRITABLE_VIDEOS | {

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sr_deploy.cli.command import Command
+from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.engines import record_facts
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_json
+from sr_deploy.cli.output import print_json
 from sr_deploy.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import gpu_option, verbose_option
-from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.cli import Command, gpu_option, json_option, verbose_option
+from sr_deploy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from sr_deploy.upscaling.gpu.tune import Measurement

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import gpu_option, verbose, verbose_option
-from sr_deploy.cli.output import json_option, print_json
-from sr_deploy.cli.parameters import KeyValue, Network, Patches, Rate, Seconds, Share, TileSize
+from sr_deploy.cli import Command, gpu_option, json_option, verbose, verbose_option
+from sr_deploy.cli.parameters import IdleOptions, KeyValue, Network, Patches, Rate, Seconds, Share, TileSize
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
@@ -152,7 +149,6 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     kind = "none" if options["no_progress"] else options["progress"]
 
     from sr_deploy.batch.folder import WriteOptions, upscale_files
-    from sr_deploy.cli.idle import IdleOptions
     from sr_deploy.cli.progress import make_report, warnings_as_notes
     from sr_deploy.upscaling.image_upscaler import MaskedStats
 
@@ -175,7 +171,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                     suffix=options["suffix"],
                     extension=options["extension"],
                     options=WriteOptions(options["quality"], options["strip_metadata"], options["overwrite"]),
-                    video=_video(options),
+                    video=_video(options) if idle.any_given(FOR_VIDEOS) else None,
                     observer=report,
                 )
             report.summarize(summary)
@@ -188,6 +184,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         finally:
             report.close()
         if options["as_json"]:
+            from sr_deploy.cli.output import print_json
+
             print_json(_document(upscaler, summary))
     ctx.exit(1 if summary.failed else 0)
 
@@ -208,16 +206,19 @@ def _check_pair(options: dict[str, Any]) -> None:
 def _open(model: Path, options: dict[str, Any]) -> ImageUpscaler:
     """An Upscaler; a masked one for a pair and for a mask-guided network."""
     from sr_deploy.engines.open import open_bundle
-    from sr_deploy.masked.masked_upscaler import MaskedUpscaler
     from sr_deploy.upscaling.upscaler import Upscaler
 
     given, base = _engine_options(options), options["base"]
     if base is not None:
+        from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+
         bundle, budget = open_bundle(model), options["budget"]
         base = resolve(base, bundle.card.scale)
         return MaskedUpscaler(base=base, refine=bundle, budget=_USUAL_BUDGET if budget is None else budget, **given)
     bundle = open_bundle(model)
     if bundle.card.masked is not None:
+        from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+
         del given["tile"]
         return MaskedUpscaler(bundle, **(options["patches"] or {"k": _USUAL_SHARE}), **given)
     if options["patches"] is not None or options["mask_out"] is not None:
@@ -226,20 +227,20 @@ def _open(model: Path, options: dict[str, Any]) -> ImageUpscaler:
 
 
 def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
-    from sr_deploy.engines.tensorrt.target import Target, load_target
+    chosen: dict[str, Any] = {"backend": "auto", "precision": "auto", "tile": None, "memory": None, "threads": None}
+    if options["target"]:
+        from sr_deploy.engines.tensorrt.target import load_target
 
-    target = load_target(options["target"]) if options["target"] else Target("options")
-    given = {name: options[name] for name in ("backend", "tile", "memory", "threads") if options[name] is not None}
-    if options["fp32"] or options["precision"] is not None:
-        given["precision"] = "fp32" if options["fp32"] else options["precision"]
-    target = replace(target, **given)
+        target = load_target(options["target"])
+        chosen = {name: getattr(target, name) for name in chosen}
+    chosen |= {name: options[name] for name in chosen if options[name] is not None}
     return {
-        "backend": target.backend,
-        "precision": target.precision,
-        "tile": "auto" if target.tile is None else target.tile,
+        "backend": chosen["backend"],
+        "precision": "fp32" if options["fp32"] else chosen["precision"],
+        "tile": "auto" if chosen["tile"] is None else chosen["tile"],
         "on_failure": options["on_failure"],
-        "memory": None if target.memory is None else target.memory * MEGABYTE,
-        "threads": target.threads,
+        "memory": None if chosen["memory"] is None else chosen["memory"] * MEGABYTE,
+        "threads": chosen["threads"],
         "allow_cpu": options["allow_cpu"],
         "gpus": options["gpus"],
     }

@@ -12,23 +12,18 @@ import importlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.device.gpu import find_gpus
+from sr_deploy.device.interface import EXPECTED, DeviceMemory, read_interface
 from sr_deploy.device.kernel_files import block_dim_of, load_compiled
-from sr_deploy.device.streams import LEGACY, Graph, Recordings, new_stream, stream_handle, translated
-from sr_deploy.device.streams import Stream as Stream
-from sr_deploy.errors import (
-    BackendUnavailableError,
-    FeedError,
-    MissingDependencyError,
-)
+from sr_deploy.device.streams import LEGACY, Graph, Recordings, Stream, new_stream, stream_handle, translated
+from sr_deploy.errors import BackendUnavailableError, FeedError, MissingDependencyError
 
 DeviceArray = Any
 """A `warp.array`."""
@@ -179,7 +174,7 @@ class Device:
                 return self._of_interface(source, stream)
             return self._allocated(lambda: wp.array(_host_array(source), device=self._device, copy=self.is_gpu))
         except (RuntimeError, TypeError, ValueError, BufferError) as exc:
-            raise FeedError(f"a {type(source).__name__} cannot be read as an array ({exc}); {_EXPECTED}") from exc
+            raise FeedError(f"a {type(source).__name__} cannot be read as an array ({exc}); {EXPECTED}") from exc
 
     def memory(self, pointer: int, shape: Sequence[int], dtype: DTypeLike, *, keep: object) -> DeviceArray:
         """Memory of this device that another library owns, without gaps; the array keeps `keep` alive."""
@@ -274,28 +269,6 @@ class Device:
             raise FeedError(f"a {type(source).__name__} lies on a GPU, and this device is the CPU; open Device('cuda:0')")
 
 
-@dataclass(frozen=True)
-class DeviceMemory:
-    """What a `__cuda_array_interface__` tells; strides in bytes, `stream` the producer's CUDA handle."""
-
-    pointer: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: np.dtype[Any]
-    stream: int | None
-
-    def view(self, warp: Any, device: Any, *, keep: object) -> DeviceArray:
-        """A Warp array of that memory, which keeps `keep` alive."""
-        return warp.array(
-            ptr=self.pointer,
-            shape=self.shape,
-            strides=self.strides,
-            dtype=warp.dtype_from_numpy(self.dtype),
-            device=device,
-            deleter=functools.partial(_let_go, keep),
-        )
-
-
 def to_pycuda(array: DeviceArray) -> Any:
     """The same memory as a `pycuda.gpuarray.GPUArray`, which keeps `array` alive.
 
@@ -313,35 +286,6 @@ def to_pycuda(array: DeviceArray) -> Any:
     return pycuda.GPUArray(memory.shape, memory.dtype, base=array, gpudata=memory.pointer, strides=memory.strides)
 
 
-def _let_go(*_: object) -> None:
-    """Nothing: bound to an object, it keeps that object alive."""
-
-
-def read_interface(interface: Mapping[str, Any]) -> DeviceMemory:
-    """What the interface (version 2 or 3) tells.
-
-    Raises: FeedError when it is not whole, or has what images do not: a mask, no pixels, another dtype.
-    """
-    try:
-        shape = tuple(int(side) for side in interface["shape"])
-        dtype = np.dtype(interface["typestr"])
-        pointer = int(interface["data"][0] or 0)
-        strides = interface.get("strides")
-        stream = interface.get("stream")
-        steps = (
-            tuple(int(step) for step in strides)
-            if strides is not None
-            else tuple(math.prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape)))
-        )
-    except (KeyError, IndexError, TypeError, ValueError) as exc:
-        raise FeedError(f"its __cuda_array_interface__ cannot be read ({type(exc).__name__}: {exc}); {_EXPECTED}") from exc
-    if dtype not in (np.uint8, np.float16, np.float32):
-        raise FeedError(f"an array of {dtype} has no place here; {_EXPECTED}")
-    if interface.get("mask") is not None or pointer == 0 or 0 in shape or len(steps) != len(shape):
-        raise FeedError(f"its __cuda_array_interface__ has a mask, no memory or not one stride per side; {_EXPECTED}")
-    return DeviceMemory(pointer, shape, steps, dtype, None if stream is None else int(stream))
-
-
 @functools.cache
 def load_warp() -> Any:
     """Warp, imported and started; it greets nobody unless the program uses it for itself.
@@ -357,9 +301,6 @@ def load_warp() -> Any:
         warp.config.log_level = warp.LOG_WARNING
     warp.init()
     return warp
-
-
-_EXPECTED = "expected uint8, float16 or float32 in numpy's, DLPack's or __cuda_array_interface__'s form"
 
 
 def _aligned(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray[Any, np.dtype[Any]]:

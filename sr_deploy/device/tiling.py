@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sr_deploy.device.device import Command, Device, DeviceArray, Stream, chained, describe
+from sr_deploy.device.device import Command, Device, DeviceArray, chained, describe
+from sr_deploy.device.streams import Stream
 from sr_deploy.errors import FeedError, UsageError
 
 _PARTIAL_SUMS = (16384, 128, 1)

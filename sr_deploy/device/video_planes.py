@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.device.device import Device, DeviceArray, Stream, describe
+from sr_deploy.device.device import Device, DeviceArray, describe
+from sr_deploy.device.streams import Stream
 from sr_deploy.device.ycbcr import (
     ACROSS_BITS,
     DOWN_BITS,

@@ -8,19 +8,21 @@ import io
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from sr_deploy.arrays import Array
 from sr_deploy.device import gpu
-from sr_deploy.device.device import Device, DeviceArray, Stream
-from sr_deploy.device.streams import stream_handle
 from sr_deploy.engines import Arithmetic, cuda_libraries
 from sr_deploy.engines.engine import DeviceEngine, TensorSpec, check_arrays
 from sr_deploy.engines.placement import warn_of_strays
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from sr_deploy.device.device import Device, DeviceArray
+    from sr_deploy.device.streams import Stream
 
 Provider = tuple[str, dict[str, str]]
 """Its name and its options."""
@@ -212,6 +214,8 @@ class ONNXRuntimeEngine(DeviceEngine):
 
     @functools.cached_property
     def device(self) -> Device:  # type: ignore[override]  # opened when asked for: `run` needs no Warp
+        from sr_deploy.device.device import Device
+
         return Device(self._device_name)
 
     def enqueue(self, arrays: Mapping[str, DeviceArray], *, stream: Stream = None, context: int = 0) -> None:
@@ -238,6 +242,8 @@ class ONNXRuntimeEngine(DeviceEngine):
             return _Lane(self._session, None)
         stream = self.device.stream()
         with self.device.preparing():
+            from sr_deploy.device.streams import stream_handle
+
             return _Lane(self._new_session(stream_handle(stream)), stream)
 
     def _bound(self, session: Any, arrays: Mapping[str, DeviceArray]) -> Any:

@@ -88,8 +88,7 @@ def export_bundle(
     Raises: UsageError, CheckpointError, UnknownArchitectureError, AmbiguousCheckpointError, ExportError, CertificationError,
     MissingDependencyError. Whatever is raised, nothing is left on disk.
     """
-    say = progress or (lambda _: None)
-    checkpoint = Path(checkpoint)
+    checkpoint, say = Path(checkpoint), progress or (lambda _: None)
     chosen = _recipe(checkpoint, recipe)
     name = name or (chosen.name if chosen and recipe else checkpoint.stem)
     target = Path(name if output is None else output)

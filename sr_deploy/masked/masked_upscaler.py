@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import Bundle, Part
-from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.engines import Arithmetic, Backend
-from sr_deploy.engines.engine import DeviceEngine, Engine
+from sr_deploy.engines.engine import Engine
 from sr_deploy.engines.mask_guided import Amount, MaskGuidedEngine, PatchCounts, PatchMeter
-from sr_deploy.engines.mask_guided_device import DeviceMaskGuidedEngine
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import BundleError, UsageError
 from sr_deploy.masked.pair import PairUpscaler
@@ -25,6 +23,10 @@ from sr_deploy.upscaling.image_upscaler import ImageUpscaler, MaskedStats, Progr
 from sr_deploy.upscaling.sentinel import Form, OnFailure, Precision, WindowRunner
 from sr_deploy.upscaling.tiling import Tiling
 from sr_deploy.upscaling.upscaler import Upscaler
+
+if TYPE_CHECKING:
+    from sr_deploy.device.video_planes import PlaneFormat
+    from sr_deploy.engines.engine import DeviceEngine
 
 Model = str | Path | Bundle
 
@@ -121,6 +123,8 @@ class _Windows(WindowRunner):
         spare = None if precision == highest else functools.partial(self._open, form, highest, gpu, "refine")
         if self._backend.device == "cpu":
             return MaskGuidedEngine(base, refine, masked, self._amount, fallback=spare, meter=self._meter)
+        from sr_deploy.engines.mask_guided_device import DeviceMaskGuidedEngine
+
         engines = cast("DeviceEngine", base), cast("DeviceEngine", refine)
         return DeviceMaskGuidedEngine(*engines, masked, self._amount, fallback=spare, meter=self._meter)
 

@@ -14,8 +14,8 @@ from sr_deploy.errors import UsageError
 from sr_deploy.masked.pair_blocks import Grid, View
 from sr_deploy.masked.pair_selection import Costs, Selection, select
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, MaskedStats, Progress
-from sr_deploy.upscaling.tiling import Axis, Tiling
-from sr_deploy.upscaling.upscaler import Upscaler, paste
+from sr_deploy.upscaling.tiling import Axis, Tiling, paste
+from sr_deploy.upscaling.upscaler import Upscaler
 
 _PROBED = ((72, 72), (136, 136))
 _WHOLE = 264

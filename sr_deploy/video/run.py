@@ -16,6 +16,7 @@ import av
 from sr_deploy import __version__
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError, VideoError
+from sr_deploy.pictures.image import PICTURES_THAT_MOVE, PIPE, names_stream
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.upscaler import Upscaler
@@ -27,7 +28,6 @@ from sr_deploy.video.identity import network_identity, source_identity
 from sr_deploy.video.images import FrameSource, open_source
 from sr_deploy.video.join import join
 from sr_deploy.video.journal import Journal, Segment, clear_concluded
-from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
 from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.video.options import VideoOptions
 from sr_deploy.video.segment import put_in_place

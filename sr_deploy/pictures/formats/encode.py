@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sr_deploy.pictures.color import from_float, to_float
-from sr_deploy.pictures.formats import jpeg, png, tiff
+from sr_deploy.pictures.formats import png
 from sr_deploy.pictures.formats.header import ContainerError
 
 _ROWS = 128
@@ -46,9 +45,13 @@ class Source:
             block = np.repeat(block, 3, axis=2)
         if self.alpha is not None:
             block = np.concatenate([block, self.alpha[start:stop, :, None]], axis=2)
+        if block.dtype == dtype and top is None:
+            return block
+        from sr_deploy.pictures.color import from_float, to_float
+
         if top is not None:
             return np.clip(np.rint(np.nan_to_num(to_float(block)) * top), 0, top).astype(dtype)
-        return block if block.dtype == dtype else from_float(to_float(block), dtype)
+        return from_float(to_float(block), dtype)
 
     def for_opencv(self, dtype: DTypeLike, top: int | None = None) -> NDArray[Any]:
         """The whole picture as OpenCV wants it: (H, W, 1) gray, or (H, W, 3 or 4) BGR(A)."""
@@ -111,6 +114,8 @@ def _png(file: BinaryIO, source: Source) -> None:
 
 
 def _tiff(file: BinaryIO, source: Source) -> None:
+    from sr_deploy.pictures.formats import tiff
+
     dtype = source.pixels.dtype
     if source.shape[2] == 2:
         # Hardly any reader gets gray with alpha right: OpenCV drops the alpha, or fails.
@@ -129,6 +134,8 @@ def _tiff(file: BinaryIO, source: Source) -> None:
 
 def _jpeg(file: BinaryIO, source: Source) -> None:
     import cv2
+
+    from sr_deploy.pictures.formats import jpeg
 
     _check_size(source, 65535, "JPEG")
     if source.alpha is not None:

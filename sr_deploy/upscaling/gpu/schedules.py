@@ -73,6 +73,12 @@ def schedule_key(bundle: Bundle, backend: Backend, precision: Arithmetic, number
     return ScheduleKey(found.name, found.capability, machine.driver, backend.name, _version(backend), graph.sha256)
 
 
+def kept_schedules(bundle: Bundle, backend: Backend, precision: Arithmetic, number: int) -> dict[int, Schedule]:
+    """What was measured for a bundle on the GPU of that number, by size class."""
+    key = schedule_key(bundle, backend, precision, number)
+    return read_schedules(key, default_schedules()) if key else {}
+
+
 def keep_schedule(kept: KeptSchedule, folder: Path) -> Path:
     """Write a schedule into `folder`, in place of an earlier one for frames of about that size; returns its path.
 

@@ -11,25 +11,23 @@ import math
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import Command, Device, DeviceArray, Stream, chained
+from sr_deploy.device.device import Command, DeviceArray, chained
+from sr_deploy.device.health import are_healthy
+from sr_deploy.device.streams import Stream
 from sr_deploy.device.tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
 from sr_deploy.engines.engine import DeviceEngine
-from sr_deploy.engines.health import are_healthy
-from sr_deploy.engines.pixels import HEALTH, WHITE
+from sr_deploy.engines.pixels import HEALTH
+from sr_deploy.engines.planes import WHITE
 from sr_deploy.errors import EngineError
+from sr_deploy.upscaling.gpu.lending import Lender
 from sr_deploy.upscaling.tiling import Tiling
-
-_LENT_AT_MOST = 8
-"""Page-locked memory cannot be swapped out: whoever keeps more results than that gets ordinary copies."""
 
 
 @dataclass(frozen=True)
@@ -309,10 +307,10 @@ class Slot:
         return self._device.empty((batch, channels, height, width), np.float32).transpose((0, 2, 3, 1))
 
     @functools.cached_property
-    def _results(self) -> _Lender:
+    def _results(self) -> Lender:
         if self._planes is None:
-            return _Lender(self._device, self._large_shape, np.uint8)
-        return _Lender(self._device, self._codes.shape, self._planes.format.dtype)
+            return Lender(self._device, self._large_shape, np.uint8)
+        return Lender(self._device, self._codes.shape, self._planes.format.dtype)
 
     @functools.cached_property
     def _codes(self) -> DeviceArray:
@@ -320,45 +318,3 @@ class Slot:
         assert self._planes is not None
         codes = self._planes.empty()
         return codes.reshape((1, *codes.shape))
-
-
-class _Lender:
-    """Page-locked arrays of one form, lent out as results, and used again when nobody holds them any more."""
-
-    def __init__(self, device: Device, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        self._new = functools.partial(device.host, shape, dtype)
-        self._free: deque[DeviceArray] = deque()
-        self._made = 0
-        self._spare: DeviceArray = None
-
-    def take(self) -> DeviceArray:
-        """An array to write to; `result` makes a result of it."""
-        if self._free:
-            return self._free.popleft()
-        if self._made < _LENT_AT_MOST:
-            array = self._new()
-            self._made += 1
-            return array
-        if self._spare is None:
-            self._spare = self._new()
-        return self._spare
-
-    def give_back(self, array: DeviceArray) -> None:
-        """What was taken holds no result."""
-        if array is not self._spare:
-            self._free.append(array)
-
-    def result(self, array: DeviceArray) -> Array:
-        return array.numpy().copy() if array is self._spare else np.asarray(_Lent(array, self._free))
-
-
-class _Lent:
-    """A lent array, alive as long as any view of its result."""
-
-    def __init__(self, array: DeviceArray, free: deque[DeviceArray]) -> None:
-        self._array = array
-        self._free = free
-        self.__array_interface__ = array.numpy().__array_interface__
-
-    def __del__(self) -> None:
-        self._free.append(self._array)
