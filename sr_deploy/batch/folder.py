@@ -105,7 +105,7 @@ def upscale_files(
     label = (size.label if size else "") or f"x{upscaler.scale}"
     naming = Naming(upscaler.bundle.card.name, label, suffix, extension)
     plan = plan_jobs(inputs, output, naming)
-    return _Folder(upscaler, size, options or WriteOptions(), video, observer or Observer()).run(plan)
+    return _FolderRun(upscaler, size, options or WriteOptions(), video, observer or Observer()).run(plan)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Item:
     seconds: float = 0.0
 
 
-class _Folder:
+class _FolderRun:
     def __init__(
         self,
         upscaler: ImageUpscaler,

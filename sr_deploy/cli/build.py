@@ -74,7 +74,7 @@ def command(bundle: Path, target: Path | None, output: Path, precision: str | No
     settings = _settings(chosen, options)
     opened = open_bundle(bundle)
     library = load_library(flavour)
-    progress = Progress()
+    progress = ProgressLine()
     try:
         engines = [
             build_engine(
@@ -101,7 +101,7 @@ def command(bundle: Path, target: Path | None, output: Path, precision: str | No
         click.echo(built.path)
 
 
-class Progress:
+class ProgressLine:
     """How far a build is: one line on a terminal, rewritten; elsewhere a line now and then."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sr_deploy.bundle import Bundle
     from sr_deploy.evaluation.evaluate import Pair, Score
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
-    from sr_deploy.upscaling.sentinel import Precision
+    from sr_deploy.upscaling.sentinel import PrecisionChoice
 
 SHARES = "0,5,10,20,40,60,80,100"
 
@@ -127,7 +127,7 @@ class Task:
     runs: int
     backend: str
     allow_cpu: bool
-    precision: Precision
+    precision: PrecisionChoice
     threads: int | None
     as_json: bool
 

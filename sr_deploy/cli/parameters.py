@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from sr_deploy.models import names
 
 
-class Network(click.ParamType[str]):
+class ModelReference(click.ParamType[str]):
     """A bundle, an ONNX file, or a network in the box."""
 
     name = "network"

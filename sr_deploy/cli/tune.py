@@ -52,14 +52,14 @@ def command(
     from sr_deploy.engines.open import open_bundle
     from sr_deploy.engines.tensorrt.target import parse_size
     from sr_deploy.upscaling.gpu.tune import tune
-    from sr_deploy.upscaling.sentinel import Precision
+    from sr_deploy.upscaling.sentinel import PrecisionChoice
 
     frame_size, gpus = parse_size(size), gpus or (0,)
     opened = open_bundle(bundle)
     tuning = tune(
         opened,
         backend=backend,
-        precision=cast("Precision", precision),
+        precision=cast("PrecisionChoice", precision),
         gpus=gpus,
         size=frame_size,
         seconds=seconds,

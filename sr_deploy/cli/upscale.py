@@ -13,7 +13,7 @@ import click
 from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import gpu_option, verbose, verbose_option
 from sr_deploy.cli.output import json_option, print_json
-from sr_deploy.cli.parameters import KeyValue, Network, Patches, Rate, Seconds, Share, TileSize
+from sr_deploy.cli.parameters import KeyValue, ModelReference, Patches, Rate, Seconds, Share, TileSize
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ GROUPS = {
 )
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-i", "--input", "more_inputs", multiple=True, type=click.Path(path_type=Path), help="An input, as an option.")
-@click.option("-m", "--model", type=Network(), help="A bundle, an ONNX file, or a network in the box.  [default: fast]")
+@click.option("-m", "--model", type=ModelReference(), help="A bundle, an ONNX file, or a network in the box.  [default: fast]")
 @click.option(
     "-o", "--output", help="A folder, or a file for one input; - and frame_%06d.png for a video.  [default: beside the input]"
 )
@@ -74,9 +74,11 @@ GROUPS = {
     help="What to do with a tile that is not sane in fp32 either.",
 )
 @click.option(
-    "--base", type=Network(), help="With --refine: a bundle that restores what has little detail; the fast one of a pair."
+    "--base",
+    type=ModelReference(),
+    help="With --refine: a bundle that restores what has little detail; the fast one of a pair.",
 )
-@click.option("--refine", type=Network(), help="A bundle that restores what has most detail, as far as --budget goes.")
+@click.option("--refine", type=ModelReference(), help="A bundle that restores what has most detail, as far as --budget goes.")
 @click.option("--budget", type=Share(), help="Share of the time that --refine would take for everything.  [default: 40%]")
 @click.option("-k", "--patches", type=Patches(), help="Patches that a mask-guided network refines: 240, 20%, >=0.3.  [20%]")
 @click.option("--mask-out", type=click.Path(path_type=Path), help="A folder for maps of what is refined first in each image.")

@@ -18,6 +18,9 @@ from sr_deploy.errors import EngineError, FeedError
 if TYPE_CHECKING:
     from sr_deploy.device.device import Device, DeviceArray, Stream
 
+Shapes = dict[str, tuple[int, ...]]
+"""By the name of a tensor."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -10,9 +10,8 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, helper, shape_inference
 
+from sr_deploy.engines.engine import Shapes
 from sr_deploy.errors import EngineError
-
-Shapes = dict[str, tuple[int, ...]]
 
 _PROBE_SIZE = 192
 """LR side for costs: divisible by every usual stride, large enough that borders hardly count."""

@@ -164,7 +164,7 @@ def _why_not_initialized(provider: str) -> str:
     return cuda_libraries.remedy(missing) if missing else "all of its libraries load, and it does not say why"
 
 
-def load_libraries(provider: str) -> dict[cuda_libraries.Library, str]:
+def load_libraries(provider: str) -> dict[cuda_libraries.SharedLibrary, str]:
     """Load CUDA's libraries for that provider, as `cuda_libraries.load` does; a provider that is a plugin comes up now."""
     import onnxruntime
 

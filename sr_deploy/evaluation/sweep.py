@@ -50,8 +50,8 @@ def sweep(
 def draw_sweep(points: Sequence[Point], title: str) -> Array:
     """PSNR-Y against time: (600, 960, 3) uint8 RGB; the straight line joins the first and the last of two points or more."""
     canvas = np.full((_HEIGHT, _WIDTH, 3), 255, np.uint8)
-    across = _Axis.around([point.mean.seconds * 1e3 for point in points], _LEFT, _WIDTH - _RIGHT)
-    up = _Axis.around([point.mean.psnr_y for point in points], _HEIGHT - _BOTTOM, _TOP)
+    across = _ChartAxis.around([point.mean.seconds * 1e3 for point in points], _LEFT, _WIDTH - _RIGHT)
+    up = _ChartAxis.around([point.mean.psnr_y for point in points], _HEIGHT - _BOTTOM, _TOP)
     for tick in across.ticks():
         cv2.line(canvas, (across.at(tick), _TOP), (across.at(tick), _HEIGHT - _BOTTOM), _GRID, 1, cv2.LINE_AA)
         _text(canvas, f"{tick:g}", across.at(tick), _HEIGHT - _BOTTOM + 20, align=0.5)
@@ -74,7 +74,7 @@ def draw_sweep(points: Sequence[Point], title: str) -> Array:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _ChartAxis:
     """Values from `low` to `high`, drawn from pixel `first` to pixel `last`."""
 
     low: float
@@ -83,11 +83,11 @@ class _Axis:
     last: int
 
     @staticmethod
-    def around(values: Sequence[float], first: int, last: int) -> _Axis:
+    def around(values: Sequence[float], first: int, last: int) -> _ChartAxis:
         finite = [value for value in values if math.isfinite(value)] or [0.0]
         low, high = min(finite), max(finite)
         room = 0.08 * (high - low) or max(abs(high) * 0.08, 1e-6)
-        return _Axis(low - room, high + room, first, last)
+        return _ChartAxis(low - room, high + room, first, last)
 
     def at(self, value: float) -> int:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)

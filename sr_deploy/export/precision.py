@@ -45,7 +45,7 @@ def to_fp16(model: ModelProto, activations: Mapping[str, float]) -> HalfPrecisio
 
     Raises: ExportError for graphs with control flow, or when ONNX's checker refuses the result.
     """
-    graph = _Graph(model)
+    graph = _GraphIndex(model)
     kept = _select(graph, activations)
     result = _rewrite(graph, kept)
     try:
@@ -55,7 +55,7 @@ def to_fp16(model: ModelProto, activations: Mapping[str, float]) -> HalfPrecisio
     return HalfPrecision(result, kept)
 
 
-class _Graph:
+class _GraphIndex:
     """A graph with its Constant nodes as initializers, and who makes, reads and carries what."""
 
     def __init__(self, model: ModelProto) -> None:
@@ -133,7 +133,7 @@ def _element_types(model: ModelProto) -> dict[str, int]:
 # Which nodes stay.
 
 
-def _select(graph: _Graph, activations: Mapping[str, float]) -> dict[str, str]:
+def _select(graph: _GraphIndex, activations: Mapping[str, float]) -> dict[str, str]:
     kept: dict[str, str] = {}
     for node in graph.nodes:
         if any(name in graph.pixels for name in node.output):
@@ -145,7 +145,7 @@ def _select(graph: _Graph, activations: Mapping[str, float]) -> dict[str, str]:
     return {node.name: kept[node.name] for node in graph.nodes if node.name in kept}
 
 
-def _reason(graph: _Graph, node: NodeProto, activations: Mapping[str, float]) -> str:
+def _reason(graph: _GraphIndex, node: NodeProto, activations: Mapping[str, float]) -> str:
     floats = [name for name in (*node.input, *node.output) if graph.is_float(name)]
     largest = max((activations.get(name, 0.0) for name in floats), default=0.0)
     if not floats:
@@ -172,7 +172,7 @@ def _weight_trouble(weight: Array) -> str:
     return f"weights too small, fp16 would round them by {error:.1%}" if error > _LARGEST_WEIGHT_ERROR else ""
 
 
-def _reduces_pixels(graph: _Graph, node: NodeProto) -> bool:
+def _reduces_pixels(graph: _GraphIndex, node: NodeProto) -> bool:
     if node.op_type in _GLOBAL:
         return True
     if node.op_type not in _SPATIAL_REDUCTIONS:
@@ -183,7 +183,7 @@ def _reduces_pixels(graph: _Graph, node: NodeProto) -> bool:
     return not axes or any(axis in (2, 3, -1, -2) for axis in axes)
 
 
-def _add_around_reductions(graph: _Graph, kept: dict[str, str]) -> None:
+def _add_around_reductions(graph: _GraphIndex, kept: dict[str, str]) -> None:
     """Squares and differences before a reduction, and the element-wise arithmetic on its few results."""
     reduced: set[str] = set()
     for node in graph.nodes:
@@ -198,7 +198,7 @@ def _add_around_reductions(graph: _Graph, kept: dict[str, str]) -> None:
                     kept.setdefault(node.name, "computes with means over all pixels")
 
 
-def _add_feeding(graph: _Graph, node: NodeProto, kept: dict[str, str]) -> None:
+def _add_feeding(graph: _GraphIndex, node: NodeProto, kept: dict[str, str]) -> None:
     maker = graph.maker.get(node.input[0])
     while maker is not None and maker.op_type in _SQUARES and maker.name not in kept:
         square = maker.op_type in ("Pow", "Abs") or maker.op_type == "Sub" or maker.input[0] == maker.input[1]
@@ -210,7 +210,7 @@ def _add_feeding(graph: _Graph, node: NodeProto, kept: dict[str, str]) -> None:
         maker = graph.maker.get(maker.input[0])
 
 
-def _add_bridges(graph: _Graph, kept: dict[str, str]) -> None:
+def _add_bridges(graph: _GraphIndex, kept: dict[str, str]) -> None:
     """Cheap nodes between two kept ones, so that no value goes through fp16 and back."""
     changed = True
     while changed:
@@ -225,14 +225,14 @@ def _add_bridges(graph: _Graph, kept: dict[str, str]) -> None:
                 changed = True
 
 
-def _made_by(graph: _Graph, name: str) -> str:
+def _made_by(graph: _GraphIndex, name: str) -> str:
     return graph.maker[name].name if name in graph.maker else ""
 
 
 # The rewriting.
 
 
-def _rewrite(graph: _Graph, kept: Mapping[str, str]) -> ModelProto:
+def _rewrite(graph: _GraphIndex, kept: Mapping[str, str]) -> ModelProto:
     writer = _Writer(graph, kept)
     for node in graph.nodes:
         writer.add(node)
@@ -242,7 +242,7 @@ def _rewrite(graph: _Graph, kept: Mapping[str, str]) -> ModelProto:
 class _Writer:
     """Writes the nodes in their order, each in its precision, with one Cast wherever a value changes sides."""
 
-    def __init__(self, graph: _Graph, kept: Mapping[str, str]) -> None:
+    def __init__(self, graph: _GraphIndex, kept: Mapping[str, str]) -> None:
         self.graph, self.kept = graph, kept
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, TensorProto] = {}

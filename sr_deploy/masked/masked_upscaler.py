@@ -22,11 +22,11 @@ from sr_deploy.masked.pair import PairUpscaler
 from sr_deploy.pictures.image import write_image
 from sr_deploy.pictures.picture import Picture, planes_of
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, MaskedStats, Progress
-from sr_deploy.upscaling.sentinel import Form, OnFailure, Precision, WindowRunner
+from sr_deploy.upscaling.sentinel import Form, OnFailure, PrecisionChoice, WindowRunner
 from sr_deploy.upscaling.tiling import Tiling
 from sr_deploy.upscaling.upscaler import Upscaler
 
-Model = str | Path | Bundle
+BundleLike = str | Path | Bundle
 
 
 class MaskGuidedUpscaler(Upscaler):
@@ -35,7 +35,7 @@ class MaskGuidedUpscaler(Upscaler):
     Raises: BundleError for another bundle.
     """
 
-    def __init__(self, model: Model, amount: Amount, **options: Any) -> None:
+    def __init__(self, model: BundleLike, amount: Amount, **options: Any) -> None:
         bundle = model if isinstance(model, Bundle) else open_bundle(model)
         if bundle.card.masked is None:
             raise BundleError(f"{bundle.folder}: is no mask-guided network; give two bundles instead, as base and refine")
@@ -90,7 +90,7 @@ class MaskGuidedUpscaler(Upscaler):
         return large
 
     def _new_windows(
-        self, backend: Backend, *, precision: Precision, on_failure: OnFailure, threads: int | None, gpu: int
+        self, backend: Backend, *, precision: PrecisionChoice, on_failure: OnFailure, threads: int | None, gpu: int
     ) -> WindowRunner:
         return _Windows(
             self.bundle,
@@ -144,12 +144,12 @@ class MaskedUpscaler(ImageUpscaler):
 
     def __init__(
         self,
-        model: Model | None = None,
+        model: BundleLike | None = None,
         *,
         k: float | None = None,
         threshold: float | None = None,
-        base: Model | None = None,
-        refine: Model | None = None,
+        base: BundleLike | None = None,
+        refine: BundleLike | None = None,
         budget: float | None = None,
         **options: Any,
     ) -> None:

@@ -18,7 +18,7 @@ from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.pictures.formats import tiff
 from sr_deploy.pictures.formats.containers import inspect
 from sr_deploy.pictures.formats.decode import decode, turn_upright
-from sr_deploy.pictures.formats.encode import ENCODERS, Source, encode
+from sr_deploy.pictures.formats.encode import ENCODERS, EncoderInput, encode
 from sr_deploy.pictures.formats.exif import exif_orientation, upright_exif, upright_xmp, xmp_orientation
 from sr_deploy.pictures.formats.header import ContainerError, Header
 from sr_deploy.pictures.picture import Metadata, Picture, as_path, as_picture
@@ -172,7 +172,7 @@ def check_suffix(path: Path) -> str:
     return suffix
 
 
-def _encode(file: BinaryIO, suffix: str, source: Source, name: str) -> None:
+def _encode(file: BinaryIO, suffix: str, source: EncoderInput, name: str) -> None:
     try:
         encode(file, suffix, source)
     except ContainerError as exc:
@@ -182,14 +182,14 @@ def _encode(file: BinaryIO, suffix: str, source: Source, name: str) -> None:
         raise ImageError(f"{name}: cannot be encoded ({reason}); write .png instead, which needs the least memory") from exc
 
 
-def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Source:
+def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> EncoderInput:
     if quality is not None and not (isinstance(quality, int) and 1 <= quality <= 100):
         raise UsageError(f"quality {quality} is out of range; expected 1 to 100")
     metadata = Metadata() if strip_metadata else picture.metadata
     height, width = picture.pixels.shape[:2]
     exif = upright_exif(metadata.exif, (height, width)) if metadata.exif else None
     xmp = upright_xmp(metadata.xmp) if metadata.xmp else None
-    return Source(picture.pixels, picture.alpha, exif, metadata.icc, xmp, quality, [])
+    return EncoderInput(picture.pixels, picture.alpha, exif, metadata.icc, xmp, quality, [])
 
 
 def is_whole(path: Path) -> bool:

@@ -12,23 +12,23 @@ from itertools import pairwise
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.training.state import Entry
+from sr_deploy.training.state import LogLine
 
 WIDTH, PANEL, MARGIN = 960, 280, 64
 INK, GRID, STAGE = (60, 60, 60), (226, 226, 226), (170, 170, 170)
 BLUE, GREEN, ORANGE = (180, 105, 31), (60, 140, 44), (14, 127, 255)  # BGR
 
 
-def as_csv(log: Sequence[Entry]) -> bytes:
+def as_csv(log: Sequence[LogLine]) -> bytes:
     """The log as a table, one line per validation."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Entry)])
+    writer.writerow([field.name for field in fields(LogLine)])
     writer.writerows(astuple(entry) for entry in log)
     return text.getvalue().encode()
 
 
-def as_png(log: Sequence[Entry], *, title: str, bicubic: float) -> bytes:
+def as_png(log: Sequence[LogLine], *, title: str, bicubic: float) -> bytes:
     """Curves over the steps, with a vertical line where a stage begins: PSNR-Y from bicubic's on, where it is above; and the
     loss over the first of its stage, since stages may weigh different losses."""
     import cv2

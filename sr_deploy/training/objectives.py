@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sr_deploy.architectures import reference
 from sr_deploy.architectures.mga import PATCH, MaskGuided
 from sr_deploy.training.losses import Loss
-from sr_deploy.training.recipe import Stage
+from sr_deploy.training.recipe import TrainingStage
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in Y (BT.601)."""
@@ -115,7 +115,7 @@ def error_map(coarse: Tensor, refined: Tensor, scale: int) -> Tensor:
     return F.avg_pool2d(error / error.max().clamp_min(1e-12), PATCH * scale)
 
 
-def objective(stage: Stage, network: nn.Module, value_range: float, loss: Loss) -> Objective:
+def objective(stage: TrainingStage, network: nn.Module, value_range: float, loss: Loss) -> Objective:
     """What a stage minimizes."""
     if stage.part == "whole":
         return Objective(network, value_range, loss)

@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import get_args
 
 from sr_deploy.errors import UsageError
-from sr_deploy.upscaling.sentinel import OnFailure, Precision
+from sr_deploy.upscaling.sentinel import OnFailure, PrecisionChoice
 
 SMALLEST_TILE = 32
 
@@ -18,7 +18,7 @@ def check_options(
 
     Raises: UsageError naming the option and what it may be.
     """
-    for name, value, kind in (("precision", precision, Precision), ("on_failure", on_failure, OnFailure)):
+    for name, value, kind in (("precision", precision, PrecisionChoice), ("on_failure", on_failure, OnFailure)):
         allowed = get_args(kind)
         if not isinstance(value, str) or value not in allowed:
             raise UsageError(f"{name} {value!r} is unknown; expected one of {', '.join(map(repr, allowed))}")

@@ -17,9 +17,9 @@ from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_float_form, loa
 from sr_deploy.errors import UnhealthyOutputError, UsageError
 from sr_deploy.pictures.color import from_float, gray_to_luma, luma_to_gray, rgb_to_ycbcr, to_float, ycbcr_to_rgb
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 OnFailure = Literal["raise", "bicubic"]
-Outcome = Literal["good", "recomputed", "replaced"]
+TileOutcome = Literal["good", "recomputed", "replaced"]
 Form = Literal["pixels", "float", "planes"]
 
 CHROMA_REACH = 3
@@ -38,7 +38,7 @@ class WindowRunner:
         bundle: Bundle,
         *,
         backend: Backend,
-        precision: Precision,
+        precision: PrecisionChoice,
         on_failure: OnFailure,
         threads: int | None,
         gpu: int = 0,
@@ -61,7 +61,7 @@ class WindowRunner:
         """Be told that many windows of this size will come."""
         self._sizes.add((height, width))
 
-    def run(self, window: Array, *, top: int, left: int) -> tuple[Array, Outcome]:
+    def run(self, window: Array, *, top: int, left: int) -> tuple[Array, TileOutcome]:
         """(h,w,C) -> (sh,sw,C) of the same dtype, C 3 (RGB) or 1 (gray); `top`, `left`: where in the image, for the message.
 
         Raises: UnhealthyOutputError, EngineError.
@@ -122,7 +122,7 @@ class WindowRunner:
                 engine.close()
             self._engines.clear()
 
-    def _choose(self, precision: Precision) -> Arithmetic:
+    def _choose(self, precision: PrecisionChoice) -> Arithmetic:
         chosen = self._fastest() if precision == "auto" else precision
         if chosen not in (named := self._backend.precisions()):
             raise UsageError(

@@ -24,7 +24,7 @@ from sr_deploy.upscaling.gpu.schedules import default_schedules, read_schedules,
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats
 from sr_deploy.upscaling.memory import usual_memory
 from sr_deploy.upscaling.options import SMALLEST_TILE, check_options
-from sr_deploy.upscaling.sentinel import CHROMA_REACH, OnFailure, Outcome, Precision, WindowRunner
+from sr_deploy.upscaling.sentinel import CHROMA_REACH, OnFailure, PrecisionChoice, TileOutcome, WindowRunner
 from sr_deploy.upscaling.tiling import FAST_MULTIPLE, Region, Tiling, plan_tiles, tile_for_memory
 
 __all__ = ["Progress", "Stats", "Upscaler"]
@@ -63,7 +63,7 @@ class Upscaler(ImageUpscaler):
         model: str | Path | Bundle = "fast",
         *,
         backend: str = "auto",
-        precision: Precision = "auto",
+        precision: PrecisionChoice = "auto",
         tile: int | Literal["auto"] = "auto",
         on_failure: OnFailure = "raise",
         memory: int | None = None,
@@ -255,7 +255,7 @@ class Upscaler(ImageUpscaler):
                 tiling = smaller
 
     def _new_windows(
-        self, backend: Backend, *, precision: Precision, on_failure: OnFailure, threads: int | None, gpu: int
+        self, backend: Backend, *, precision: PrecisionChoice, on_failure: OnFailure, threads: int | None, gpu: int
     ) -> WindowRunner:
         return WindowRunner(self.bundle, backend=backend, precision=precision, on_failure=on_failure, threads=threads, gpu=gpu)
 
@@ -367,7 +367,7 @@ class Upscaler(ImageUpscaler):
                 progress(done, len(tiles))
             yield row, column, window
 
-    def _count(self, outcome: Outcome, tiles: int = 1) -> None:
+    def _count(self, outcome: TileOutcome, tiles: int = 1) -> None:
         with self._stats_lock:
             self._stats = Stats(
                 self._stats.tiles + tiles,

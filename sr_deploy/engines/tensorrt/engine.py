@@ -15,7 +15,7 @@ import numpy as np
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import ALIGNMENT, Device, DeviceArray, load_warp
 from sr_deploy.device.streams import Stream, stream_handle
-from sr_deploy.engines.engine import DeviceEngine, TensorSpec, check_arrays
+from sr_deploy.engines.engine import DeviceEngine, Shapes, TensorSpec, check_arrays
 from sr_deploy.engines.tensorrt.cache import write_whole
 from sr_deploy.engines.tensorrt.library import Library
 from sr_deploy.errors import EngineError, FeedError
@@ -27,8 +27,6 @@ _HOST = -1
 """The context of `run`, beside those of `enqueue`."""
 
 _PROFILE = 0
-
-Shapes = dict[str, tuple[int, ...]]
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +64,7 @@ class TensorRTEngine(DeviceEngine):
         self.capturable = True
         self._library = library
         self._making = threading.Lock()
-        self._contexts: dict[int, _Context] = {}
+        self._contexts: dict[int, _ExecutionContext] = {}
         self._buffers: _Buffers | None = None
         self._stream = device.stream()
         with self._inside("does not load the engine"):
@@ -85,7 +83,7 @@ class TensorRTEngine(DeviceEngine):
         check_arrays(self, arrays, context)
         self._enqueue(self._context(context), arrays, stream)
 
-    def _enqueue(self, slot: _Context, arrays: Mapping[str, DeviceArray], stream: Stream) -> None:
+    def _enqueue(self, slot: _ExecutionContext, arrays: Mapping[str, DeviceArray], stream: Stream) -> None:
         shapes = {spec.name: tuple(arrays[spec.name].shape) for spec in self.inputs}
         apart = contextlib.nullcontext() if slot.is_ready_for(shapes) else self.device.preparing()
         with slot.lock, apart, self._inside("failed while running"):
@@ -96,7 +94,7 @@ class TensorRTEngine(DeviceEngine):
             if slot.is_fresh:
                 self._after_first_run(slot, stream)
 
-    def _after_first_run(self, slot: _Context, stream: Stream) -> None:
+    def _after_first_run(self, slot: _ExecutionContext, stream: Stream) -> None:
         slot.is_fresh = False
         if self._library.flavour.compiles_at_run:
             self.capturable = self.capturable and slot.is_capturable(stream)
@@ -124,7 +122,7 @@ class TensorRTEngine(DeviceEngine):
             self._buffers = _Buffers.of(self, shapes, slot.results)
         return self._buffers
 
-    def _context(self, number: int) -> _Context:
+    def _context(self, number: int) -> _ExecutionContext:
         if (known := self._contexts.get(number)) is not None:
             return known
         with self.device.preparing(), self._making:
@@ -133,7 +131,7 @@ class TensorRTEngine(DeviceEngine):
                     context = self._engine.create_execution_context(self._config)
                     if context is None:
                         raise self._library.error("cannot make an execution context")
-                self._contexts[number] = _Context(context, self)
+                self._contexts[number] = _ExecutionContext(context, self)
             return self._contexts[number]
 
     def _check_limits(self, feeds: Mapping[str, Array]) -> None:
@@ -145,7 +143,7 @@ class TensorRTEngine(DeviceEngine):
                     "tiles, or build an engine for this size with `sr-deploy build`"
                 )
 
-    def _check_results(self, slot: _Context, arrays: Mapping[str, DeviceArray]) -> None:
+    def _check_results(self, slot: _ExecutionContext, arrays: Mapping[str, DeviceArray]) -> None:
         for name, shape in slot.results.items():
             if tuple(arrays[name].shape) != shape:
                 raise FeedError(f"{self.description}: gives {list(shape)} for '{name}', not {list(arrays[name].shape)}")
@@ -177,7 +175,7 @@ class TensorRTEngine(DeviceEngine):
             slot.finish()
 
 
-class _Context:
+class _ExecutionContext:
     """One execution context with its scratch memory, for use inside the guard. It `is_fresh` until new shapes have run."""
 
     def __init__(self, context: Any, owner: TensorRTEngine) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import Command, Device, DeviceArray, Stream, chained
+from sr_deploy.device.device import Device, DeviceArray, Launch, Stream, chained
 from sr_deploy.device.tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
 from sr_deploy.engines.engine import DeviceEngine
@@ -116,7 +116,7 @@ class Context:
         """Put it all on the stream: (1,H,W,3) -> (1,sH,sW,3). Allocates only when it runs for the first time."""
         self.bound(frame, large)(stream)
 
-    def bound(self, frame: DeviceArray, large: DeviceArray) -> Command:
+    def bound(self, frame: DeviceArray, large: DeviceArray) -> Launch:
         """`enqueue` of these arrays for many times, prepared once; it keeps them alive."""
         if self._is_native(frame, large):
             tiles = self._native(frame)
@@ -162,9 +162,9 @@ class Context:
     def _takes_bytes(self) -> bool:
         return self._input.dtype == np.uint8
 
-    def _runs(self, tiles: DeviceArray, large_tiles: DeviceArray) -> list[Command]:
+    def _runs(self, tiles: DeviceArray, large_tiles: DeviceArray) -> list[Launch]:
         """Of the engine, batch by batch."""
-        commands: list[Command] = []
+        commands: list[Launch] = []
         for first in range(0, self._padded, self._batch):
             part = slice(first, first + self._batch)
             arrays = {self._input.name: tiles[part], self._output.name: large_tiles[part]}
@@ -287,7 +287,7 @@ class Slot:
             self._planes.from_rgb(large, self._codes[0], stream=self._stream)
 
     @functools.cached_property
-    def _bound(self) -> Command:
+    def _bound(self) -> Launch:
         return self._context.bound(self._frame, self._large)
 
     @functools.cached_property
