@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
+from sr_deploy.bundle import PrecisionChoice
 from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import gpu_option, verbose, verbose_option
 from sr_deploy.cli.output import json_option, print_json
@@ -54,7 +55,9 @@ GROUPS = {
 )
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-i", "--input", "more_inputs", multiple=True, type=click.Path(path_type=Path), help="An input, as an option.")
-@click.option("-m", "--model", type=ModelReference(), help="A bundle, an ONNX file, or a network in the box.  [default: fast]")
+@click.option(
+    "-m", "--model", type=ModelReference(), help=f"A bundle, an ONNX file, or a network in the box.  [default: {DEFAULT}]"
+)
 @click.option(
     "-o", "--output", help="A folder, or a file for one input; - and frame_%06d.png for a video.  [default: beside the input]"
 )
@@ -64,7 +67,7 @@ GROUPS = {
 @click.option("--backend", help="Inference runtime; `sr-deploy doctor` lists them.  [default: auto]")
 @gpu_option
 @click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic.  [default: auto]")
+@click.option("--precision", type=click.Choice(get_args(PrecisionChoice)), help="Arithmetic.  [default: auto]")
 @click.option("--fp32", is_flag=True, help="The same as --precision fp32.")
 @click.option(
     "--on-failure",
@@ -79,8 +82,15 @@ GROUPS = {
     help="With --refine: a bundle that restores what has little detail; the fast one of a pair.",
 )
 @click.option("--refine", type=ModelReference(), help="A bundle that restores what has most detail, as far as --budget goes.")
-@click.option("--budget", type=Share(), help="Share of the time that --refine would take for everything.  [default: 40%]")
-@click.option("-k", "--patches", type=Patches(), help="Patches that a mask-guided network refines: 240, 20%, >=0.3.  [20%]")
+@click.option(
+    "--budget", type=Share(), help=f"Share of the time that --refine would take for everything.  [default: {_USUAL_BUDGET:.0%}]"
+)
+@click.option(
+    "-k",
+    "--patches",
+    type=Patches(),
+    help=f"Patches that a mask-guided network refines: 240, 20%, >=0.3.  [{_USUAL_SHARE:.0%}]",
+)
 @click.option("--mask-out", type=click.Path(path_type=Path), help="A folder for maps of what is refined first in each image.")
 @click.option("-f", "--ext", "extension", help="Format of the results: png, jpg, mkv, ...  [default: the input's]")
 @click.option("--suffix", help="Goes behind the stem of each result.  [default: _MODEL_xN beside the input, else nothing]")
@@ -91,7 +101,7 @@ GROUPS = {
     "--memory",
     type=click.IntRange(min=1),
     metavar="MB",
-    help="Memory to plan tiles for.  [default: 805, at most half of what is free]",
+    help="Memory to plan tiles for.  [default: by what is free]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
 @click.option("--target", type=click.Path(path_type=Path), help="Name or TOML file of a target; options win over it.")

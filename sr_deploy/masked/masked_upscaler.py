@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, Part
+from sr_deploy.bundle import Bundle, Part, PrecisionChoice
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.engines import Arithmetic, Backend
 from sr_deploy.engines.engine import DeviceEngine, Engine
@@ -22,7 +22,7 @@ from sr_deploy.masked.pair import PairUpscaler
 from sr_deploy.pictures.image import write_image
 from sr_deploy.pictures.picture import Picture, planes_of
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, MaskedStats, Progress
-from sr_deploy.upscaling.sentinel import Form, OnFailure, PrecisionChoice, WindowRunner
+from sr_deploy.upscaling.sentinel import Form, OnFailure, WindowRunner
 from sr_deploy.upscaling.tiling import Tiling
 from sr_deploy.upscaling.upscaler import Upscaler
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from numbers import Integral
 from typing import get_args
 
+from sr_deploy.bundle import PrecisionChoice
 from sr_deploy.errors import UsageError
-from sr_deploy.upscaling.sentinel import OnFailure, PrecisionChoice
+from sr_deploy.upscaling.sentinel import OnFailure
 
 SMALLEST_TILE = 32
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, Part
+from sr_deploy.bundle import Bundle, Part, PrecisionChoice
 from sr_deploy.engines import Arithmetic, Backend
 from sr_deploy.engines.engine import DeviceEngine, Engine
 from sr_deploy.engines.health import is_healthy
@@ -17,7 +17,6 @@ from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_float_form, loa
 from sr_deploy.errors import UnhealthyOutputError, UsageError
 from sr_deploy.pictures.color import from_float, gray_to_luma, luma_to_gray, rgb_to_ycbcr, to_float, ycbcr_to_rgb
 
-PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 OnFailure = Literal["raise", "bicubic"]
 TileOutcome = Literal["good", "recomputed", "replaced"]
 Form = Literal["pixels", "float", "planes"]

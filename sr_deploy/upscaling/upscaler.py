@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle
+from sr_deploy.bundle import Bundle, PrecisionChoice
 from sr_deploy.device.device import Device, DeviceArray, Stream
 from sr_deploy.device.gpu import check_gpus
 from sr_deploy.device.video_planes import PlaneFormat
@@ -24,7 +24,7 @@ from sr_deploy.upscaling.gpu.schedules import default_schedules, read_schedules,
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats
 from sr_deploy.upscaling.memory import usual_memory
 from sr_deploy.upscaling.options import SMALLEST_TILE, check_options
-from sr_deploy.upscaling.sentinel import CHROMA_REACH, OnFailure, PrecisionChoice, TileOutcome, WindowRunner
+from sr_deploy.upscaling.sentinel import CHROMA_REACH, OnFailure, TileOutcome, WindowRunner
 from sr_deploy.upscaling.tiling import FAST_MULTIPLE, Region, Tiling, plan_tiles, tile_for_memory
 
 __all__ = ["Progress", "Stats", "Upscaler"]

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, ModelCard
+from sr_deploy.bundle import Bundle, ModelCard, PrecisionChoice
 from sr_deploy.device import gpu
 from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.open import open_bundle
@@ -31,7 +31,7 @@ from sr_deploy.errors import BackendUnavailableError, EngineError, UnhealthyOutp
 from sr_deploy.pipeline import run_pipeline
 from sr_deploy.upscaling.gpu.frames import Schedule
 from sr_deploy.upscaling.gpu.schedules import KeptSchedule, default_schedules, keep_schedule, schedule_key
-from sr_deploy.upscaling.sentinel import PrecisionChoice, WindowRunner
+from sr_deploy.upscaling.sentinel import WindowRunner
 from sr_deploy.upscaling.tiling import plan_tiles
 from sr_deploy.upscaling.upscaler import Upscaler
 
