@@ -10,6 +10,9 @@ from sr_deploy.pictures.image import READABLE_SUFFIXES
 PIPE = Path("-")
 """Standard input or output."""
 
+CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
+"""File endings of videos that are written, and FFmpeg's name of their format."""
+
 PICTURES_THAT_MOVE = frozenset({".gif", ".png", ".webp"})
 """Endings of files that may hold one picture or an animation."""
 
