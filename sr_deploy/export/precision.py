@@ -10,6 +10,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from sr_deploy.arrays import Array
+from sr_deploy.engines.facts import SUMS, SUMS_OVER_PIXELS
 from sr_deploy.errors import ExportError
 
 LARGEST_FP16 = 65504.0
@@ -19,8 +20,6 @@ LARGEST_ALLOWED = 32000.0
 _LARGEST_WEIGHT_ERROR = 2e-3
 """Relative rounding error of a weight tensor as a whole: 2e-4 is normal, far more means values below fp16's normal range."""
 
-_SPATIAL_REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum"}
-_GLOBAL = {"GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"}
 _SQUARES = {"Pow", "Mul", "Abs", "Sub"}
 _ANY_TYPE = {"Cast", "Shape", "Size"}
 """Read whatever precision a value has."""
@@ -173,9 +172,9 @@ def _weight_trouble(weight: Array) -> str:
 
 
 def _reduces_pixels(graph: _GraphIndex, node: NodeProto) -> bool:
-    if node.op_type in _GLOBAL:
+    if node.op_type in SUMS_OVER_PIXELS:
         return True
-    if node.op_type not in _SPATIAL_REDUCTIONS:
+    if node.op_type not in SUMS:
         return False
     axes = next((list(item.ints) for item in node.attribute if item.name == "axes"), None)
     if axes is None and len(node.input) > 1 and node.input[1] in graph.weights:
