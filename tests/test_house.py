@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "settings": {"errors"},
     "bundle": {"errors", "settings"},
     "models": {"errors", "bundle"},
-    "pictures": {"errors", "files", "bicubic"},
+    "pictures": {"errors", "files", "bicubic", "metrics"},
     "architectures": {"errors", "bundle"},
     "device": {"errors", "bundle"},
     "engines": {"errors", "files", "settings", "bundle", "models", "device"},
