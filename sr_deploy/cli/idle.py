@@ -8,9 +8,7 @@ import click
 from click.core import ParameterSource
 
 from sr_deploy.batch.naming import Job, Plan
-
-LOSSY = (".avif", ".jpeg", ".jpg", ".webp")
-"""Endings of the formats that --quality is for."""
+from sr_deploy.pictures.formats.encode import LOSSY_SUFFIXES
 
 
 class IdleOptions:
@@ -32,8 +30,8 @@ class IdleOptions:
             yield from self._line(self._pictures, "pictures, and there are none")
         if plan.jobs and len(pictures) == len(plan.jobs):
             yield from self._line(self._videos, "videos, and there are none")
-        if pictures and not any(job.target.suffix.lower() in LOSSY for job in pictures):
-            yield from self._line(["quality"], f"lossy formats ({', '.join(LOSSY)}), and no picture becomes one")
+        if pictures and not any(job.target.suffix.lower() in LOSSY_SUFFIXES for job in pictures):
+            yield from self._line(["quality"], f"lossy formats ({', '.join(LOSSY_SUFFIXES)}), and no picture becomes one")
         if any(self._is_named(job) for job in plan.jobs):
             yield from self._line(["suffix"], "results that -o does not name")
         if self._whole_images:

@@ -223,3 +223,6 @@ ENCODERS: dict[str, Callable[[BinaryIO, EncoderInput], None]] = {
     ".avif": _avif,
     ".bmp": _bmp,
 }
+
+LOSSY_SUFFIXES = (".avif", ".jpeg", ".jpg", ".webp")
+"""Those whose quality can be chosen."""
