@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sr_deploy.architectures import REGISTRY, Architecture, Config
+from sr_deploy.architectures import Architecture, Config, architecture_named
 from sr_deploy.errors import UsageError
 from sr_deploy.settings import find_toml, from_table, load_toml
 
@@ -142,12 +141,7 @@ def _value(value: Any) -> str:
 
 def architecture_of(recipe: TrainingRecipe) -> Architecture[Any]:
     """The architecture that a recipe names. Raises: UsageError with the nearest one."""
-    known = {entry.name: entry for entry in REGISTRY}
-    if recipe.architecture not in known:
-        near = difflib.get_close_matches(recipe.architecture, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        raise UsageError(f"recipe '{recipe.name}': unknown architecture '{recipe.architecture}'; {hint}")
-    return known[recipe.architecture]
+    return architecture_named(recipe.architecture, where=f"recipe '{recipe.name}': ")
 
 
 def config_of(recipe: TrainingRecipe) -> Config:
