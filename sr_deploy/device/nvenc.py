@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.device.device import Device, DeviceArray
 from sr_deploy.device.video_planes import PlaneFormat
-from sr_deploy.errors import BackendUnavailableError, EngineError
+from sr_deploy.errors import BackendUnavailableError, EngineError, first_line
 
 SURFACES = {"nv12": "NV12", "p010le": "P010", "yuv444p": "YUV444"}
 """What the encoder takes, in its own words, by FFmpeg's names."""
@@ -143,11 +143,6 @@ def load_library() -> Any:
         raise BackendUnavailableError(f"PyNvVideoCodec is not installed; install it with `{_INSTALL}`") from exc
     except Exception as exc:  # it looks for the driver when it is imported
         raise BackendUnavailableError(f"PyNvVideoCodec cannot be loaded ({first_line(exc)})") from exc
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first; the name of its class where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _told(call: Callable[[], Any]) -> Any:

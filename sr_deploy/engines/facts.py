@@ -11,7 +11,7 @@ from typing import Any
 from onnx import ModelProto, NodeProto, helper, shape_inference
 
 from sr_deploy.engines.engine import Shapes
-from sr_deploy.errors import EngineError
+from sr_deploy.errors import EngineError, first_line
 
 _PROBE_SIZE = 192
 """LR side for costs: divisible by every usual stride, large enough that borders hardly count."""
@@ -118,7 +118,7 @@ def infer_shapes(model: ModelProto, height: int, width: int) -> Shapes:
     try:
         inferred = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True)
     except Exception as exc:
-        raise EngineError(f"the graph does not take {width}x{height} pixels: {str(exc).splitlines()[0]}") from exc
+        raise EngineError(f"the graph does not take {width}x{height} pixels: {first_line(exc)}") from exc
     shapes: Shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
     for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
         dims = value.type.tensor_type.shape.dim

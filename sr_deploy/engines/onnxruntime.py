@@ -20,7 +20,7 @@ from sr_deploy.device.streams import stream_handle
 from sr_deploy.engines import Arithmetic, cuda_libraries
 from sr_deploy.engines.engine import DeviceEngine, TensorSpec, check_arrays
 from sr_deploy.engines.placement import warn_of_strays
-from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
+from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, first_line
 
 Provider = tuple[str, dict[str, str]]
 """Its name and its options."""
@@ -156,7 +156,7 @@ def _why_not_initialized(provider: str) -> str:
         try:
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[provider])
         except Exception as exc:
-            return (str(exc).splitlines() or [type(exc).__name__])[0]
+            return first_line(exc)
         finally:
             onnxruntime.set_default_logger_severity(_ERROR)
     if provider in session.get_providers():
@@ -282,7 +282,7 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def _translated(error: Exception, what: str) -> EngineError:
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     if any(sign in str(error).lower() for sign in ("bad_alloc", "out of memory", "failed to allocate", "alloc_failed")):
         return OutOfMemoryError(f"onnxruntime: out of memory ({reason}); use smaller tiles or a smaller --memory")
     return EngineError(f"onnxruntime {what}: {reason}")

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape
 
 from sr_deploy.arrays import Array
 from sr_deploy.engines.facts import SUMS, SUMS_OVER_PIXELS
-from sr_deploy.errors import ExportError
+from sr_deploy.errors import ExportError, first_line
 
 LARGEST_FP16 = 65504.0
 LARGEST_ALLOWED = 32000.0
@@ -50,7 +50,7 @@ def to_fp16(model: ModelProto, activations: Mapping[str, float]) -> HalfPrecisio
     try:
         onnx.checker.check_model(result, full_check=True)
     except Exception as exc:
-        raise ExportError(f"ONNX's checker refuses the fp16 graph: {str(exc).splitlines()[0]}") from exc
+        raise ExportError(f"ONNX's checker refuses the fp16 graph: {first_line(exc)}") from exc
     return HalfPrecision(result, kept)
 
 

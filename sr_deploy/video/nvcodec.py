@@ -18,9 +18,9 @@ from av.video.stream import VideoStream
 
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import Device, DeviceArray
-from sr_deploy.device.nvenc import first_line, load_library
+from sr_deploy.device.nvenc import load_library
 from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
-from sr_deploy.errors import BackendUnavailableError, EngineError
+from sr_deploy.errors import BackendUnavailableError, EngineError, first_line
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.colors import SHORTEST, meaning_of
 from sr_deploy.video.decoding import DoubtError
