@@ -57,7 +57,7 @@ THIRD_PARTY = {
     "training": {"torch", "numpy"},
     "upscaling": {"numpy"},
     "masked": {"numpy"},
-    "evaluation": {"numpy", "cv2"},
+    "evaluation": {"numpy"},
     "video": {"numpy", "av", "cv2"},
     "batch": {"numpy"},
     "cli": {"click"},
