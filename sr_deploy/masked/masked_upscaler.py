@@ -42,6 +42,7 @@ class MaskGuidedUpscaler(Upscaler):
         self._amount = amount
         self._masked = bundle.card.masked
         self._meter = PatchMeter()
+        self._keeps_scores = False
         super().__init__(bundle, tile=0, **options)
 
     @property
@@ -72,9 +73,15 @@ class MaskGuidedUpscaler(Upscaler):
 
     def heat(self, image: Array) -> Array:
         """(H,W) float32 in [0,1]: the scores of the mask, from the lowest to the highest."""
+        self._keeps_scores = True
         self(image if image.ndim == 2 or image.shape[2] in (1, 3) else image[..., :-1])
+        return self.last_heat(image)
+
+    def last_heat(self, image: Array) -> Array:
+        """`heat` of the image that was upscaled last, from the scores that it left."""
         scores = self._meter.scores
-        assert scores is not None
+        if scores is None:
+            return self.heat(image)
         scores = scores - scores.min()
         large = scores.repeat(self._masked.patch, axis=0).repeat(self._masked.patch, axis=1)[: image.shape[0], : image.shape[1]]
         return np.asarray(large / max(float(scores.max()), 1e-12), np.float32)
@@ -82,7 +89,11 @@ class MaskGuidedUpscaler(Upscaler):
     def _run_frame(
         self, pixels: Array, tiling: Tiling, progress: Progress | None, planes: PlaneFormat | None = None
     ) -> Array | None:
+        """On a device, where the scores stay; None, for a run from the host, once they are asked for."""
+        if self._keeps_scores:
+            return None
         large = super()._run_frame(pixels, tiling, progress, planes)
+        self._meter.scores = None
         patches = math.prod(side // self._masked.patch for side in tiling.window)
         selected = self._amount.of(patches)
         if large is not None and selected is not None:
@@ -188,6 +199,15 @@ class MaskedUpscaler(ImageUpscaler):
         Raises: as `__call__`.
         """
         return self._upscaler.heat(planes_of(image, "upscaled"))
+
+    def last_heat(self, image: Array) -> Array:
+        """`heat` of the image or picture that was upscaled last, without upscaling it again.
+
+        image: that image, without alpha.
+
+        Raises: as `__call__`.
+        """
+        return self._upscaler.last_heat(planes_of(image, "upscaled"))
 
     def close(self) -> None:
         self._upscaler.close()

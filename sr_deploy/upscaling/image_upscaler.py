@@ -149,8 +149,8 @@ class ImageUpscaler(ABC):
         """
         picture = as_picture(picture, "upscaled")
         pixels, alpha = picture.pixels, picture.alpha
-        large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
         large_alpha = None if alpha is None else self._upscale_alpha(alpha)
+        large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
         if size is not None:
             target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale)
             large = resample(large, target)
