@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import click
 
 from sr_deploy import __version__
-from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployError, UsageError, did_you_mean
+from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployError, UsageError, did_you_mean, first_line
 
 __all__ = ["main", "program"]
 
@@ -83,7 +83,7 @@ class Group(click.Group):
         except Exception as exc:
             if isinstance(exc, OSError) and exc.errno == errno.EPIPE:
                 raise  # whoever read our output left: click ends quietly
-            reason = (str(exc).splitlines() or [""])[0]
+            reason = first_line(exc)
             hint = "" if verbose(ctx) else "; run again with -v for the whole story, and please report it"
             _fail(ctx, type(exc).__name__, f"internal error, {type(exc).__name__}: {reason}{hint}", INTERNAL_ERROR)
 

@@ -11,15 +11,13 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from sr_deploy.models import names
+from sr_deploy.pictures.formats.encode import LOSSY_SUFFIXES
 
 if TYPE_CHECKING:
     from sr_deploy.batch.naming import Job, Plan
 
-LOSSY = (".avif", ".jpeg", ".jpg", ".webp")
-"""Endings of the formats that --quality is for."""
 
-
-class Network(click.ParamType[str]):
+class ModelReference(click.ParamType[str]):
     """A bundle, an ONNX file, or a network in the box."""
 
     name = "network"
@@ -134,8 +132,8 @@ class IdleOptions:
             yield from self._line(self._pictures, "pictures, and there are none")
         if plan.jobs and len(pictures) == len(plan.jobs):
             yield from self._line(self._videos, "videos, and there are none")
-        if pictures and not any(job.target.suffix.lower() in LOSSY for job in pictures):
-            yield from self._line(["quality"], f"lossy formats ({', '.join(LOSSY)}), and no picture becomes one")
+        if pictures and not any(job.target.suffix.lower() in LOSSY_SUFFIXES for job in pictures):
+            yield from self._line(["quality"], f"lossy formats ({', '.join(LOSSY_SUFFIXES)}), and no picture becomes one")
         if any(self._is_named(job) for job in plan.jobs):
             yield from self._line(["suffix"], "results that -o does not name")
         if self._whole_images:

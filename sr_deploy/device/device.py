@@ -31,7 +31,7 @@ DeviceArray = Any
 Event = Any
 """A `warp.Event`; None on the CPU, where everything is done when its call returns."""
 
-Command = Callable[[Stream], None]
+Launch = Callable[[Stream], None]
 """Puts its work on a stream; what it costs the host to prepare it has been paid."""
 
 _INSTALL = 'pip install "sr-deploy[gpu]"'
@@ -202,7 +202,7 @@ class Device:
             load_compiled(kernel.module, self._device)
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
 
-    def command(self, kernel: Any, dim: Sequence[int], arguments: Sequence[Any]) -> Command:
+    def command(self, kernel: Any, dim: Sequence[int], arguments: Sequence[Any]) -> Launch:
         """`launch` of a kernel with these arguments, for many times; it keeps its arrays alive.
 
         Raises: EngineError, now and whenever it is launched.
@@ -310,7 +310,7 @@ def _aligned(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray[Any, np.dtype
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def chained(commands: Sequence[Command]) -> Command:
+def chained(commands: Sequence[Launch]) -> Launch:
     """These commands, one after the other on one stream."""
 
     def put_all(stream: Stream) -> None:

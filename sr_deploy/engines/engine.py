@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sr_deploy.device.device import Device, DeviceArray
     from sr_deploy.device.streams import Stream
 
+Shapes = dict[str, tuple[int, ...]]
+"""By the name of a tensor."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -18,7 +18,7 @@ from sr_deploy.device import gpu
 from sr_deploy.engines import Arithmetic, cuda_libraries
 from sr_deploy.engines.engine import DeviceEngine, TensorSpec, check_arrays
 from sr_deploy.engines.placement import warn_of_strays
-from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
+from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, first_line
 
 if TYPE_CHECKING:
     from sr_deploy.device.device import Device, DeviceArray
@@ -158,7 +158,7 @@ def _why_not_initialized(provider: str) -> str:
         try:
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[provider])
         except Exception as exc:
-            return (str(exc).splitlines() or [type(exc).__name__])[0]
+            return first_line(exc)
         finally:
             onnxruntime.set_default_logger_severity(_ERROR)
     if provider in session.get_providers():
@@ -166,7 +166,7 @@ def _why_not_initialized(provider: str) -> str:
     return cuda_libraries.remedy(missing) if missing else "all of its libraries load, and it does not say why"
 
 
-def load_libraries(provider: str) -> dict[cuda_libraries.Library, str]:
+def load_libraries(provider: str) -> dict[cuda_libraries.SharedLibrary, str]:
     """Load CUDA's libraries for that provider, as `cuda_libraries.load` does; a provider that is a plugin comes up now."""
     import onnxruntime
 
@@ -288,7 +288,7 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def _translated(error: Exception, what: str) -> EngineError:
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     if any(sign in str(error).lower() for sign in ("bad_alloc", "out of memory", "failed to allocate", "alloc_failed")):
         return OutOfMemoryError(f"onnxruntime: out of memory ({reason}); use smaller tiles or a smaller --memory")
     return EngineError(f"onnxruntime {what}: {reason}")

@@ -98,6 +98,10 @@ class PairUpscaler(ImageUpscaler):
         heat = heat.repeat(np.diff(grid.rows), axis=0).repeat(np.diff(grid.columns), axis=1)
         return (heat / max(float(heat.max()), 1e-12)).astype(np.float32)
 
+    def last_heat(self, image: Array) -> Array:
+        """`heat` of the image that was upscaled last; it takes no network."""
+        return self.heat(image)
+
     def close(self) -> None:
         for network in self._networks:
             network.close()

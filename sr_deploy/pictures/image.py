@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.pictures.formats.containers import inspect
 from sr_deploy.pictures.formats.decode import decode, turn_upright
-from sr_deploy.pictures.formats.encode import ENCODERS, Source, encode
+from sr_deploy.pictures.formats.encode import ENCODERS, EncoderInput, encode
 from sr_deploy.pictures.formats.header import ContainerError, Header
 from sr_deploy.pictures.picture import Metadata, Picture, as_path, as_picture
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sr_deploy.arrays import Array
 
 __all__ = [
+    "CONTAINERS",
     "NUMBER",
     "PICTURES_THAT_MOVE",
     "PIPE",
@@ -49,6 +50,9 @@ READABLE_SUFFIXES = WRITABLE_SUFFIXES | {".jpe", ".jfif", ".gif", ".jp2", ".j2k"
 
 PIPE = Path("-")
 """Standard input or output."""
+
+CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
+"""Endings of the videos that are written, and FFmpeg's name of their format."""
 
 PICTURES_THAT_MOVE = frozenset({".gif", ".png", ".webp"})
 """Endings of files that may hold one picture or an animation."""
@@ -184,7 +188,7 @@ def check_suffix(path: Path) -> str:
     return suffix
 
 
-def _encode(file: BinaryIO, suffix: str, source: Source, name: str) -> None:
+def _encode(file: BinaryIO, suffix: str, source: EncoderInput, name: str) -> None:
     try:
         encode(file, suffix, source)
     except ContainerError as exc:
@@ -194,12 +198,12 @@ def _encode(file: BinaryIO, suffix: str, source: Source, name: str) -> None:
         raise ImageError(f"{name}: cannot be encoded ({reason}); write .png instead, which needs the least memory") from exc
 
 
-def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Source:
+def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> EncoderInput:
     if quality is not None and not (isinstance(quality, int) and 1 <= quality <= 100):
         raise UsageError(f"quality {quality} is out of range; expected 1 to 100")
     height, width = picture.pixels.shape[:2]
     metadata = Metadata() if strip_metadata else _upright(picture.metadata, (height, width))
-    return Source(picture.pixels, picture.alpha, metadata.exif, metadata.icc, metadata.xmp, quality, [])
+    return EncoderInput(picture.pixels, picture.alpha, metadata.exif, metadata.icc, metadata.xmp, quality, [])
 
 
 def _orientation(exif: bytes | None, xmp: bytes | None) -> int:

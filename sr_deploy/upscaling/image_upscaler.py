@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Self, get_args
 
 import numpy as np
 
+from sr_deploy.bundle import PrecisionChoice
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.picture import Picture, as_picture, planes_of
-from sr_deploy.upscaling.sentinel import OnFailure, Precision
+from sr_deploy.upscaling.sentinel import OnFailure
 from sr_deploy.upscaling.tiling import SMALLEST_TILE
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def check_options(
 
     Raises: UsageError naming the option and what it may be.
     """
-    for name, value, kind in (("precision", precision, Precision), ("on_failure", on_failure, OnFailure)):
+    for name, value, kind in (("precision", precision, PrecisionChoice), ("on_failure", on_failure, OnFailure)):
         allowed = get_args(kind)
         if not isinstance(value, str) or value not in allowed:
             raise UsageError(f"{name} {value!r} is unknown; expected one of {', '.join(map(repr, allowed))}")
@@ -179,8 +180,8 @@ class ImageUpscaler(ABC):
         """
         picture = as_picture(picture, "upscaled")
         pixels, alpha = picture.pixels, picture.alpha
-        large = self._upscale(pixels, progress) if alpha is None else self._upscale_under(alpha, pixels, progress)
         large_alpha = None if alpha is None else self._upscale_alpha(alpha)
+        large = self._upscale(pixels, progress) if alpha is None else self._upscale_under(alpha, pixels, progress)
         if size is not None:
             from sr_deploy.pictures.resample import resample
 

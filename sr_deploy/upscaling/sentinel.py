@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sr_deploy.bundle import Bundle, Part
+from sr_deploy.bundle import Bundle, Part, PrecisionChoice
 from sr_deploy.device.health import is_healthy
 from sr_deploy.engines import Arithmetic, Backend
 from sr_deploy.engines.engine import DeviceEngine, Engine
@@ -18,9 +18,8 @@ from sr_deploy.errors import UnhealthyOutputError, UsageError
 if TYPE_CHECKING:
     from sr_deploy.arrays import Array
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OnFailure = Literal["raise", "bicubic"]
-Outcome = Literal["good", "recomputed", "replaced"]
+TileOutcome = Literal["good", "recomputed", "replaced"]
 Form = Literal["pixels", "float", "planes"]
 
 CHROMA_REACH = 3
@@ -39,7 +38,7 @@ class WindowRunner:
         bundle: Bundle,
         *,
         backend: Backend,
-        precision: Precision,
+        precision: PrecisionChoice,
         on_failure: OnFailure,
         threads: int | None,
         gpu: int = 0,
@@ -62,7 +61,7 @@ class WindowRunner:
         """Be told that many windows of this size will come."""
         self._sizes.add((height, width))
 
-    def run(self, window: Array, *, top: int, left: int) -> tuple[Array, Outcome]:
+    def run(self, window: Array, *, top: int, left: int) -> tuple[Array, TileOutcome]:
         """(h,w,C) -> (sh,sw,C) of the same dtype, C 3 (RGB) or 1 (gray); `top`, `left`: where in the image, for the message.
 
         Raises: UnhealthyOutputError, EngineError.
@@ -125,7 +124,7 @@ class WindowRunner:
                 engine.close()
             self._engines.clear()
 
-    def _choose(self, precision: Precision) -> Arithmetic:
+    def _choose(self, precision: PrecisionChoice) -> Arithmetic:
         chosen = self._fastest() if precision == "auto" else precision
         if chosen not in (named := self._backend.precisions()):
             raise UsageError(

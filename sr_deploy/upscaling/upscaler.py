@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sr_deploy.bundle import Bundle
+from sr_deploy.bundle import Bundle, PrecisionChoice
 from sr_deploy.device.gpu import check_gpus
 from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import OutOfMemoryError, UsageError
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats, check_options
-from sr_deploy.upscaling.sentinel import OnFailure, Outcome, Precision, WindowRunner
+from sr_deploy.upscaling.sentinel import OnFailure, TileOutcome, WindowRunner
 from sr_deploy.upscaling.tiling import Region, TilePlanner, Tiling, fade, paste, usual_memory
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Upscaler(ImageUpscaler):
         model: str | Path | Bundle = "fast",
         *,
         backend: str = "auto",
-        precision: Precision = "auto",
+        precision: PrecisionChoice = "auto",
         tile: int | Literal["auto"] = "auto",
         on_failure: OnFailure = "raise",
         memory: int | None = None,
@@ -239,7 +239,7 @@ class Upscaler(ImageUpscaler):
                 tiling = smaller
 
     def _new_windows(
-        self, backend: Backend, *, precision: Precision, on_failure: OnFailure, threads: int | None, gpu: int
+        self, backend: Backend, *, precision: PrecisionChoice, on_failure: OnFailure, threads: int | None, gpu: int
     ) -> WindowRunner:
         return WindowRunner(self.bundle, backend=backend, precision=precision, on_failure=on_failure, threads=threads, gpu=gpu)
 
@@ -325,7 +325,7 @@ class Upscaler(ImageUpscaler):
                 progress(done, len(tiles))
             yield row, column, window
 
-    def _count(self, outcome: Outcome, tiles: int = 1) -> None:
+    def _count(self, outcome: TileOutcome, tiles: int = 1) -> None:
         with self._stats_lock:
             self._stats = Stats(
                 self._stats.tiles + tiles,

@@ -11,10 +11,9 @@ import numpy as np
 
 from sr_deploy.device.device import ALIGNMENT, Device, DeviceArray
 from sr_deploy.device.streams import Stream, stream_handle
+from sr_deploy.engines.engine import Shapes
 from sr_deploy.engines.tensorrt.library import Library
 from sr_deploy.errors import EngineError
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 class ExecutionContext:

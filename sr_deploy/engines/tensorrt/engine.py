@@ -15,9 +15,9 @@ import numpy as np
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import Device, DeviceArray, load_warp
 from sr_deploy.device.streams import Stream
-from sr_deploy.engines.engine import DeviceEngine, TensorSpec, check_arrays
+from sr_deploy.engines.engine import DeviceEngine, Shapes, TensorSpec, check_arrays
 from sr_deploy.engines.tensorrt.cache import write_whole
-from sr_deploy.engines.tensorrt.context import ExecutionContext, Shapes
+from sr_deploy.engines.tensorrt.context import ExecutionContext
 from sr_deploy.engines.tensorrt.library import Library
 from sr_deploy.errors import EngineError, FeedError
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import Command, DeviceArray, chained
+from sr_deploy.device.device import DeviceArray, Launch, chained
 from sr_deploy.device.health import are_healthy
 from sr_deploy.device.streams import Stream
 from sr_deploy.device.tiling import DeviceTiling, HealthMeter, Measured
@@ -114,7 +114,7 @@ class Context:
         """Put it all on the stream: (1,H,W,3) -> (1,sH,sW,3). Allocates only when it runs for the first time."""
         self.bound(frame, large)(stream)
 
-    def bound(self, frame: DeviceArray, large: DeviceArray) -> Command:
+    def bound(self, frame: DeviceArray, large: DeviceArray) -> Launch:
         """`enqueue` of these arrays for many times, prepared once; it keeps them alive."""
         if self._is_native(frame, large):
             tiles = self._native(frame)
@@ -160,9 +160,9 @@ class Context:
     def _takes_bytes(self) -> bool:
         return self._input.dtype == np.uint8
 
-    def _runs(self, tiles: DeviceArray, large_tiles: DeviceArray) -> list[Command]:
+    def _runs(self, tiles: DeviceArray, large_tiles: DeviceArray) -> list[Launch]:
         """Of the engine, batch by batch."""
-        commands: list[Command] = []
+        commands: list[Launch] = []
         for first in range(0, self._padded, self._batch):
             part = slice(first, first + self._batch)
             arrays = {self._input.name: tiles[part], self._output.name: large_tiles[part]}
@@ -285,7 +285,7 @@ class Slot:
             self._planes.from_rgb(large, self._codes[0], stream=self._stream)
 
     @functools.cached_property
-    def _bound(self) -> Command:
+    def _bound(self) -> Launch:
         return self._context.bound(self._frame, self._large)
 
     @functools.cached_property
