@@ -9,8 +9,17 @@ import click
 
 from sr_deploy.bundle import PrecisionChoice
 from sr_deploy.cli import Command, gpu_option, json_option, verbose, verbose_option
-from sr_deploy.cli.parameters import IdleOptions, KeyValue, ModelReference, Patches, Rate, Seconds, Share, TileSize
-from sr_deploy.cli.upscale_options import UpscaleOptions
+from sr_deploy.cli.upscale_options import (
+    IdleOptions,
+    KeyValue,
+    ModelReference,
+    Patches,
+    Rate,
+    Seconds,
+    Share,
+    TileSize,
+    UpscaleOptions,
+)
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
