@@ -48,7 +48,15 @@ Part = Literal["", "base", "refine"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from. `expected`: published PSNR of Y in dB by test set."""
+    """Where the weights came from.
+
+    file: name of the checkpoint.
+    sha256: of its bytes, in hex.
+    license: of the weights.
+    url: where they can be had.
+    recipe: name of the one that applied.
+    expected: published PSNR of Y in dB, by test set.
+    """
 
     file: str
     sha256: str
@@ -60,9 +68,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One reading of a state dict, and its PSNR of Y in dB on the picture whose HR is known, beside bicubic's at its scale.
+    """One reading of a state dict, measured on the picture whose HR is known.
 
-    A `psnr` of 0 stands for NaN or Inf in the output.
+    assumes: what the weights leave open, by name.
+    psnr: of Y in dB; 0 stands for NaN or Inf in the output.
+    bicubic: the same of plain bicubic at its scale.
     """
 
     assumes: dict[str, Any]
@@ -74,9 +84,10 @@ class Hypothesis:
 class Detection:
     """Why this function was chosen for these weights.
 
-    `decided_by` is 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'. `margin` is the lead in dB of the
-    best hypothesis over the next one, each taken over bicubic; `bicubic` is the PSNR of plain bicubic upscaling on the same
-    picture at the chosen scale.
+    decided_by: 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'.
+    hypotheses: the readings that were measured.
+    margin: lead in dB of the best hypothesis over the next one, each taken over bicubic.
+    bicubic: PSNR in dB of plain bicubic upscaling on the same picture at the chosen scale.
     """
 
     decided_by: Literal["structure", "measurement", "recipe", "flag"]
@@ -89,9 +100,12 @@ class Detection:
 class Masked:
     """What a mask-guided network adds: a refine network for the patches with the highest scores.
 
-    `patch`: side of a patch in LR pixels; `padding`: LR pixels around it that the refine network sees too, zero beyond the
-    image; `features`: their channels. `macs`: the refine network's multiply-accumulates per LR pixel of a patch;
-    `activation_bytes`: its peak of live fp32 activations per patch; `parameters`: its own, which the card's include.
+    patch: side of a patch in LR pixels.
+    padding: LR pixels around it that the refine network sees too, zero beyond the image.
+    features: their channels.
+    macs: the refine network's multiply-accumulates per LR pixel of a patch.
+    activation_bytes: its peak of live fp32 activations per patch.
+    parameters: its own, which the card's include.
     """
 
     patch: int
@@ -111,13 +125,27 @@ class Masked:
 class ModelCard:
     """What a network is, whoever runs it.
 
-    `channels`: 3 is RGB, 1 is the luma of BT.601 in limited range. `value_range`: what the checkpoint was trained with, 1 or
-    255; every graph takes [0, 1]. `tiling`: 'exact' when a halo of `halo` LR pixels makes a tile bit-equal to the whole, else
-    'approximate'. `activation_bytes`: peak of the live fp32 activations per LR pixel. `macs`: multiply-accumulates per LR
-    pixel. `largest_activation`: the largest absolute value inside the network on the natural and extreme probes;
-    `largest_activation_on_noise`: the same on white noise.
+    Tiling, sizes, activation_bytes and macs of a mask-guided network are those of its base and mask.
 
-    `masked` is set for a mask-guided network; tiling, sizes, activation_bytes and macs are then those of its base and mask.
+    name: of the bundle.
+    architecture: of `sr-deploy architectures`, or what a foreign graph came as.
+    scale: factor from LR to SR.
+    channels: 3 is RGB, 1 is the luma of BT.601 in limited range.
+    value_range: what the checkpoint was trained with, 1 or 255; every graph takes [0, 1].
+    config: what differs from network to network of the architecture.
+    source: where the weights came from.
+    detection: why the weights were read so.
+    reparameterized: the folds that were made.
+    tiling: 'exact' when a halo of `halo` LR pixels makes a tile bit-equal to the whole, else 'approximate'.
+    halo: LR pixels around a tile.
+    min_size: smallest side of an image, in LR pixels.
+    size_multiple: what sides have to be multiples of; images are mirrored to that.
+    activation_bytes: peak of the live fp32 activations per LR pixel.
+    macs: multiply-accumulates per LR pixel.
+    parameters: how many numbers the graphs hold.
+    largest_activation: the largest absolute value inside the network on the natural and extreme probes.
+    largest_activation_on_noise: the same on white noise.
+    masked: what a mask-guided network adds; None for others.
     """
 
     name: str
@@ -146,16 +174,31 @@ class ModelCard:
         return ("base", "refine") if self.masked else ("",)
 
     def to_json(self) -> str:
+        """The card on one line, as graphs carry it in their metadata."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
     @staticmethod
     def from_json(text: str, *, where: str) -> ModelCard:
+        """A card as `to_json` wrote it.
+
+        text: of the card.
+        where: what errors call it.
+
+        Raises: BundleError for what is no card of this version.
+        """
         return _parse(json.loads(text), ModelCard, where=where)
 
 
 @dataclass(frozen=True)
 class GraphCard:
-    """One ONNX file of a bundle. `kept_fp32` names the nodes that the fp16 pass left in fp32."""
+    """One ONNX file of a bundle.
+
+    file: its name in the folder.
+    precision: 'fp32' or 'fp16', what its weights are stored in.
+    sha256: of its bytes, in hex.
+    opset: of ONNX's operators.
+    kept_fp32: nodes that the fp16 pass left in fp32.
+    """
 
     file: str
     precision: Precision
@@ -168,11 +211,20 @@ class GraphCard:
 class Link:
     """One step of the parity chain, measured on one probe: `source` against `target`.
 
-    Differences are in 8-bit steps (LSB) of the clamped output; `border_max_lsb` covers the outer ring of `scale` * 4 pixels.
-    `psnr` is in dB, infinite for equal outputs. `floor` says what the link had to reach, empty when it is only reported.
-    Features and scores of a mask-guided network are measured in units of twice the largest absolute value of the source's.
-    Whole images of it have the same `selected` patches refined in both; by its own scores, the target would have taken
-    `moved` others.
+    Differences are in 8-bit steps (LSB) of the clamped output. Features and scores of a mask-guided network are measured in
+    units of twice the largest absolute value of the source's.
+
+    source: what is compared with.
+    target: what is compared.
+    probe: the input.
+    max_lsb: largest difference.
+    mean_lsb: mean difference.
+    border_max_lsb: largest difference in the outer ring of `scale` * 4 pixels.
+    psnr: in dB, infinite for equal outputs.
+    floor: what the link had to reach, empty when it is only reported.
+    passed: whether it did.
+    selected: patches of a mask-guided network's whole image that are refined in both.
+    moved: how many others the target would have taken by its own scores.
     """
 
     source: str
@@ -212,7 +264,10 @@ class Bundle:
 
     @staticmethod
     def open(folder: Path, *, check: bool = True) -> Bundle:
-        """Read a bundle folder; with `check`, every graph's sha256 is compared with the card.
+        """Read a bundle folder.
+
+        folder: as `sr-deploy export` made it.
+        check: whether every graph's sha256 is compared with the card.
 
         Raises: BundleError when something is missing, unreadable, or was changed since the export.
         """
@@ -260,11 +315,17 @@ class Bundle:
         (self.folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
     def runs(self, arithmetic: Arithmetic) -> bool:
-        """Whether the bundle has the graphs that `arithmetic` runs."""
+        """Whether the bundle has the graphs for an arithmetic.
+
+        arithmetic: 'fp32', 'bf16' or 'fp16'; bf16 runs the fp32 graph.
+        """
         return all(graph_key(_precision_of(arithmetic), part) in self.graphs for part in self.card.parts)
 
     def graph(self, arithmetic: Arithmetic, part: Part = "") -> Path:
-        """Path of the graph that `arithmetic` runs, of a mask-guided network that of one `part`.
+        """Path of the graph for an arithmetic.
+
+        arithmetic: 'fp32', 'bf16' or 'fp16'; bf16 runs the fp32 graph.
+        part: 'base' or 'refine' of a mask-guided network, '' of another one.
 
         Raises: BundleError when the bundle has none.
         """
