@@ -27,8 +27,8 @@ HEAD = """# The Python interface
 
 Made from the docstrings by `make api`. [python.md](python.md) shows how it is used.
 
-What stands here with `from sr_deploy import NAME` is public. The other classes come back from it, and stand here with the module
-that they are in. `Array` is a numpy array, LR the image that goes in, SR what comes out.
+What stands here with `from sr_deploy import NAME` is public. The other classes come back from it, and stand here with the
+module that they are in. `Array` is a numpy array, LR the image that goes in, SR what comes out.
 """
 
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -146,7 +146,7 @@ def signature(name: str, thing: Any, *, bound: bool = False) -> str:
 
 
 def one_parameter(function: Any, parameter: inspect.Parameter, thing: Any) -> str:
-    stars = {parameter.VAR_KEYWORD: "**", parameter.VAR_POSITIONAL: "*"}.get(parameter.kind, "")
+    stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
     shown = f"{stars}{parameter.name}: {annotation(function, parameter.name, thing)}"
     if parameter.default is parameter.empty:
         return shown
