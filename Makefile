@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv; nothing outside of this folder is touched.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo

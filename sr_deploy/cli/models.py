@@ -13,7 +13,7 @@ from sr_deploy.bundle import Bundle
 from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json, print_table
-from sr_deploy.models import Model, available
+from sr_deploy.models import Model, aliases, available
 
 TEST_SET = "Set5"
 WIDTH, HEIGHT, RUNS = 480, 270, 3
@@ -57,6 +57,9 @@ def command(measure: bool, as_json: bool) -> None:
         return
     header = ("-m", "scale", "kB", "parameters", f"{TEST_SET} PSNR-Y dB", "license", *(("ms",) if measure else ()))
     print_table([_cells(row) for row in rows], header)
+    click.echo()
+    for name, networks in aliases().items():
+        click.echo(f"{name}: {' or '.join(networks)}, by the factor")
     click.echo()
     for row in rows:
         if row.recipe is not None:
