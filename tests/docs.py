@@ -59,9 +59,10 @@ def furnish(folder: Path) -> None:
     """Put there what the pages name: bundles, pictures, a film, sets of test images; checkpoints are empty files."""
     for name in ("rlfn", "models/rlfn", "models/bsrn"):
         plain_bundle(folder / name, Path(name).name)
-    (folder / "models" / "rfdn_mga").mkdir()
-    mga = masked_bundle(folder / "models" / "rfdn_mga")
-    replace(mga, card=replace(mga.card, name="rfdn_mga")).write_card()
+    for name in ("rfdn_mga_x4", "models/rfdn_mga"):
+        (folder / name).mkdir()
+        mga = masked_bundle(folder / name, scale=4)
+        replace(mga, card=replace(mga.card, name=Path(name).name)).write_card()
     (folder / "model.onnx").write_bytes((folder / "rlfn" / "fp32.onnx").read_bytes())
     for name in ("photos", "frames", "run", "engines", "built", "Set5/HR", "Set5/LR_bicubic/X4", "Set14/HR"):
         (folder / name).mkdir(parents=True)

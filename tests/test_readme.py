@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -11,7 +14,7 @@ import pytest
 
 import sr_deploy
 from sr_deploy.cli import COMMANDS
-from tests.docs import PAGES, blocks, photo, plain_bundle
+from tests.docs import PAGES, blocks, photo, plain_bundle, write_film
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,6 +54,36 @@ def test_the_python_lines_run() -> None:
     large = names["large"]
     assert isinstance(large, np.ndarray)
     assert large.shape == (96, 120, 3)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_lines_of_the_page_on_video_run(workplace: Path, number: int) -> None:
+    write_film(workplace / "film.mkv")
+    exec(blocks(ROOT / "docs" / "video.md", "python")[number], {})
+    assert (workplace / "film_x4.mkv").exists() == (number == 0)
+
+
+def test_python_lines_import_what_there_is() -> None:
+    """On all pages, also where a GPU would be needed to run them."""
+    codes = [code for page in PAGES if page.name != "api.md" for code in blocks(page, "python")]
+    imports = [node for code in codes for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    ours = [
+        (node.module, name.name)
+        for node in imports
+        if node.module and node.module.startswith("sr_deploy")
+        for name in node.names
+    ]
+    assert len(ours) > 10
+    assert [name for module, name in ours if not hasattr(importlib.import_module(module), name)] == []
+
+
+def test_extras_and_files_that_pages_name_are_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    known = {name.replace("_", "-") for name in extras}
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert set(",".join(re.findall(r"(?:sr-deploy|\.)\[([a-z,-]+)\]", text)).split(",")) <= known
+    named = set(re.findall(r"`((?:benchmarks|tests|sr_deploy|training|engines|export)/[\w/.]*)`", text))
+    assert len(named) > 20 and {name for name in named if "NAME" not in name and not (ROOT / name).exists()} == set()
 
 
 def test_every_command_shown_exists() -> None:

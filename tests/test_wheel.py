@@ -112,7 +112,7 @@ NEEDS_A_SHELL = ("_SR_DEPLOY_COMPLETE", "ffmpeg")
 QUICKER = {
     "--size 960x540 --runs 20": "--size 96x54 --runs 1",
     " --measure": "",
-    "--refine quality": "--refine quality --shares 0 --runs 1",
+    "--refine quality --hr": "--refine quality --shares 0 --runs 1 --hr",
 }
 """What only takes time, and what stands in its place."""
 
