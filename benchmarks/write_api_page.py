@@ -40,16 +40,21 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "What comes back": (
         *("Picture", "Metadata", "upscaling.image_upscaler.Stats", "upscaling.image_upscaler.MaskedStats"),
         *("video.observer.VideoSummary", "video.observer.VideoStart", "video.observer.VideoProgress", "video.frame.Frame"),
-        *("Bundle", "bundle.ModelCard", "bundle.Source", "bundle.Detection", "bundle.Hypothesis", "bundle.Masked"),
-        *("bundle.GraphCard", "bundle.Link"),
+        *("Bundle", "bundle.ModelCard"),
     ),
 }
 """By title, names in `sr_deploy`, or paths below it."""
 
 BETWEEN_ROOMS = frozenset(
     {
-        *("Upscaler.frames_device", "Upscaler.gives_planes", "Upscaler.has_independent_tiles", "Upscaler.plan_finely"),
-        *("Upscaler.plan_smaller", "Upscaler.run_from_device", "Upscaler.run_tiles", "Upscaler.run_tiling"),
+        *("Upscaler.frames_device", "Upscaler.gives_planes", "Upscaler.has_independent_tiles", "Upscaler.plan"),
+        *(
+            "Upscaler.plan_finely",
+            "Upscaler.plan_smaller",
+            "Upscaler.run_from_device",
+            "Upscaler.run_tiles",
+            "Upscaler.run_tiling",
+        ),
         *("Upscaler.run_to_planes", "Upscaler.settle", "Upscaler.window_limits", "MaskedStats.plus"),
         *("Bundle.write_card", "ModelCard.to_json", "ModelCard.from_json"),
     }

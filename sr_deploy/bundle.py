@@ -48,15 +48,7 @@ Part = Literal["", "base", "refine"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from.
-
-    file: name of the checkpoint.
-    sha256: of its bytes, in hex.
-    license: of the weights.
-    url: where they can be had.
-    recipe: name of the one that applied.
-    expected: published PSNR of Y in dB, by test set.
-    """
+    """Where the weights came from. `expected`: published PSNR of Y in dB by test set."""
 
     file: str
     sha256: str
@@ -68,11 +60,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One reading of a state dict, measured on the picture whose HR is known.
+    """One reading of a state dict, and its PSNR of Y in dB on the picture whose HR is known, beside bicubic's at its scale.
 
-    assumes: what the weights leave open, by name.
-    psnr: of Y in dB; 0 stands for NaN or Inf in the output.
-    bicubic: the same of plain bicubic at its scale.
+    A `psnr` of 0 stands for NaN or Inf in the output.
     """
 
     assumes: dict[str, Any]
@@ -84,10 +74,9 @@ class Hypothesis:
 class Detection:
     """Why this function was chosen for these weights.
 
-    decided_by: 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'.
-    hypotheses: the readings that were measured.
-    margin: lead in dB of the best hypothesis over the next one, each taken over bicubic.
-    bicubic: PSNR in dB of plain bicubic upscaling on the same picture at the chosen scale.
+    `decided_by` is 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'. `margin` is the lead in dB of the
+    best hypothesis over the next one, each taken over bicubic; `bicubic` is the PSNR of plain bicubic upscaling on the same
+    picture at the chosen scale.
     """
 
     decided_by: Literal["structure", "measurement", "recipe", "flag"]
@@ -100,12 +89,9 @@ class Detection:
 class Masked:
     """What a mask-guided network adds: a refine network for the patches with the highest scores.
 
-    patch: side of a patch in LR pixels.
-    padding: LR pixels around it that the refine network sees too, zero beyond the image.
-    features: their channels.
-    macs: the refine network's multiply-accumulates per LR pixel of a patch.
-    activation_bytes: its peak of live fp32 activations per patch.
-    parameters: its own, which the card's include.
+    `patch`: side of a patch in LR pixels; `padding`: LR pixels around it that the refine network sees too, zero beyond the
+    image; `features`: their channels. `macs`: the refine network's multiply-accumulates per LR pixel of a patch;
+    `activation_bytes`: its peak of live fp32 activations per patch; `parameters`: its own, which the card's include.
     """
 
     patch: int
@@ -174,31 +160,16 @@ class ModelCard:
         return ("base", "refine") if self.masked else ("",)
 
     def to_json(self) -> str:
-        """The card on one line, as graphs carry it in their metadata."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
     @staticmethod
     def from_json(text: str, *, where: str) -> ModelCard:
-        """A card as `to_json` wrote it.
-
-        text: of the card.
-        where: what errors call it.
-
-        Raises: BundleError for what is no card of this version.
-        """
         return _parse(json.loads(text), ModelCard, where=where)
 
 
 @dataclass(frozen=True)
 class GraphCard:
-    """One ONNX file of a bundle.
-
-    file: its name in the folder.
-    precision: 'fp32' or 'fp16', what its weights are stored in.
-    sha256: of its bytes, in hex.
-    opset: of ONNX's operators.
-    kept_fp32: nodes that the fp16 pass left in fp32.
-    """
+    """One ONNX file of a bundle. `kept_fp32` names the nodes that the fp16 pass left in fp32."""
 
     file: str
     precision: Precision
@@ -211,20 +182,11 @@ class GraphCard:
 class Link:
     """One step of the parity chain, measured on one probe: `source` against `target`.
 
-    Differences are in 8-bit steps (LSB) of the clamped output. Features and scores of a mask-guided network are measured in
-    units of twice the largest absolute value of the source's.
-
-    source: what is compared with.
-    target: what is compared.
-    probe: the input.
-    max_lsb: largest difference.
-    mean_lsb: mean difference.
-    border_max_lsb: largest difference in the outer ring of `scale` * 4 pixels.
-    psnr: in dB, infinite for equal outputs.
-    floor: what the link had to reach, empty when it is only reported.
-    passed: whether it did.
-    selected: patches of a mask-guided network's whole image that are refined in both.
-    moved: how many others the target would have taken by its own scores.
+    Differences are in 8-bit steps (LSB) of the clamped output; `border_max_lsb` covers the outer ring of `scale` * 4 pixels.
+    `psnr` is in dB, infinite for equal outputs. `floor` says what the link had to reach, empty when it is only reported.
+    Features and scores of a mask-guided network are measured in units of twice the largest absolute value of the source's.
+    Whole images of it have the same `selected` patches refined in both; by its own scores, the target would have taken
+    `moved` others.
     """
 
     source: str

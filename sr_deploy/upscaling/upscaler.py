@@ -148,11 +148,7 @@ class Upscaler(ImageUpscaler):
         return large.reshape(large.shape[4 - len(source.shape) :])
 
     def plan(self, height: int, width: int) -> Tiling:
-        """The tiles of an image of that size.
-
-        height: in LR pixels.
-        width: in LR pixels.
-        """
+        """The tiles of an image of that size."""
         return self._plan(*self._padded_size(height, width), self._memory)
 
     def plan_finely(self, height: int, width: int) -> Tiling:
