@@ -186,7 +186,7 @@ def text(thing: Any) -> str:
 
 def block(lines: str) -> str:
     if lines.startswith("    "):
-        return f"```python\n{textwrap.dedent(lines)}\n```"
+        return "```python\n" + re.sub(r" +#", "  #", textwrap.dedent(lines)) + "\n```"
     if lines.startswith("Raises:"):
         return f"**Raises** {joined(lines.removeprefix('Raises:'))}"
     if _ARGUMENT.match(lines):
