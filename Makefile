@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv; nothing outside of this folder is touched.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
@@ -11,7 +11,7 @@ NVCODEC := PyNvVideoCodec
 DATA ?= ../shared
 KIT_PYTHON ?= 3.12
 
-.PHONY: demo demo-box demo-checkpoint test check format kernels gpu-kit gpu-kit-dry clean
+.PHONY: demo demo-box demo-checkpoint test check format api kernels gpu-kit gpu-kit-dry clean
 
 ## demo [IMAGE=photo.png]: upscale a picture with the network in the box, and draw it before and after
 ## demo CHECKPOINT=model.pth IMAGE=photo.png: export the checkpoint, upscale the image with the bundle
@@ -42,6 +42,10 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+## api: write docs/api.md anew, once public names or docstrings have changed
+api: $(VENV)/.dev
+	$(BIN)/python benchmarks/write_api_page.py
 
 ## kernels: compile our kernels into the package, once their sources have changed
 kernels: $(VENV)/.dev

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from sr_deploy.masked.masked_upscaler import MaskedUpscaler
     from sr_deploy.pictures.image import decode_image, encode_image, read_image, write_image
     from sr_deploy.pictures.picture import Metadata, Picture
+    from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_file import upscale_image
     from sr_deploy.upscaling.upscaler import Upscaler
+    from sr_deploy.video.observer import VideoObserver
     from sr_deploy.video.options import VideoOptions
     from sr_deploy.video.run import upscale_video, upscaled_frames
 
@@ -43,7 +45,9 @@ _LAZY = {
     "MaskedUpscaler": "sr_deploy.masked.masked_upscaler",
     "Metadata": "sr_deploy.pictures.picture",
     "Picture": "sr_deploy.pictures.picture",
+    "TargetSize": "sr_deploy.pictures.size",
     "Upscaler": "sr_deploy.upscaling.upscaler",
+    "VideoObserver": "sr_deploy.video.observer",
     "VideoOptions": "sr_deploy.video.options",
     "decode_image": "sr_deploy.pictures.image",
     "encode_image": "sr_deploy.pictures.image",
@@ -74,11 +78,13 @@ __all__ = [
     "OutOfMemoryError",
     "Picture",
     "SrDeployError",
+    "TargetSize",
     "UnhealthyOutputError",
     "UnknownArchitectureError",
     "Upscaler",
     "UsageError",
     "VideoError",
+    "VideoObserver",
     "VideoOptions",
     "__version__",
     "decode_image",

@@ -114,13 +114,27 @@ class Masked:
 class ModelCard:
     """What a network is, whoever runs it.
 
-    `channels`: 3 is RGB, 1 is the luma of BT.601 in limited range. `value_range`: what the checkpoint was trained with, 1 or
-    255; every graph takes [0, 1]. `tiling`: 'exact' when a halo of `halo` LR pixels makes a tile bit-equal to the whole, else
-    'approximate'. `activation_bytes`: peak of the live fp32 activations per LR pixel. `macs`: multiply-accumulates per LR
-    pixel. `largest_activation`: the largest absolute value inside the network on the natural and extreme probes;
-    `largest_activation_on_noise`: the same on white noise.
+    Tiling, sizes, activation_bytes and macs of a mask-guided network are those of its base and mask.
 
-    `masked` is set for a mask-guided network; tiling, sizes, activation_bytes and macs are then those of its base and mask.
+    name: of the bundle.
+    architecture: of `sr-deploy architectures`, or what a foreign graph came as.
+    scale: factor from LR to SR.
+    channels: 3 is RGB, 1 is the luma of BT.601 in limited range.
+    value_range: what the checkpoint was trained with, 1 or 255; every graph takes [0, 1].
+    config: what differs from network to network of the architecture.
+    source: where the weights came from.
+    detection: why the weights were read so.
+    reparameterized: the folds that were made.
+    tiling: 'exact' when a halo of `halo` LR pixels makes a tile bit-equal to the whole, else 'approximate'.
+    halo: LR pixels around a tile.
+    min_size: smallest side of an image, in LR pixels.
+    size_multiple: what sides have to be multiples of; images are mirrored to that.
+    activation_bytes: peak of the live fp32 activations per LR pixel.
+    macs: multiply-accumulates per LR pixel.
+    parameters: how many numbers the graphs hold.
+    largest_activation: the largest absolute value inside the network on the natural and extreme probes.
+    largest_activation_on_noise: the same on white noise.
+    masked: what a mask-guided network adds; None for others.
     """
 
     name: str
@@ -215,7 +229,10 @@ class Bundle:
 
     @staticmethod
     def open(folder: Path, *, check: bool = True) -> Bundle:
-        """Read a bundle folder; with `check`, every graph's sha256 is compared with the card.
+        """Read a bundle folder.
+
+        folder: as `sr-deploy export` made it.
+        check: whether every graph's sha256 is compared with the card.
 
         Raises: BundleError when something is missing, unreadable, or was changed since the export.
         """
@@ -263,11 +280,17 @@ class Bundle:
         (self.folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
     def runs(self, arithmetic: Arithmetic) -> bool:
-        """Whether the bundle has the graphs that `arithmetic` runs."""
+        """Whether the bundle has the graphs for an arithmetic.
+
+        arithmetic: 'fp32', 'bf16' or 'fp16'; bf16 runs the fp32 graph.
+        """
         return all(graph_key(_precision_of(arithmetic), part) in self.graphs for part in self.card.parts)
 
     def graph(self, arithmetic: Arithmetic, part: Part = "") -> Path:
-        """Path of the graph that `arithmetic` runs, of a mask-guided network that of one `part`.
+        """Path of the graph for an arithmetic.
+
+        arithmetic: 'fp32', 'bf16' or 'fp16'; bf16 runs the fp32 graph.
+        part: 'base' or 'refine' of a mask-guided network, '' of another one.
 
         Raises: BundleError when the bundle has none.
         """

@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
-import shlex
+import tomllib
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import sr_deploy
-from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
-from sr_deploy.cli import COMMANDS, program
-from tests.graphs import image_graph, save
+from sr_deploy.cli import COMMANDS
+from tests.docs import PAGES, blocks, photo, plain_bundle, write_film
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the bundle and the photos that the README names."""
-    folder = tmp_path / "rlfn"
-    folder.mkdir()
-    path = save(image_graph(scale=4), folder, "fp32.onnx")
-    graphs = {"fp32": GraphCard(path.name, "fp32", sha256_of(path), 20)}
-    Bundle(folder, ModelCard("rlfn", "test", 4, 3, tiling="exact", halo=3, activation_bytes=100), graphs).write_card()
-    (tmp_path / "photos").mkdir()
-    photo = np.random.default_rng(2).integers(60, 200, (24, 30, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "photo.jpg"), photo)
-    cv2.imwrite(str(tmp_path / "photos" / "b.png"), photo)
+    """A folder with the bundle and the photo that the pages name."""
+    plain_bundle(tmp_path / "rlfn", "rlfn")
+    cv2.imwrite(str(tmp_path / "photo.jpg"), photo(24, 30))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_lines_of_the_page_on_python_run(workplace: Path, number: int) -> None:
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    codes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    codes = blocks(ROOT / "docs" / "python.md", "python")
     assert len(codes) == 2
     exec(codes[number], {})
-    photo, large = (cv2.imread(str(workplace / name)).shape for name in ("photo.jpg", "large.png"))
-    assert large[:2] == tuple(side * (4, 2)[number] for side in photo[:2])
+    small, large = (cv2.imread(str(workplace / name)).shape for name in ("photo.jpg", "large.png"))
+    assert large[:2] == tuple(side * (4, 2)[number] for side in small[:2])
 
 
 def test_the_page_on_python_has_what_is_public_and_nothing_else() -> None:
@@ -60,7 +47,7 @@ def test_the_page_on_python_has_what_is_public_and_nothing_else() -> None:
 
 @pytest.mark.usefixtures("workplace")
 def test_the_python_lines_run() -> None:
-    (code,) = blocks("python")
+    (code,) = blocks(ROOT / "README.md", "python")
     assert len([line for line in code.splitlines() if line]) <= 5
     names: dict[str, object] = {}
     exec(code, names)
@@ -69,33 +56,43 @@ def test_the_python_lines_run() -> None:
     assert large.shape == (96, 120, 3)
 
 
-def test_the_upscale_lines_run(workplace: Path) -> None:
-    _write_film(workplace / "film.mkv")
-    lines = [line for block in blocks("console") for line in block.splitlines() if "sr-deploy upscale" in line]
-    for line in lines:
-        result = CliRunner().invoke(program, shlex.split(line.removeprefix("$ sr-deploy "), comments=True))
-        assert result.exit_code == 0, result.output
-    assert {path.name for path in (workplace / "large").rglob("*.*")} == {"photo.jpg", "b.png"}
-    with av.open(str(next(workplace.glob("film_*.mkv")))) as film:
-        assert film.streams.video[0].height == 2160
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_lines_of_the_page_on_video_run(workplace: Path, number: int) -> None:
+    write_film(workplace / "film.mkv")
+    exec(blocks(ROOT / "docs" / "video.md", "python")[number], {})
+    assert (workplace / "film_x4.mkv").exists() == (number == 0)
 
 
-def _write_film(path: Path) -> None:
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("libx264", 24, width=32, height=32, pix_fmt="yuv420p")
-        for _ in range(2):
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 90, np.uint8))))
-        film.mux(stream.encode())
+def test_python_lines_import_what_there_is() -> None:
+    """On all pages, also where a GPU would be needed to run them."""
+    codes = [code for page in PAGES if page.name != "api.md" for code in blocks(page, "python")]
+    imports = [node for code in codes for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    ours = [
+        (node.module, name.name)
+        for node in imports
+        if node.module and node.module.startswith("sr_deploy")
+        for name in node.names
+    ]
+    assert len(ours) > 10
+    assert [name for module, name in ours if not hasattr(importlib.import_module(module), name)] == []
+
+
+def test_extras_and_files_that_pages_name_are_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    known = {name.replace("_", "-") for name in extras}
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert set(",".join(re.findall(r"(?:sr-deploy|\.)\[([a-z,-]+)\]", text)).split(",")) <= known
+    named = set(re.findall(r"`((?:benchmarks|tests|sr_deploy|training|engines|export)/[\w/.]*)`", text))
+    assert len(named) > 20 and {name for name in named if "NAME" not in name and not (ROOT / name).exists()} == set()
 
 
 def test_every_command_shown_exists() -> None:
-    texts = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))]
-    shown = {name for text in texts for name in re.findall(r"^\$ sr-deploy ([a-z-]+)", text, flags=re.MULTILINE)}
+    shown = {name for page in PAGES for name in re.findall(r"^\$ sr-deploy ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE)}
     assert shown
     assert shown <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (path.parent / target).exists(), target

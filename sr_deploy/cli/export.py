@@ -32,7 +32,7 @@ class Assignment(click.ParamType[tuple[str, Any]]):
     short_help="Turn a checkpoint into a certified bundle.",
     examples=(
         "sr-deploy export rlfn_ntire_x4.pth -o models/rlfn",
-        "sr-deploy export net.pth --recipe export/rlfn_ntire_x4.toml --overwrite",
+        "sr-deploy export net.pth --recipe rlfn_ntire_x4 --overwrite",
     ),
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))

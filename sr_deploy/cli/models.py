@@ -12,7 +12,7 @@ import click
 from sr_deploy.bundle import Bundle
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
-from sr_deploy.models import Model, available
+from sr_deploy.models import Model, aliases, available
 
 TEST_SET = "Set5"
 WIDTH, HEIGHT, RUNS = 480, 270, 3
@@ -56,6 +56,9 @@ def command(measure: bool, as_json: bool) -> None:
         return
     header = ("-m", "scale", "kB", "parameters", f"{TEST_SET} PSNR-Y dB", "license", *(("ms",) if measure else ()))
     print_table([_cells(row) for row in rows], header)
+    click.echo()
+    for name, networks in aliases().items():
+        click.echo(f"{name}: {' or '.join(networks)}, by the factor")
     click.echo()
     for row in rows:
         if row.recipe is not None:

@@ -78,7 +78,8 @@ def export_bundle(
     value_range: 1 or 255, what the network was trained with.
     variant: settles what else the weights leave open, by name.
     architecture: whose weights they are; None finds it out.
-    dense_bsconv, merge_parallel: optional exact folds.
+    dense_bsconv: make every BSConv one dense 3x3, an exact fold.
+    merge_parallel: make one 5x5 of MSRN's parallel 3x3 and 5x5, an exact fold.
     anyway: export a network even if it is far worse than bicubic.
     overwrite: replace a bundle that is there.
     progress: called with a line about each step.

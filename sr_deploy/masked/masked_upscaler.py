@@ -198,7 +198,9 @@ class MaskedUpscaler(ImageUpscaler):
         return self._upscaler.upscale_pixels(pixels, progress)
 
     def heat(self, image: Array) -> Array:
-        """(H,W) float32 in [0,1]: where the image (H,W,C) or (H,W) is refined first, the highest first.
+        """(H,W) float32 in [0,1]: where the image is refined first, the highest first.
+
+        image: as for `__call__`.
 
         Raises: as `__call__`.
         """

@@ -95,6 +95,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({word for model in available() for word in (model.name, model.folder.name)}))
 
 
+def aliases() -> dict[str, tuple[str, ...]]:
+    """Names without a scale, and those of the networks that each may mean: `find` takes the one for the factor."""
+    short = sorted({word for model in available() for word in (model.name, model.name.partition("-")[0])})
+    return {name: tuple(model.folder.name for model in _family(name)) for name in short}
+
+
 def _family(name: str) -> list[Model]:
     """The networks that a name may mean, by scale."""
     models = available()

@@ -34,8 +34,8 @@ _FACTOR = re.compile(r"x?(\d{1,9}(?:\.\d*)?|\.\d+)x?")
 class TargetSize:
     """A size that any picture can be brought to, its aspect kept; by default the network's own factor.
 
-    `kind` says what `numbers` are: 'own' (none), 'factor' (1), 'screen' and 'box' (width, height: the picture fits inside; a
-    screen turns with the picture), 'long' and 'short' (pixels of that side).
+    kind: 'own', 'factor', 'screen' and 'box' (the picture fits inside; a screen turns with the picture), 'long' and 'short'.
+    numbers: none for 'own', the factor, width and height of a screen or box, or the pixels of that side.
     """
 
     kind: Literal["own", "factor", "screen", "box", "long", "short"] = "own"
@@ -43,7 +43,9 @@ class TargetSize:
 
     @staticmethod
     def parse(spec: str) -> TargetSize:
-        """Read `4k`, `1080p`, `1920x1080`, `long=3840`, `short=1080` or a factor.
+        """Read a size as the command line takes it.
+
+        spec: `4k`, `1080p`, `1920x1080`, `long=3840`, `short=1080` or a factor.
 
         Raises: UsageError for anything else, and for sizes that no picture can have.
         """
@@ -60,7 +62,9 @@ class TargetSize:
 
     @staticmethod
     def of_factor(factor: float) -> TargetSize:
-        """The size that is `factor` times the picture's.
+        """The size that is a multiple of the picture's.
+
+        factor: of both sides.
 
         Raises: UsageError unless 0 < factor <= 64.
         """
@@ -75,7 +79,11 @@ class TargetSize:
         return {"own": "", "factor": f"x{numbers}", "screen": numbers, "box": numbers}.get(self.kind, self.kind + numbers)
 
     def resolve(self, height: int, width: int, scale: int) -> tuple[int, int]:
-        """Height and width that a picture of `height` x `width` gets, at least 1 pixel each; `scale` is the network's factor.
+        """Height and width that a picture gets, at least 1 pixel each.
+
+        height: of the picture.
+        width: of the picture.
+        scale: the network's factor.
 
         Raises: ImageError when that is more than 2**30 pixels.
         """

@@ -29,8 +29,9 @@ Progress = Callable[[int, int], None]
 class Stats:
     """What the sentinel saw since the Upscaler was opened.
 
-    tiles: windows run. recomputed: those that were not sane, and so were computed again in fp32 if they had not been. replaced:
-    those of them that are bicubic, since fp32 failed too.
+    tiles: windows run.
+    recomputed: those that were not sane, and so were computed again in fp32 if they had not been.
+    replaced: those of them that are bicubic, since fp32 failed too.
     """
 
     tiles: int = 0
@@ -49,9 +50,15 @@ class Stats:
 
 @dataclass(frozen=True)
 class MaskedStats(Stats):
-    """Also what was refined: LR pixels in all and of those refined, and seconds in the base and in the refine network.
+    """Stats, and what was refined.
 
-    Of the `patches` that a mask chose, some were recomputed likewise; where fp32 failed too, they are as the base made them.
+    pixels: LR pixels in all.
+    refined: those of them that were refined.
+    base_seconds: in the base network.
+    refine_seconds: in the refine network.
+    patches: those that a mask chose.
+    recomputed_patches: those of them that were not sane.
+    coarse_patches: those of them that are as the base made them, since fp32 failed too.
     """
 
     pixels: int = 0
@@ -64,6 +71,7 @@ class MaskedStats(Stats):
 
     @property
     def trouble(self) -> str:
+        """What was not sane, in words; empty when all was."""
         patches = _trouble("patches", self.patches, self.recomputed_patches, self.coarse_patches, "as the base made them")
         return "; ".join(filter(None, [super().trouble, patches]))
 
@@ -132,7 +140,8 @@ class ImageUpscaler(ABC):
 
     @property
     @abstractmethod
-    def stats(self) -> Stats: ...
+    def stats(self) -> Stats:
+        """What the sentinel saw since it was opened."""
 
     @property
     def concurrency(self) -> int:
@@ -141,7 +150,10 @@ class ImageUpscaler(ABC):
 
     @abstractmethod
     def upscale_pixels(self, pixels: Array, progress: Progress | None = None) -> Array:
-        """(H,W,C), C 3 (RGB) or 1 (gray), uint8, uint16 or float32 in [0,1] -> (sH,sW,C) of the same dtype.
+        """(H,W,C) -> (sH,sW,C) of the same dtype, through the network as it is.
+
+        pixels: C 3 (RGB) or 1 (gray), uint8, uint16 or float32 in [0,1].
+        progress: called as progress(windows done, windows in all).
 
         Raises: UnhealthyOutputError with the tile's box; EngineError.
         """

@@ -40,7 +40,7 @@ class Upscaler(ImageUpscaler):
             large = upscale(small)      # (H, W, 3) uint8 RGB -> (4H, 4W, 3) uint8 RGB
 
     May be called from several threads: on a CPU the network runs one window at a time and the rest overlaps, on GPUs
-    `concurrency` frames are under way at once. Results belong to the caller.
+    `concurrency` frames are under way at once. Results belong to the caller. `bundle` is what it runs, `scale` its factor.
 
     model: a bundle folder, an .onnx file, an opened Bundle, or a network in the box: by default `fast`, x4.
     backend: a name that `sr-deploy doctor` lists; 'auto' is the first usable one, on a GPU if there is one.
@@ -111,15 +111,19 @@ class Upscaler(ImageUpscaler):
 
     @property
     def stats(self) -> Stats:
+        """What the sentinel saw since it was opened."""
         return self._stats
 
     def on_device(self, image: Any, *, stream: Any = None) -> DeviceArray:
         """The image at `scale` times its size, from and to the memory of the first GPU, without a copy on the host.
 
+        The result has the image's form and is there when the call returns; it is a Warp array that `from_dlpack` of other
+        libraries and `to_pycuda` take as it is.
+
         image: whatever has DLPack or `__cuda_array_interface__`, such as arrays of torch, CuPy, PyCUDA, Numba and Warp: RGB,
-        uint8 (H,W,3) or (N,H,W,3), or fp16 or fp32 (3,H,W) or (N,3,H,W) in [0,1]. fp16 is computed as 8-bit images are, fp32 as
-        deep ones. stream: the caller's CUDA stream or its handle; what is on it comes first. The result has the same form and
-        is there when the call returns; it is a Warp array that `from_dlpack` of other libraries and `to_pycuda` take as it is.
+            uint8 (H,W,3) or (N,H,W,3), or fp16 or fp32 (3,H,W) or (N,3,H,W) in [0,1]. fp16 is computed as 8-bit images are,
+            fp32 as deep ones.
+        stream: the caller's CUDA stream or its handle; what is on it comes first.
 
         Raises: FeedError for other arrays; UsageError without a GPU or for a luma network; UnhealthyOutputError; EngineError.
         """

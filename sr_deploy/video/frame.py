@@ -56,9 +56,11 @@ class VideoFormat:
 class Frame:
     """One picture and when it is shown.
 
-    pixels: (H,W,3) RGB, full range, uint8 for 8-bit streams, uint16 (0 to 65535) for deeper ones; of upscaled frames also the
-    codes that the encoder takes, (n,), plane by plane without padding, in the host's memory or on a GPU; of decoded ones also
-    (1,H,W,3) on a GPU, uint8 or fp32 in [0,1]. pts, duration: in ticks of the stream's time base; a duration of 0 is unknown.
+    pixels: (H,W,3) RGB, full range, uint8 for 8-bit streams, uint16 (0 to 65535) for deeper ones. Between decoder and encoder
+        also the codes that an encoder takes, (n,), plane by plane without padding, in the host's memory or on a GPU, and what a
+        decoder gives, (1,H,W,3) on a GPU, uint8 or fp32 in [0,1].
+    pts: when it is shown, in ticks of the stream's time base.
+    duration: in the same ticks; 0 is unknown.
     """
 
     pixels: Array

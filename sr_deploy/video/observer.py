@@ -22,8 +22,13 @@ _NO_STATS = Stats()
 class VideoStart:
     """What is about to run.
 
-    frames: how many in all, None when unknown. resumed: those that an earlier run finished. encoding: None where frames are not
-    encoded. notes: what is known already of those that the summary will have.
+    source: the video, or pattern of pictures.
+    target: the file to be.
+    out: what its frames will be.
+    encoding: None where frames are not encoded.
+    frames: how many in all, None when unknown.
+    resumed: those that an earlier run finished.
+    notes: what is known already of those that the summary will have.
     """
 
     source: Path
@@ -37,7 +42,11 @@ class VideoStart:
 
 @dataclass(frozen=True)
 class VideoProgress:
-    """How far a run is. frames: finished ones, resumed ones included. bitrate: bits per second of the latest segment."""
+    """How far a run is.
+
+    frames: finished ones, resumed ones included.
+    bitrate: bits per second of the latest segment.
+    """
 
     frames: int
     bitrate: float | None
@@ -47,18 +56,32 @@ class VideoObserver:
     """Is told how a run goes; does nothing by itself. `written` comes from the writer's thread."""
 
     def started(self, start: VideoStart) -> None:
-        """Called once, before the first frame."""
+        """Called once, before the first frame.
+
+        start: what is about to run.
+        """
 
     def written(self, progress: VideoProgress) -> None:
-        """One more frame is written."""
+        """One more frame is written.
+
+        progress: how far the run is.
+        """
 
 
 @dataclass(frozen=True)
 class VideoSummary:
     """What became of a video.
 
-    frames: of the target; resumed: those of them that earlier runs computed. timing: of this run's frames. reuse: None where
-    nothing could be reused. stats: the sentinel's counts.
+    target: its file.
+    status: 'done', or 'skipped' where the target was there.
+    frames: of the target.
+    resumed: those of them that earlier runs computed.
+    bytes: size of the file.
+    seconds: of this run, on the clock.
+    timing: how long each stage was busy with this run's frames.
+    notes: what could not be kept, or went another way, in sentences.
+    reuse: None where nothing could be reused.
+    stats: the sentinel's counts.
     """
 
     target: Path

@@ -27,12 +27,19 @@ class VideoOptions:
     decode: 'auto' is 'nvdec', on the GPU, where that gives the same frames, else 'cpu'.
     on_damage: what happens where the source is damaged: 'raise', or 'skip' what cannot be decoded, counted in a note.
     fps: of pictures that have no time of their own.
-    codec, crf, preset, pixel_format, encoder_options: see `choose_encoding`.
+    codec: FFmpeg's name of the encoder, such as 'libx265'; None is H.264 for 8 bits, HEVC up to 12, FFV1 above, in .webm VP9 or
+        AV1.
+    crf: the encoder's quality, 0 is the best; None is near transparent.
+    preset: the encoder's speed; None is its usual one.
+    pixel_format: FFmpeg's name, such as 'yuv420p10le'; None keeps the depth and chroma of the source.
+    encoder_options: names and values for the encoder as they are.
     reuse: do not compute again what did not change between frames; pixels are the same either way.
     drop_unsupported: leave out what the container cannot hold.
     overwrite: make a target that exists again, and start an unfinished one anew where something changed.
     resume: go on where an earlier run stopped.
     segment_frames: how many frames at most are computed twice after a crash.
+
+    Raises: UsageError for segments of less than a frame, and where nothing lies between `start` and `until`.
     """
 
     size: TargetSize | None = None

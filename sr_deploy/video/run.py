@@ -89,7 +89,12 @@ def upscaled_frames(
 ) -> Iterator[Frame]:
     """The upscaled frames of a video, one after the other; the source is closed when the consumer stops.
 
-    Of the options, those that concern reading, the size and reuse count. Pixels may be read-only: equal frames share them.
+    Pixels may be read-only: equal frames share them.
+
+    source: a video, or a pattern of numbered pictures.
+    upscaler: an Upscaler or MaskedUpscaler, which stays open.
+    options: those that concern reading, the size and reuse count; None is all by default.
+    cancel: set by any thread, it ends the frames.
 
     Raises: UsageError, VideoError, CancelledError, what the upscaler raises; a note on the exception names the frame.
     """

@@ -166,6 +166,31 @@ def test_an_error_is_a_document_too(
     assert message and message.splitlines()[0] in result.stderr
 
 
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_tells_wrong_usage_in_a_document(invoke: Invoke, command: str) -> None:
+    result = invoke(command, "--json", "--nonsense")
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["exit_code"], error["type"]) == (2, 2, "UsageError")
+    assert "--nonsense" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([command] for command in ("export", "inspect", "verify", "bench", "build", "train", "engines")),
+        ["evaluate", "fast", "--hr"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("name", ["é 漢字 [x] 'q'.png", os.fsdecode(b"caf\xe9 \xff.png")], ids=["odd", "not UTF-8"])
+def test_an_error_names_the_file_whatever_its_name(invoke: Invoke, arguments: list[str], name: str) -> None:
+    result = invoke(*arguments, name, "--json")
+    assert result.exit_code in (1, 2)
+    document = json.loads(result.stdout_bytes.decode("utf-8"))
+    assert document["schema"] == 1 and document["error"]["exit_code"] == result.exit_code
+    assert name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") in document["error"]["message"]
+
+
 def test_no_second_document_after_the_command_s_own(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     from sr_deploy.cli import doctor
 

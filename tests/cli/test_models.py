@@ -33,7 +33,8 @@ def box(bundle: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 def test_a_table(invoke: Invoke, box: Path) -> None:
     result = invoke("models")
     assert result.exit_code == 0, result.stderr
-    header, _, fast, plain, _, again = result.stdout.splitlines()
+    header, _, fast, plain, _, *short, _, again = result.stdout.splitlines()
+    assert short == ["fast: fast-x2, by the factor", "plain: plain-x2, by the factor"]
     assert header.split() == ["-m", "scale", "kB", "parameters", "Set5", "PSNR-Y", "dB", "license"]
     size = sum(path.stat().st_size for path in (box / "fast-x2").iterdir()) // 1000
     assert fast.split() == ["fast-x2", "x2", str(size), "12345", "36.988", "Apache-2.0"]
@@ -52,6 +53,18 @@ def test_json_and_speed(invoke: Invoke, box: Path) -> None:
     assert (plain["psnr_y"], plain["recipe"]) == ({}, None)
     assert fast["milliseconds"] > 0 and plain["milliseconds"] > 0
     assert json.loads(invoke("models", "--json").stdout)["models"][0]["milliseconds"] is None
+
+
+def test_every_alias_is_listed_and_runs(invoke: Invoke) -> None:
+    assert models.aliases() == {
+        "fast": ("fast-x2", "fast-x3", "fast-x4"),
+        "quality": ("quality-small-x2", "quality-small-x4"),
+        "quality-small": ("quality-small-x2", "quality-small-x4"),
+    }
+    listed = invoke("models").stdout.splitlines()
+    for name, networks in models.aliases().items():
+        assert any(line.startswith(f"{name}: ") for line in listed)
+        assert {models.find(name, scale).name for scale in (2, 3, 4)} == set(networks)
 
 
 @pytest.mark.usefixtures("box")
