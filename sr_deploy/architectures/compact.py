@@ -82,5 +82,6 @@ ARCHITECTURE = Architecture(
     build=Compact,
     value_range=1.0,
     variants=_variants,
+    value_ranges=lambda _state: (1.0,),
     halo=lambda config: config.blocks + 2,
 )
