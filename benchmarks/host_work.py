@@ -19,9 +19,11 @@ from unittest import mock
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import Device, DeviceArray, Stream, load_warp
+from sr_deploy.device.device import Device, DeviceArray, load_warp
+from sr_deploy.device.streams import Stream
 from sr_deploy.engines.engine import DeviceEngine, TensorSpec
-from sr_deploy.engines.pixels import HEALTH, INPUT, LEVELS, OUTPUT
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT
+from sr_deploy.engines.planes import LEVELS
 from sr_deploy.upscaling.gpu.frames import FrameRunner
 from sr_deploy.upscaling.tiling import plan_tiles
 

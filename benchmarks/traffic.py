@@ -18,7 +18,8 @@ import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
 from sr_deploy.bundle import Bundle, Precision
-from sr_deploy.engines.pixels import to_pixel_form, to_planes_form
+from sr_deploy.engines.pixels import to_pixel_form
+from sr_deploy.engines.planes import to_planes_form
 from sr_deploy.errors import EngineError
 
 VIEWS = frozenset({"Identity", "Reshape"})

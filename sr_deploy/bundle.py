@@ -42,6 +42,9 @@ Precision = Literal["fp32", "fp16"]
 Arithmetic = Literal["fp32", "bf16", "fp16"]
 """What a graph is computed in; fp32 and bf16 run the fp32 graph."""
 
+PrecisionChoice = Literal["auto", Arithmetic]
+"""What a user asks for; `auto` is what this machine is fastest in."""
+
 Part = Literal["", "base", "refine"]
 """Which network of a bundle: the only one, or one of the two that a mask-guided network is made of."""
 

@@ -24,6 +24,8 @@ A message says what was wrong, what was expected, and what to do.
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
 from collections.abc import Iterable
 
 
@@ -108,3 +110,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_case = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), by_case, n=1)
     return f"; did you mean '{by_case[near[0]]}'?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says first; the name of its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@functools.cache
+def warn_once(log: logging.Logger, message: str) -> None:
+    """Log a warning that this process has not given yet: of what costs speed alone, and would come with every frame."""
+    log.warning("%s", message)

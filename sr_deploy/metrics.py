@@ -8,6 +8,9 @@ import numpy as np
 
 from sr_deploy.arrays import Array
 
+BT601 = (65.481, 128.553, 24.966)
+"""What R, G and B of 1 add to Y of BT.601 in limited range, as MATLAB's rgb2ycbcr and with it all papers have it."""
+
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _SSIM_C1, _SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -15,7 +18,7 @@ _SSIM_C1, _SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 def luma(rgb: Array) -> Array:
     """Y of BT.601 in limited range, 16 to 235, unrounded: (H, W, 3) in 0..255 -> (H, W) float64."""
-    return np.asarray(16 + rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255)
+    return np.asarray(16 + rgb.astype(np.float64) @ np.array(BT601) / 255)
 
 
 def psnr_y(hr: Array, image: Array, *, border: int) -> float:

@@ -60,7 +60,7 @@ def run_pipeline(
     """
     if depth < 1 or workers < 1:
         raise ValueError(f"depth {depth}, workers {workers}: expected 1 or more of each")
-    return _Run(source, work, write, depth, workers).run()
+    return _PipelineRun(source, work, write, depth, workers).run()
 
 
 _END: Any = object()
@@ -113,7 +113,7 @@ class _Queue(Generic[T]):
         return item
 
 
-class _Clock:
+class _StageClock:
     """Counts the seconds and the items of one stage, and puts both names on what the stage raises."""
 
     def __init__(self, stage: Stage) -> None:
@@ -138,7 +138,7 @@ class _Clock:
 
 
 @dataclass(frozen=True)
-class _Outcome(Generic[B]):
+class _WorkResult(Generic[B]):
     """What became of one item of work."""
 
     result: B | None = None
@@ -150,7 +150,7 @@ class _Outcome(Generic[B]):
         return cast("B", self.result)
 
 
-class _Run(Generic[A, B]):
+class _PipelineRun(Generic[A, B]):
     def __init__(
         self, source: Iterable[A], work: Callable[[A], B], write: Callable[[B], object], depth: int, workers: int
     ) -> None:
@@ -160,7 +160,11 @@ class _Run(Generic[A, B]):
         self._workers = workers
         self._inputs: _Queue[A] = _Queue(depth)
         self._results: _Queue[B] = _Queue(depth)
-        self._clocks: dict[Stage, _Clock] = {"read": _Clock("read"), "work": _Clock("work"), "write": _Clock("write")}
+        self._clocks: dict[Stage, _StageClock] = {
+            "read": _StageClock("read"),
+            "work": _StageClock("work"),
+            "write": _StageClock("write"),
+        }
         self._caller = threading.current_thread()
         self._lock = threading.Lock()
         self._fault: BaseException | None = None
@@ -234,8 +238,8 @@ class _Run(Generic[A, B]):
         self._results.end()
 
     def _work_side_by_side(self) -> None:
-        tasks: SimpleQueue[tuple[int, A, SimpleQueue[_Outcome[B]]] | None] = SimpleQueue()
-        started: deque[SimpleQueue[_Outcome[B]]] = deque()
+        tasks: SimpleQueue[tuple[int, A, SimpleQueue[_WorkResult[B]]] | None] = SimpleQueue()
+        started: deque[SimpleQueue[_WorkResult[B]]] = deque()
         threads = [
             threading.Thread(target=self._serve, args=(tasks,), name=f"pipeline-work-{number}")
             for number in range(self._workers)
@@ -258,13 +262,13 @@ class _Run(Generic[A, B]):
                 _join(thread)
         self._results.end()
 
-    def _serve(self, tasks: SimpleQueue[tuple[int, A, SimpleQueue[_Outcome[B]]] | None]) -> None:
+    def _serve(self, tasks: SimpleQueue[tuple[int, A, SimpleQueue[_WorkResult[B]]] | None]) -> None:
         while (task := tasks.get()) is not None:
             index, item, answer = task
             try:
-                answer.put(_Outcome(self._work_on(index, item)))
+                answer.put(_WorkResult(self._work_on(index, item)))
             except BaseException as exc:
-                answer.put(_Outcome(fault=exc))
+                answer.put(_WorkResult(fault=exc))
             del task, item, answer
 
     def _work_on(self, index: int, item: A) -> B:

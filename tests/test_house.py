@@ -6,12 +6,15 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
+import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import sr_deploy
@@ -29,7 +32,7 @@ MAY_IMPORT = {
     "settings": {"errors"},
     "bundle": {"errors", "settings"},
     "models": {"errors", "bundle"},
-    "pictures": {"errors", "files", "bicubic"},
+    "pictures": {"errors", "files", "bicubic", "metrics"},
     "architectures": {"errors", "bundle"},
     "device": {"errors", "bundle"},
     "engines": {"errors", "files", "settings", "bundle", "models", "device"},
@@ -56,13 +59,19 @@ THIRD_PARTY = {
     "training": {"torch", "numpy"},
     "upscaling": {"numpy"},
     "masked": {"numpy"},
-    "evaluation": {"numpy", "cv2"},
+    "evaluation": {"numpy"},
     "video": {"numpy", "av", "cv2"},
     "batch": {"numpy"},
     "cli": {"click"},
 }
 KERNELS = {PACKAGE / "device" / f"{name}_kernels.py" for name in ("tiling", "patch", "selection", "video")}
 """Warp's kernels are functions decorated at module level; everything else imports these modules when it launches one."""
+
+LARGE_FILES = {
+    PACKAGE / "video" / name: lines
+    for name, lines in {"source.py": 358, "join.py": 362, "encoding.py": 382, "run.py": 394}.items()
+}
+"""Lines of those that are above the bound as yet."""
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -109,13 +118,32 @@ def test_no_room_imports_another_in_a_circle() -> None:
 
 
 def test_no_room_and_no_file_grows_too_large() -> None:
-    """The aims are 16 % and 350 lines; these bounds only ever come down."""
+    """The aim for rooms is 16 %; these bounds only ever come down."""
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     by_room = Counter[str]()
     for path, count in lines.items():
         by_room[room_of(path)] += count
     assert max(by_room.values()) <= 0.17 * sum(lines.values()), by_room.most_common(3)
-    assert {str(path): count for path, count in lines.items() if count > 410} == {}
+    assert {str(path): count for path, count in lines.items() if count > LARGE_FILES.get(path, 350)} == {}
+
+
+def types_of(path: Path) -> Iterator[str]:
+    """Classes, and names of types: in capitals and small letters, given a value at module level."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield from (node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    targets = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+    names = (target.id for target in targets if isinstance(target, ast.Name))
+    yield from (name for name in names if re.fullmatch(r"_?[A-Z][A-Z0-9]*[a-z]\w*", name))
+
+
+def test_one_class_name_has_one_meaning() -> None:
+    """Also without the underscore of a private one: a reader who looks for a name finds one thing."""
+    homes: defaultdict[str, list[str]] = defaultdict(list)
+    for path in MODULES:
+        for name in types_of(path):
+            homes[name.lstrip("_")].append(f"{path.relative_to(PACKAGE)}: {name}")
+    assert len(homes) > 100
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
 def test_all_names_are_exported() -> None:
@@ -164,6 +192,23 @@ def test_upscaling_never_loads_torch() -> None:
     )
     assert "torch" not in loaded.split()
     assert "sr_deploy.upscaling.upscaler" in loaded.split()
+
+
+def test_a_photo_on_the_cpu_loads_nothing_of_gpus_masks_or_videos(tmp_path: Path) -> None:
+    source, target = tmp_path / "photo.png", tmp_path / "large.png"
+    cv2.imwrite(str(source), np.full((8, 8, 3), 90, np.uint8))
+    command = ["upscale", str(source), "-o", str(target), "--backend", "openvino"]
+    printed = run_python(
+        f"import sys; from sr_deploy.cli import program; program({command}, standalone_mode=False); print(*sys.modules)"
+    )
+    assert target.exists()
+    loaded = {name for name in printed.splitlines()[-1].split() if name.partition(".")[0] == "sr_deploy"}
+    assert {name for name in loaded if name.startswith(("sr_deploy.masked", "sr_deploy.video"))} == set()
+    assert {name for name in loaded if name.startswith(("sr_deploy.device.", "sr_deploy.upscaling.gpu"))} == {
+        "sr_deploy.device.gpu",
+        "sr_deploy.device.health",
+    }
+    assert len(loaded) <= 36, sorted(loaded)
 
 
 def test_no_room_for_leftovers() -> None:

@@ -20,7 +20,7 @@ from sr_deploy.bundle import REPORT_FILE
 from sr_deploy.evaluation.evaluate import evaluate, find_pairs, mean_score
 from sr_deploy.export import export_bundle
 from sr_deploy.settings import load_toml
-from sr_deploy.training import Recipe
+from sr_deploy.training import TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("hr", type=Path, nargs="+")
     parser.add_argument("--license", default="Apache-2.0")
     options = parser.parse_args()
-    recipe = load_toml(options.run / "recipe.toml", Recipe)
+    recipe = load_toml(options.run / "recipe.toml", TrainingRecipe)
     bundle = ROOT / "sr_deploy" / "models" / recipe.name.replace("_", "-")
     make_bundle(options.run, recipe, bundle, options.license, {})
     measured = {name_of(folder): measure(bundle, folder, recipe.network["scale"]) for folder in options.hr}
@@ -43,7 +43,7 @@ def main() -> None:
     print(bundle, measured)
 
 
-def make_bundle(run: Path, recipe: Recipe, bundle: Path, license_name: str, measured: dict[str, float]) -> None:
+def make_bundle(run: Path, recipe: TrainingRecipe, bundle: Path, license_name: str, measured: dict[str, float]) -> None:
     """The bundle of the trained checkpoint, with the PSNR that it has in its card."""
     digest = hashlib.sha256((run / "checkpoint.pth").read_bytes()).hexdigest()
     facts = {

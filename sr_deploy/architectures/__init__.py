@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from sr_deploy.architectures.architecture import Architecture, Config, detect, r
 from sr_deploy.architectures.blocks import Network
 from sr_deploy.architectures.checkpoint import Checkpoint, read_checkpoint
 from sr_deploy.architectures.reparameterize import Reparameterized, reference, reparameterize
-from sr_deploy.errors import UsageError
+from sr_deploy.errors import UsageError, did_you_mean
 
 __all__ = [
     "REGISTRY",
@@ -24,6 +23,7 @@ __all__ = [
     "Network",
     "Reading",
     "Reparameterized",
+    "architecture_named",
     "detect",
     "load_checkpoint",
     "read_checkpoint",
@@ -80,7 +80,7 @@ def load_checkpoint(path: Path, *, architecture: str | None = None) -> LoadedChe
     Raises: CheckpointError for a file without usable weights; UnknownArchitectureError for weights of another network;
     UsageError for a name that is not in the registry.
     """
-    named = None if architecture is None else _named(architecture)
+    named = None if architecture is None else architecture_named(architecture)
     checkpoint = read_checkpoint(path)
     if named is None:
         named = detect(checkpoint.state, REGISTRY, where=str(path))
@@ -101,10 +101,13 @@ def _readings(checkpoint: Checkpoint, architecture: Architecture[Any]) -> tuple[
     )
 
 
-def _named(name: str) -> Architecture[Any]:
-    names = [entry.name for entry in REGISTRY]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
-        raise UsageError(f"unknown architecture '{name}'; {hint}")
-    return REGISTRY[names.index(name)]
+def architecture_named(name: str, *, where: str = "") -> Architecture[Any]:
+    """The architecture of that name. `where`: how the message begins.
+
+    Raises: UsageError with the nearest name, or all of them.
+    """
+    known = {entry.name: entry for entry in REGISTRY}
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
+        raise UsageError(f"{where}unknown architecture '{name}'{hint}")
+    return known[name]

@@ -13,7 +13,7 @@ from torch import Tensor
 from sr_deploy.architectures.blocks import Network
 from sr_deploy.errors import AmbiguousCheckpointError, CheckpointError, UnknownArchitectureError
 
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 # Below this share of common keys, the nearest network explains nothing.
 FAR = 0.1
@@ -43,7 +43,7 @@ class Signature:
     has_none: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
 
-    def matches(self, state: State) -> bool:
+    def matches(self, state: StateDict) -> bool:
         return (
             all(key in state for key in self.has_all)
             and (not self.has_any or any(key in state for key in self.has_any))
@@ -69,18 +69,18 @@ class Architecture(Generic[C]):
     paper: str
     signature: Signature
     default: C
-    read_config: Callable[[State], C]
+    read_config: Callable[[StateDict], C]
     build: Callable[[C], Network]
     value_range: float
     variants: Callable[[C], tuple[C, ...]] = lambda config: (config,)
-    value_ranges: Callable[[State], tuple[float, ...]] | None = None
+    value_ranges: Callable[[StateDict], tuple[float, ...]] | None = None
     halo: Callable[[C], int] | None = None
     min_size: int = 1
     size_multiple: int = 1
     mask_guided: bool = False
-    of_plain: Callable[[State, C], State] | None = None
+    of_plain: Callable[[StateDict, C], StateDict] | None = None
 
-    def readable_ranges(self, state: State) -> tuple[float, ...]:
+    def readable_ranges(self, state: StateDict) -> tuple[float, ...]:
         """Value ranges that the state dict leaves open, the published one first."""
         if self.value_ranges is not None:
             return self.value_ranges(state)
@@ -138,7 +138,7 @@ class Comparison:
         return ", ".join(facts)
 
 
-def compare(state: State, architecture: Architecture[Any]) -> Comparison:
+def compare(state: StateDict, architecture: Architecture[Any]) -> Comparison:
     """Lay a state dict beside the one that the architecture would have for the sizes read from it."""
     unreadable, sizes_read = "", False
     config = architecture.default
@@ -164,7 +164,7 @@ def compare(state: State, architecture: Architecture[Any]) -> Comparison:
     )
 
 
-def detect(state: State, registry: Sequence[Architecture[Any]], *, where: str) -> Architecture[Any]:
+def detect(state: StateDict, registry: Sequence[Architecture[Any]], *, where: str) -> Architecture[Any]:
     """The one architecture of `registry` with this signature and exactly these keys and shapes.
 
     Raises: UnknownArchitectureError, naming the nearest and what differs; AmbiguousCheckpointError when two fit.
@@ -184,7 +184,7 @@ def detect(state: State, registry: Sequence[Architecture[Any]], *, where: str) -
     )
 
 
-def require(state: State, architecture: Architecture[Any], *, where: str) -> None:
+def require(state: StateDict, architecture: Architecture[Any], *, where: str) -> None:
     """Check a state dict against the architecture that the user named.
 
     Raises: UnknownArchitectureError with what differs.
@@ -207,7 +207,7 @@ def scale_of(channels: int, colors: int, *, key: str) -> int:
     return scale
 
 
-def count(state: State, prefix: str, *, first: int = 0, step: int = 1) -> int:
+def count(state: StateDict, prefix: str, *, first: int = 0, step: int = 1) -> int:
     """How many numbered parts there are: `prefix` with '{}' for the number, counted from `first` by `step` without a gap.
 
     Raises: KeyError when there is none.

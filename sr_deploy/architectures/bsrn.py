@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     BSConvU,
     DeepESA,
@@ -93,7 +93,7 @@ class ESDB(DistillationBlock):
         return y
 
 
-class Upsampler(nn.Module):
+class UpsampleOneStep(nn.Module):
     """A conv and a pixel shuffle."""
 
     def __init__(self, channels: int, config: Config) -> None:
@@ -125,7 +125,7 @@ class SeparableNetwork(Network):
             self.add_module(name, block)
         self.c1 = pointwise(len(blocks) * channels, channels)
         self.c2 = BSConvU(first(channels, channels), channels)
-        self.upsampler = Upsampler(channels, config)
+        self.upsampler = UpsampleOneStep(channels, config)
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ def colors_of(columns: int) -> int:
     return columns // INPUT_COPIES
 
 
-def _read_config(state: State) -> BSRNConfig:
+def _read_config(state: StateDict) -> BSRNConfig:
     channels, columns = state["fea_conv.pw.weight"].shape[:2]
     colors, key = colors_of(columns), "upsampler.upsampleOneStep.0.weight"
     return BSRNConfig(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     BSConvU,
     DeepESA,
@@ -89,7 +89,7 @@ def _bsconv(inputs: int, outputs: int) -> BSConvU:
     return BSConvU(Pointwise(inputs, outputs), outputs)
 
 
-def _read_config(state: State) -> BSRNSConfig:
+def _read_config(state: StateDict) -> BSRNSConfig:
     channels, columns = state["fea_conv.pw.weight"].shape[:2]
     colors, key = colors_of(columns), "upsampler.upsampleOneStep.0.weight"
     return BSRNSConfig(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sr_deploy.errors import CheckpointError, MissingDependencyError
+from sr_deploy.errors import CheckpointError, MissingDependencyError, first_line
 
 WRAPPERS = (
     *("params_ema", "params", "state_dict", "model_state_dict", "model"),
@@ -113,7 +113,7 @@ def _read_torch(path: Path, start: bytes) -> Any:
         raise CheckpointError(f"{path}: not a PyTorch checkpoint; expected a .pth, .pt, .ckpt or .safetensors file") from exc
     except Exception as exc:
         # A damaged pickle stream can make the reader raise anything.
-        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        reason = first_line(exc)
         raise CheckpointError(f"{path}: damaged or not a PyTorch checkpoint ({reason}); download or copy it again") from exc
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import Network, conv3, repeated, scale_input, scale_output
 
 Activation = Literal["prelu", "relu", "lrelu"]
@@ -51,7 +51,7 @@ def _activation(config: CompactConfig) -> nn.Module:
     return nn.ReLU() if config.activation == "relu" else nn.LeakyReLU(0.1)
 
 
-def _read_config(state: State) -> CompactConfig:
+def _read_config(state: StateDict) -> CompactConfig:
     channels, colors = state["body.0.weight"].shape[:2]
     convs = count(state, "body.{}.", step=2)
     if convs < 2:

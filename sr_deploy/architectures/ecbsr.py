@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     LAPLACIAN,
     SOBEL_X,
@@ -136,7 +136,7 @@ def _block(config: ECBSRConfig, inputs: int, outputs: int, *, activated: bool) -
     return kind(inputs, outputs, nn.PReLU(outputs) if activated else nn.Identity())
 
 
-def _read_config(state: State) -> ECBSRConfig:
+def _read_config(state: StateDict) -> ECBSRConfig:
     merged = "backbone.0.0.weight" in state
     name = "0" if merged else "conv3x3"
     channels, colors = state[f"backbone.0.{name}.weight"].shape[:2]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count
 from sr_deploy.architectures.blocks import (
     Foldable,
     Network,
@@ -163,7 +163,7 @@ def _side_by_side(small: nn.Conv2d, large: nn.Conv2d) -> nn.Conv2d:
     return conv_of(weight, torch.cat([small.bias, large.bias]), padding=2)
 
 
-def _read_config(state: State) -> MSRNConfig:
+def _read_config(state: StateDict) -> MSRNConfig:
     channels, colors = state["head.0.weight"].shape[:2]
     stages = sum(key.startswith("tail.2.") and key.endswith(".weight") for key in state)
     rows = state["tail.2.0.weight"].shape[0]
@@ -177,7 +177,7 @@ def _read_config(state: State) -> MSRNConfig:
     )
 
 
-def _value_ranges(state: State) -> tuple[float, ...]:
+def _value_ranges(state: StateDict) -> tuple[float, ...]:
     """The mean that the network subtracts is stated in its value range."""
     mean = float(state["sub_mean.bias"].abs().max())
     return (255.0,) if mean > 1 else (1.0,) if mean > 0 else (255.0, 1.0)

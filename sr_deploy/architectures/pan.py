@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count
 from sr_deploy.architectures.blocks import Network, conv1, conv3, scale_input, scale_output
 
 
@@ -124,7 +124,7 @@ def enlarged(x: Tensor, scale: int) -> Tensor:
     return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
-def _read_config(state: State) -> PANConfig:
+def _read_config(state: StateDict) -> PANConfig:
     channels, colors = state["conv_first.weight"].shape[:2]
     return PANConfig(
         scale=4 if "upconv2.weight" in state else 2,

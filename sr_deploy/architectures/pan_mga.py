@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Signature, State, count
+from sr_deploy.architectures.architecture import Architecture, Signature, StateDict, count
 from sr_deploy.architectures.blocks import conv3, scale_output
 from sr_deploy.architectures.mga import MASK_KEYS, PADDING, PAPER, PATCH, MaskGuided, MaskPredictor, MGAConfig
 from sr_deploy.architectures.pan import PAN, SCPA, PANConfig, PANTail, enlarged
@@ -75,7 +75,7 @@ class PANMGA(MaskGuided):
         return torch.cat([features[:, :channels], features[:, channels:] * factor], 1)
 
 
-def _read_config(state: State) -> MGAConfig:
+def _read_config(state: StateDict) -> MGAConfig:
     channels, colors = state["base.conv_first.weight"].shape[:2]
     refine_blocks = count(state, "refine.SCPA_trunk.{}.")
     return MGAConfig(
@@ -87,7 +87,7 @@ def _read_config(state: State) -> MGAConfig:
     )
 
 
-def _of_plain(state: State, config: MGAConfig) -> State:
+def _of_plain(state: StateDict, config: MGAConfig) -> StateDict:
     """PAN's weights: its last blocks go to the refine network, its upsampler to both.
 
     What follows PAN's last block, `trunk_conv`, is the refine network's `conv2`. The convs that PAN has no weights for begin by

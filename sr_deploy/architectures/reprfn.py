@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     LAPLACIAN,
     SOBEL_X,
@@ -154,7 +154,7 @@ def _rep_block(config: RepRFNConfig) -> nn.Module:
     return MergedRepBlock(conv3(channels, channels)) if config.merged else RepBlock(channels)
 
 
-def _read_config(state: State) -> RepRFNConfig:
+def _read_config(state: StateDict) -> RepRFNConfig:
     channels, colors = state["fea_conv.weight"].shape[:2]
     return RepRFNConfig(
         scale=scale_of(state["upsampler.conv.weight"].shape[0], colors, key="upsampler.conv.weight"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     DeepESA,
     DistillationBlock,
@@ -79,7 +79,7 @@ def rfdb(config: RFDNConfig, *, pooled: bool) -> DistillationBlock:
     )
 
 
-def _read_config(state: State) -> RFDNConfig:
+def _read_config(state: StateDict) -> RFDNConfig:
     channels, colors = state["fea_conv.weight"].shape[:2]
     return RFDNConfig(
         scale=scale_of(state["upsampler.0.weight"].shape[0], colors, key="upsampler.0.weight"),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Architecture, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import Network, conv1, conv3, scale_output
 from sr_deploy.architectures.mga import MASK_KEYS, PAPER, PATCH, MaskGuided, MaskPredictor, MGAConfig
 from sr_deploy.architectures.rfdn import RFDN, RFDNConfig, rfdb
@@ -67,7 +67,7 @@ class RFDNMGA(MaskGuided):
         return scores
 
 
-def _read_config(state: State) -> MGAConfig:
+def _read_config(state: StateDict) -> MGAConfig:
     channels, colors = state["base.fea_conv.weight"].shape[:2]
     return MGAConfig(
         scale=scale_of(state["base.upsampler.0.weight"].shape[0], colors, key="base.upsampler.0.weight"),
@@ -78,7 +78,7 @@ def _read_config(state: State) -> MGAConfig:
     )
 
 
-def _of_plain(state: State, config: MGAConfig) -> State:  # noqa: ARG001
+def _of_plain(state: StateDict, config: MGAConfig) -> StateDict:  # noqa: ARG001
     """RFDN's weights as those of the base; the refine network is shorter and takes none."""
     return {f"base.{key}": tensor for key, tensor in state.items()}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sr_deploy.architectures.architecture import Architecture, Config, Signature, State, count, scale_of
+from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import Network, PlainESA, conv1, conv3, scale_input, scale_output
 
 
@@ -63,7 +63,7 @@ class RLFN(Network):
         scale_output(self.upsampler[0], 1 / value_range)
 
 
-def _read_config(state: State) -> RLFNConfig:
+def _read_config(state: StateDict) -> RLFNConfig:
     channels, colors = state["conv_1.weight"].shape[:2]
     return RLFNConfig(
         scale=scale_of(state["upsampler.0.weight"].shape[0], colors, key="upsampler.0.weight"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Literal
 from sr_deploy.batch.naming import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
 from sr_deploy.pictures.image import Picture, is_whole, read_image, write_image
-from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.image_upscaler import Stats
-from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
-from sr_deploy.video.options import VideoOptions
 
 if TYPE_CHECKING:
+    from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
+    from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
+    from sr_deploy.video.options import VideoOptions
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -92,12 +92,14 @@ def upscale_files(
     options: WriteOptions | None = None,
     video: VideoOptions | None = None,
     observer: Observer | None = None,
+    upscaled: Callable[[Job, Picture], object] | None = None,
 ) -> Summary:
     """Upscale files and folders, see `jobs.py` for what is called how; returns what became of them.
 
     Pictures come first, then videos. Reading, upscaling and writing overlap, a handful of pictures are in memory at any time.
     An output that exists and is whole is skipped, a torn one is made again. An error in one picture is reported and the next
-    one is done. video: how videos are made; their size and whether they are overwritten is that of the pictures.
+    one is done. video: how videos are made; their size and whether they are overwritten is that of the pictures. upscaled:
+    called with each picture as it was read, right after it was upscaled and before the next one is.
 
     Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs, or `video` the only one; ImageError when
     the disk is full, because no other picture would fit either; MissingDependencyError.
@@ -105,7 +107,7 @@ def upscale_files(
     label = (size.label if size else "") or f"x{upscaler.scale}"
     naming = Naming(upscaler.bundle.card.name, label, suffix, extension)
     plan = plan_jobs(inputs, output, naming)
-    return _Folder(upscaler, size, options or WriteOptions(), video, observer or Observer()).run(plan)
+    return _FolderRun(upscaler, size, options or WriteOptions(), video, observer or Observer(), upscaled).run(plan)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class _Item:
     seconds: float = 0.0
 
 
-class _Folder:
+class _FolderRun:
     def __init__(
         self,
         upscaler: ImageUpscaler,
@@ -128,8 +130,10 @@ class _Folder:
         options: WriteOptions,
         video: VideoOptions | None,
         observer: Observer,
+        upscaled: Callable[[Job, Picture], object] | None,
     ) -> None:
         self._upscaler = upscaler
+        self._upscaled = upscaled
         self._size = size
         self._options = options
         self._video = video
@@ -184,16 +188,18 @@ class _Folder:
         item = replace(item, started=time.perf_counter())
         before = self._upscaler.stats
         try:
-            picture = self._upscaler.upscale_picture(
+            large = self._upscaler.upscale_picture(
                 picture,
                 size=self._size,
                 progress=lambda done, total: self._observer.tiles(item.job, done, total),
             )
+            if self._upscaled is not None:
+                self._upscaled(item.job, picture)
         except Exception as exc:
             return self._failed(item, exc)
         trouble = (self._upscaler.stats - before).trouble
         notes = item.notes + ((trouble,) if trouble else ())
-        return _timed(replace(item, picture=picture, notes=notes))
+        return _timed(replace(item, picture=large, notes=notes))
 
     def _write(self, item: _Item) -> None:
         outcome = item.outcome or self._write_picture(replace(item, started=time.perf_counter())).outcome
@@ -205,13 +211,12 @@ class _Folder:
         self._observer.finished(outcome)
 
     def _upscale_video(self, job: Job) -> Outcome:
-        from sr_deploy.video.run import upscale_video
+        from sr_deploy.batch.video_job import run_video_job
 
-        options = replace(self._video or VideoOptions(), size=self._size, overwrite=self._options.overwrite)
         started = time.perf_counter()
         try:
-            summary = upscale_video(
-                job.source, job.target, self._upscaler, options=options, observer=_Watch(job, self._observer)
+            summary = run_video_job(
+                job, self._upscaler, self._video, self._observer, size=self._size, overwrite=self._options.overwrite
             )
         except Exception as exc:
             if isinstance(exc, UsageError) and self._alone:
@@ -260,20 +265,6 @@ class _Folder:
         item = _timed(item)
         outcome = Outcome(job, "failed", item.notes, failure, item.seconds)
         return replace(item, picture=None, outcome=outcome)
-
-
-class _Watch(VideoObserver):
-    """The observer of one video, which tells the observer of the run."""
-
-    def __init__(self, job: Job, observer: Observer) -> None:
-        self._job = job
-        self._observer = observer
-
-    def started(self, start: VideoStart) -> None:
-        self._observer.video(self._job, start)
-
-    def written(self, progress: VideoProgress) -> None:
-        self._observer.frames(self._job, progress)
 
 
 def _sum(timings: Sequence[Timing]) -> Timing:

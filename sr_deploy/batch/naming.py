@@ -24,10 +24,9 @@ from pathlib import Path
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.formats.containers import inspect
 from sr_deploy.pictures.formats.header import ContainerError
-from sr_deploy.pictures.image import READABLE_SUFFIXES, WRITABLE_SUFFIXES
-from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
+from sr_deploy.pictures.image import CONTAINERS, PICTURES_THAT_MOVE, PIPE, READABLE_SUFFIXES, WRITABLE_SUFFIXES, names_stream
 
-WRITABLE_VIDEOS = frozenset({".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+WRITABLE_VIDEOS = frozenset(CONTAINERS)
 READABLE_VIDEOS = WRITABLE_VIDEOS | {
     *(".3gp", ".apng", ".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv", ".y4m")
 }

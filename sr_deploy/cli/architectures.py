@@ -6,9 +6,8 @@ import dataclasses
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.output import print_json, print_table
 
 
 @click.command(

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from sr_deploy.arrays import Array
@@ -23,7 +22,7 @@ WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Measurement:
+class BenchmarkResult:
     """One way to run a bundle; `what` is 'engine' for the bare inference and 'upscaler' for image in, image out."""
 
     backend: str
@@ -83,7 +82,7 @@ def command(bundle: Path, size: str, runs: int, backends: tuple[str, ...], threa
 
 def _measure(
     bundle: Bundle, names: tuple[str, ...], height: int, width: int, runs: int, threads: int | None
-) -> Iterator[Measurement]:
+) -> Iterator[BenchmarkResult]:
     import numpy as np
 
     from sr_deploy.engines import available_backends, open_engine, select_backend
@@ -93,10 +92,10 @@ def _measure(
     image = _picture(height, width, bundle.card.channels)
     megapixels = height * width * bundle.card.scale**2 / 1e6
 
-    def row(what: str, call: Callable[[], Any]) -> Measurement:
+    def row(what: str, call: Callable[[], Any]) -> BenchmarkResult:
         seconds = _clock(call, runs)
         median = statistics.median(seconds)
-        return Measurement(name, precision, what, median * 1e3, min(seconds) * 1e3, megapixels / median)
+        return BenchmarkResult(name, precision, what, median * 1e3, min(seconds) * 1e3, megapixels / median)
 
     for name in names or tuple(available_backends()):
         backend = select_backend(name)

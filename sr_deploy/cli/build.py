@@ -6,18 +6,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from sr_deploy.cli.command import Command
+from sr_deploy.bundle import Precision
+from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.engines import record_facts
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_json
+from sr_deploy.cli.output import print_json
 from sr_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from sr_deploy.bundle import Precision
     from sr_deploy.engines.tensorrt.target import BuildSettings, Target
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -50,7 +49,7 @@ WIDTH = 72
 )
 @click.option("--workspace", type=click.IntRange(min=1), metavar="MB", help="Scratch memory that kernels may use.")
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="How long the library may search.  [default: its own]")
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), help="Graph to compile.  [default: the target's, or fp16]")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Graph to compile.  [default: the target's, or fp16]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default="engines", show_default=True, help="Folder of engines."
 )
@@ -74,7 +73,7 @@ def command(bundle: Path, target: Path | None, output: Path, precision: str | No
     settings = _settings(chosen, options)
     opened = open_bundle(bundle)
     library = load_library(flavour)
-    progress = Progress()
+    progress = ProgressLine()
     try:
         engines = [
             build_engine(
@@ -101,7 +100,7 @@ def command(bundle: Path, target: Path | None, output: Path, precision: str | No
         click.echo(built.path)
 
 
-class Progress:
+class ProgressLine:
     """How far a build is: one line on a terminal, rewritten; elsewhere a line now and then."""
 
     def __init__(self) -> None:

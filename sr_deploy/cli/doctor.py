@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
+from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.output import print_facts, print_json, print_table
 from sr_deploy.errors import MissingDependencyError, SrDeployError, UsageError
 
 if TYPE_CHECKING:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from sr_deploy.engines.tensorrt.cache import EngineRecord, Entry
+    from sr_deploy.engines.tensorrt.cache import EngineFile, EngineRecord
 
 
 @click.command(
@@ -49,7 +48,7 @@ def command(folder: Path, prune: bool, as_json: bool) -> None:
     print_table(rows, ("engine", "bundle", "for", "input", "kB", "state"))
 
 
-def _row(entry: Entry, problem: str) -> tuple[object, ...]:
+def _row(entry: EngineFile, problem: str) -> tuple[object, ...]:
     size = entry.path.stat().st_size // 1000 if entry.path.is_file() else 0
     if entry.record is None:
         return (entry.path.name, "?", "?", "?", size, problem)
@@ -79,7 +78,7 @@ def _size(shape: tuple[int, ...], form: str) -> str:
     return f"{width}x{height}"
 
 
-def _document(entry: Entry, problem: str) -> dict[str, Any]:
+def _document(entry: EngineFile, problem: str) -> dict[str, Any]:
     return {"path": entry.path, "problem": problem, "record": None if entry.record is None else record_facts(entry.record)}
 
 

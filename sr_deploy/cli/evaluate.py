@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.bundle import PrecisionChoice
+from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.output import print_json, print_table
 from sr_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from sr_deploy.bundle import Bundle
     from sr_deploy.evaluation.evaluate import Pair, Score
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
-    from sr_deploy.upscaling.sentinel import Precision
 
 SHARES = "0,5,10,20,40,60,80,100"
 
@@ -71,10 +70,10 @@ class Shares(click.ParamType[tuple[float, ...]]):
 @click.option("--shares", type=Shares(), help=f"What to try, of patches or of time, in percent.  [default: {SHARES}]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw PSNR-Y against time.")
 @click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="Timed runs per image; their median.")
-@click.option("--backend", default="auto", help="Inference runtime; `sr-deploy doctor` lists them.  [default: auto]")
+@click.option("--backend", default="auto", show_default=True, help="Inference runtime; `sr-deploy doctor` lists them.")
 @click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
 @click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True, help="Arithmetic."
+    "--precision", type=click.Choice(get_args(PrecisionChoice)), default="auto", show_default=True, help="Arithmetic."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
 @json_option
@@ -127,7 +126,7 @@ class Task:
     runs: int
     backend: str
     allow_cpu: bool
-    precision: Precision
+    precision: PrecisionChoice
     threads: int | None
     as_json: bool
 

@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_facts, print_json, print_table
+from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.output import print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
 from sr_deploy.errors import EngineError, UsageError
 from sr_deploy.models import hint, is_in_the_box, resolve

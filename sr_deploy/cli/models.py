@@ -10,9 +10,8 @@ from pathlib import Path
 import click
 
 from sr_deploy.bundle import Bundle
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.output import print_json, print_table
 from sr_deploy.models import Model, available
 
 TEST_SET = "Set5"

@@ -12,9 +12,6 @@ from typing import Any
 
 import click
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-
-
 SCHEMA = 1
 """Of all documents of --json; it rises when a key goes or changes its meaning, not when one comes."""
 

@@ -4,30 +4,117 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sr_deploy.batch.folder import Observer, Outcome, Summary
-from sr_deploy.batch.naming import Failure, Job, Plan
-from sr_deploy.cli.output import to_json
-from sr_deploy.cli.pace import FilmPace, Pace
-from sr_deploy.pipeline import Timing
-from sr_deploy.video.names import PIPE
-from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
+from sr_deploy.pictures.image import PIPE
+
+if TYPE_CHECKING:
+    from sr_deploy.batch.naming import Failure, Job, Plan
+    from sr_deploy.pipeline import Timing
+    from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
 
 SECONDS_BETWEEN_TILE_LINES = 5.0
-SECONDS_BETWEEN_TILE_EVENTS = 0.5
-SECONDS_BETWEEN_FRAME_EVENTS = 1.0
-SECONDS_BETWEEN_FRAME_REDRAWS = 0.1
 
-Advice = Callable[[Plan], Iterable[str]]
+Advice = Callable[["Plan"], Iterable[str]]
+
+
+class Pace:
+    """How far a run is, and how long the rest will take at the pace so far; skipped pictures cost nothing.
+
+    Pictures are upscaled ahead of the ones that are being written, so a run is where its upscaling is.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.total = len(jobs)
+        self.done = 0
+        self._indices = {job: index for index, job in enumerate(jobs)}
+        self._reached = 0.0
+        self._skipped = 0
+        self._started = time.monotonic()
+
+    def tiles(self, job: Job, done: int, total: int) -> None:
+        self.advance(job, done / max(1, total))
+
+    def advance(self, job: Job, share: float) -> None:
+        """That share of a job is done."""
+        self._reached = self._indices[job] + share
+
+    def finish(self, outcome: Outcome) -> None:
+        self.done += 1
+        self._skipped += outcome.status == "skipped"
+        self._reached = max(self._reached, self.done)
+
+    def position(self, job: Job) -> str:
+        return f"[{self._indices[job] + 1}/{self.total}]"
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self._reached / self.total) if self.total else 1.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        worked, left = self._reached - self._skipped, self.total - self._reached
+        if worked <= 0 or left <= 0:
+            return None
+        return round((time.monotonic() - self._started) / worked * left, 1)
+
+    @property
+    def left(self) -> str:
+        return _left(self.seconds_left)
+
+
+class FilmPace:
+    """How far one video is, and how fast; what an earlier run did counts as done and took no time."""
+
+    def __init__(self, start: VideoStart | None = None) -> None:
+        self.total = start.frames if start else None
+        self.done = self._resumed = start.resumed if start else 0
+        self.bitrate: float | None = None
+        self._started = time.monotonic()
+
+    def advance(self, progress: VideoProgress) -> None:
+        self.done = progress.frames
+        self.bitrate = progress.bitrate
+
+    @property
+    def is_complete(self) -> bool:
+        return self.done == self.total
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    @property
+    def fps(self) -> float:
+        seconds = time.monotonic() - self._started
+        return round((self.done - self._resumed) / seconds, 3) if seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        if not self.total or self.total <= self.done or not self.fps:
+            return None
+        return round((self.total - self.done) / self.fps, 1)
+
+    def __str__(self) -> str:
+        frames = f"frame {self.done} of {self.total}" if self.total else f"frame {self.done}"
+        bitrate = f", {self.bitrate / 1e6:.1f} Mbit/s" if self.bitrate else ""
+        return f"{frames}, {self.fps:.3g} fps{bitrate}{_left(self.seconds_left)}"
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return f", {text} left"
 
 
 class Report(Observer):
@@ -142,168 +229,6 @@ class LineReport(Report):
         self.say(summary_line(summary))
 
 
-class BarReport(Report):
-    """A bar on the terminal, the last line below what is printed."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=1.0,
-            file=sys.stderr,
-            leave=False,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}",
-            **_width(),
-        )
-        self._drawn = 0.0
-
-    def planned(self, plan: Plan) -> None:
-        super().planned(plan)
-        self._show()
-
-    def tiles(self, job: Job, done: int, total: int) -> None:
-        super().tiles(job, done, total)
-        self._show(f"{self._pace.position(job)} {job.source.name[:40]}")
-
-    def frames(self, job: Job, progress: VideoProgress) -> None:
-        super().frames(job, progress)
-        now = time.monotonic()
-        if now - self._drawn >= SECONDS_BETWEEN_FRAME_REDRAWS:
-            self._drawn = now
-            self._show(f"{self._pace.position(job)} {job.source.name[:24]}", after=str(self._film))
-
-    def finished(self, outcome: Outcome) -> None:
-        super().finished(outcome)
-        if outcome.video and outcome.status == "done":
-            self.say(video_line(outcome.video))
-        self._show()
-
-    def say(self, text: str) -> None:
-        self._above_the_bar(text, err=True)
-
-    def print_path(self, text: str) -> None:
-        self._above_the_bar(text, err=False)
-
-    def summarize(self, summary: Summary) -> None:
-        self.say(summary_line(summary))
-
-    def close(self) -> None:
-        self._bar.close()
-
-    def _show(self, where: str | None = None, after: str | None = None) -> None:
-        with self._lock:
-            self._bar.n = self._pace.fraction
-            if where is not None:
-                self._bar.set_description_str(where, refresh=False)
-            self._bar.set_postfix_str(after or self._pace.left.removeprefix(", "), refresh=False)
-            self._bar.refresh()
-
-    def _above_the_bar(self, text: str, *, err: bool) -> None:
-        with self._lock:
-            self._bar.clear()
-            sys.stderr.flush()
-            click.echo(text, err=err)
-            self._bar.refresh()
-
-
-def _width() -> dict[str, Any]:
-    """Follow the terminal's width; some terminals, in containers above all, say that it is 0."""
-    try:
-        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    except (OSError, ValueError):
-        known = False
-    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
-
-
-class JsonReport(Report):
-    """One JSON object per line on stderr, an event each: plan, tiles, video, frames, file, error, note, profile, end."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._last = 0.0
-
-    def planned(self, plan: Plan) -> None:
-        self._event("plan", files=len(plan.jobs))
-        super().planned(plan)
-
-    def tiles(self, job: Job, done: int, total: int) -> None:
-        super().tiles(job, done, total)
-        now = time.monotonic()
-        if done == total or now - self._last >= SECONDS_BETWEEN_TILE_EVENTS:
-            self._last = now
-            self._event("tiles", file=str(job.source), done=done, total=total, seconds_left=self._pace.seconds_left)
-
-    def video(self, job: Job, start: VideoStart) -> None:
-        self._film = FilmPace(start)
-        self._event(
-            "video",
-            file=str(job.source),
-            output=str(job.target),
-            frames=start.frames,
-            resumed=start.resumed,
-            width=start.out.width,
-            height=start.out.height,
-            codec=start.encoding.codec if start.encoding else None,
-            notes=start.notes,
-        )
-
-    def frames(self, job: Job, progress: VideoProgress) -> None:
-        super().frames(job, progress)
-        now, film = time.monotonic(), self._film
-        if film.is_complete or now - self._last >= SECONDS_BETWEEN_FRAME_EVENTS:
-            self._last = now
-            self._event(
-                "frames",
-                file=str(job.source),
-                done=film.done,
-                total=film.total,
-                fps=film.fps,
-                bitrate=film.bitrate,
-                seconds_left=film.seconds_left,
-            )
-
-    def finished(self, outcome: Outcome) -> None:
-        with self._lock:
-            self._pace.finish(outcome)
-        self._event(
-            "file",
-            file=str(outcome.job.source),
-            output=str(outcome.job.target),
-            status=outcome.status,
-            notes=outcome.notes,
-            message=outcome.failure.message if outcome.failure else None,
-            seconds=round(outcome.seconds, 3),
-            finished=self._pace.done,
-            files=self._pace.total,
-            seconds_left=self._pace.seconds_left,
-            video=video_facts(outcome.video) if outcome.video else None,
-        )
-        if self._paths and outcome.status == "done" and outcome.job.target != PIPE:
-            self.print_path(str(outcome.job.target))
-
-    def failed(self, failure: Failure) -> None:
-        self._event("error", file=str(failure.path), message=failure.message)
-
-    def say(self, text: str) -> None:
-        self._event("note", message=text.removeprefix("note: "))
-
-    def summarize(self, summary: Summary) -> None:
-        self._event(
-            "end",
-            done=len(summary.done),
-            skipped=len(summary.skipped),
-            failed=len(summary.failed),
-            seconds=round(summary.seconds, 3),
-        )
-
-    def profile(self, timing: Timing) -> None:
-        self._event("profile", **asdict(timing), bottleneck=timing.bottleneck)
-
-    def _event(self, kind: str, **facts: Any) -> None:
-        click.echo(to_json({"event": kind, **facts}), err=True)
-
-
 def video_facts(video: VideoSummary) -> dict[str, Any]:
     """What JSON tells of a finished video beside its paths and notes."""
     return {name: getattr(video, name) for name in ("frames", "resumed", "bytes", "seconds", "timing", "reuse", "stats")}
@@ -345,7 +270,15 @@ def make_report(kind: str | None, **options: Any) -> Report:
     """The report of that kind, with the options of `Report`; by default a bar on a terminal, lines elsewhere."""
     if kind is None:
         kind = "bar" if sys.stderr.isatty() else "line"
-    return {"bar": BarReport, "line": LineReport, "json": JsonReport, "none": Report}[kind](**options)
+    if kind == "bar":
+        from sr_deploy.cli.progress_bar import BarReport
+
+        return BarReport(**options)
+    if kind == "json":
+        from sr_deploy.cli.progress_json import JsonReport
+
+        return JsonReport(**options)
+    return LineReport(**options) if kind == "line" else Report(**options)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,8 @@ from typing import Any
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose_option
-from sr_deploy.cli.output import json_option, print_json
+from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.output import print_json
 
 
 @click.command(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import gpu_option, verbose_option
-from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.bundle import Precision, PrecisionChoice
+from sr_deploy.cli import Command, gpu_option, json_option, verbose_option
+from sr_deploy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from sr_deploy.upscaling.gpu.tune import Measurement
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--backend", default="auto", show_default=True, help="Inference runtime.")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "fp16"]),
+    type=click.Choice(["auto", *get_args(Precision)]),
     default="auto",
     show_default=True,
     help="Arithmetic; auto is fp16.",
@@ -47,19 +47,16 @@ def command(
 
     Frames are timed from the host's memory to the host's memory. Prints what was tried, and the file that keeps the result.
     """
-    from typing import cast
-
     from sr_deploy.engines.open import open_bundle
     from sr_deploy.engines.tensorrt.target import parse_size
     from sr_deploy.upscaling.gpu.tune import tune
-    from sr_deploy.upscaling.sentinel import Precision
 
     frame_size, gpus = parse_size(size), gpus or (0,)
     opened = open_bundle(bundle)
     tuning = tune(
         opened,
         backend=backend,
-        precision=cast("Precision", precision),
+        precision=cast(PrecisionChoice, precision),
         gpus=gpus,
         size=frame_size,
         seconds=seconds,

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import gpu_option, verbose, verbose_option
-from sr_deploy.cli.output import json_option, print_json
-from sr_deploy.cli.parameters import KeyValue, Network, Patches, Rate, Seconds, Share, TileSize
+from sr_deploy.bundle import PrecisionChoice
+from sr_deploy.cli import Command, gpu_option, json_option, verbose, verbose_option
+from sr_deploy.cli.parameters import IdleOptions, KeyValue, ModelReference, Patches, Rate, Seconds, Share, TileSize
+from sr_deploy.cli.upscale_options import UpscaleOptions
 from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
 
 if TYPE_CHECKING:
     from sr_deploy.batch.folder import Outcome, Summary
+    from sr_deploy.cli.masks import HeatMaps
+    from sr_deploy.cli.progress import Report
     from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
-    from sr_deploy.video.options import VideoOptions
 
-MEGABYTE = 1_000_000
 _USUAL_BUDGET = 0.4
 _USUAL_SHARE = 0.2
 
@@ -54,7 +51,9 @@ GROUPS = {
 )
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-i", "--input", "more_inputs", multiple=True, type=click.Path(path_type=Path), help="An input, as an option.")
-@click.option("-m", "--model", type=Network(), help="A bundle, an ONNX file, or a network in the box.  [default: fast]")
+@click.option(
+    "-m", "--model", type=ModelReference(), help=f"A bundle, an ONNX file, or a network in the box.  [default: {DEFAULT}]"
+)
 @click.option(
     "-o", "--output", help="A folder, or a file for one input; - and frame_%06d.png for a video.  [default: beside the input]"
 )
@@ -64,7 +63,7 @@ GROUPS = {
 @click.option("--backend", help="Inference runtime; `sr-deploy doctor` lists them.  [default: auto]")
 @gpu_option
 @click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic.  [default: auto]")
+@click.option("--precision", type=click.Choice(get_args(PrecisionChoice)), help="Arithmetic.  [default: auto]")
 @click.option("--fp32", is_flag=True, help="The same as --precision fp32.")
 @click.option(
     "--on-failure",
@@ -74,11 +73,20 @@ GROUPS = {
     help="What to do with a tile that is not sane in fp32 either.",
 )
 @click.option(
-    "--base", type=Network(), help="With --refine: a bundle that restores what has little detail; the fast one of a pair."
+    "--base",
+    type=ModelReference(),
+    help="With --refine: a bundle that restores what has little detail; the fast one of a pair.",
 )
-@click.option("--refine", type=Network(), help="A bundle that restores what has most detail, as far as --budget goes.")
-@click.option("--budget", type=Share(), help="Share of the time that --refine would take for everything.  [default: 40%]")
-@click.option("-k", "--patches", type=Patches(), help="Patches that a mask-guided network refines: 240, 20%, >=0.3.  [20%]")
+@click.option("--refine", type=ModelReference(), help="A bundle that restores what has most detail, as far as --budget goes.")
+@click.option(
+    "--budget", type=Share(), help=f"Share of the time that --refine would take for everything.  [default: {_USUAL_BUDGET:.0%}]"
+)
+@click.option(
+    "-k",
+    "--patches",
+    type=Patches(),
+    help=f"Patches that a mask-guided network refines: 240, 20%, >=0.3.  [{_USUAL_SHARE:.0%}]",
+)
 @click.option("--mask-out", type=click.Path(path_type=Path), help="A folder for maps of what is refined first in each image.")
 @click.option("-f", "--ext", "extension", help="Format of the results: png, jpg, mkv, ...  [default: the input's]")
 @click.option("--suffix", help="Goes behind the stem of each result.  [default: _MODEL_xN beside the input, else nothing]")
@@ -89,7 +97,7 @@ GROUPS = {
     "--memory",
     type=click.IntRange(min=1),
     metavar="MB",
-    help="Memory to plan tiles for.  [default: 805, at most half of what is free]",
+    help="Memory to plan tiles for.  [default: by what is free]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
 @click.option("--target", type=click.Path(path_type=Path), help="Name or TOML file of a target; options win over it.")
@@ -141,53 +149,49 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     Prints the paths that it wrote on stdout, everything else on stderr. Results that exist and are whole are skipped, so the
     same command goes on where an earlier one stopped, in the middle of a video too.
     """
-    inputs = [*options["inputs"], *options["more_inputs"]]
-    if not inputs:
-        raise click.UsageError("Missing INPUT: name at least one image, video or folder.")
-    _check_pair(options)
-    size = _size(options)
-    output = _output(options["output"])
-    if options["output"] == "-" and options["as_json"]:
-        raise click.UsageError("-o - and --json both want stdout; give one of them.")
-    kind = "none" if options["no_progress"] else options["progress"]
+    asked = UpscaleOptions(**options)
 
     from sr_deploy.batch.folder import WriteOptions, upscale_files
-    from sr_deploy.cli.idle import IdleOptions
     from sr_deploy.cli.progress import make_report, warnings_as_notes
     from sr_deploy.upscaling.image_upscaler import MaskedStats
 
-    model = _model(options["refine"] or options["model"], size)
-    with _open(model, options) as upscaler:
+    size, output = asked.size(), asked.output_path()
+    model = _model(asked.refine or asked.model, size)
+    with _open(model, asked) as upscaler:
         whole_images = upscaler.bundle.card.masked is not None
         idle = IdleOptions(ctx, pictures=FOR_PICTURES, videos=FOR_VIDEOS, whole_images=whole_images)
-        report = make_report(kind, paths=not options["as_json"], verbose=verbose(ctx), advice=idle)
+        report = make_report(asked.report, paths=not asked.as_json, verbose=verbose(ctx), advice=idle)
         try:
-            if kind != "none":
+            if asked.report != "none":
                 report.say(upscaler.description)
-            if options["model"] is not None and is_in_the_box(options["model"]) and model == Path(options["model"]):
+            if asked.model is not None and is_in_the_box(asked.model) and model == Path(asked.model):
                 report.say(f"note: {model} is what is called so in this folder, not the network in the box")
+            masks = _masks(upscaler, asked, report)
             with warnings_as_notes(report):
                 summary = upscale_files(
-                    inputs,
+                    asked.all_inputs,
                     output,
                     upscaler,
                     size=size,
-                    suffix=options["suffix"],
-                    extension=options["extension"],
-                    options=WriteOptions(options["quality"], options["strip_metadata"], options["overwrite"]),
-                    video=_video(options),
+                    suffix=asked.suffix,
+                    extension=asked.extension,
+                    options=WriteOptions(asked.quality, asked.strip_metadata, asked.overwrite),
+                    video=asked.video() if idle.any_given(FOR_VIDEOS) else None,
                     observer=report,
+                    upscaled=masks,
                 )
             report.summarize(summary)
-            if kind != "none" and isinstance(upscaler.stats, MaskedStats):
+            if asked.report != "none" and isinstance(upscaler.stats, MaskedStats):
                 report.say(f"refined {upscaler.stats.share:.0%} of the pixels")
-            if options["mask_out"] is not None:
-                _write_masks(upscaler, inputs, options["mask_out"])
-            if options["profile"]:
+            if masks is not None:
+                masks.of_skipped(outcome.job for outcome in _of(summary, "skipped"))
+            if asked.profile:
                 report.profile(summary.timing)
         finally:
             report.close()
-        if options["as_json"]:
+        if asked.as_json:
+            from sr_deploy.cli.output import print_json
+
             print_json(_document(upscaler, summary))
     ctx.exit(1 if summary.failed else 0)
 
@@ -198,103 +202,36 @@ def _model(name: str | None, size: TargetSize | None) -> Path:
     return find(DEFAULT, factor) if name is None else resolve(name, factor)
 
 
-def _check_pair(options: dict[str, Any]) -> None:
-    whole = options["base"] is not None and options["refine"] is not None
-    some = whole or any(options[name] is not None for name in ("base", "refine", "budget"))
-    if some and (not whole or options["model"] is not None or options["patches"] is not None):
-        raise click.UsageError("A pair is --base and --refine, and --budget; without -m and -k.")
-
-
-def _open(model: Path, options: dict[str, Any]) -> ImageUpscaler:
+def _open(model: Path, asked: UpscaleOptions) -> ImageUpscaler:
     """An Upscaler; a masked one for a pair and for a mask-guided network."""
     from sr_deploy.engines.open import open_bundle
-    from sr_deploy.masked.masked_upscaler import MaskedUpscaler
     from sr_deploy.upscaling.upscaler import Upscaler
 
-    given, base = _engine_options(options), options["base"]
-    if base is not None:
-        bundle, budget = open_bundle(model), options["budget"]
-        base = resolve(base, bundle.card.scale)
-        return MaskedUpscaler(base=base, refine=bundle, budget=_USUAL_BUDGET if budget is None else budget, **given)
-    bundle = open_bundle(model)
+    engine, bundle = asked.engine(), open_bundle(model)
+    if asked.base is not None:
+        from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+
+        base = resolve(asked.base, bundle.card.scale)
+        budget = _USUAL_BUDGET if asked.budget is None else asked.budget
+        return MaskedUpscaler(base=base, refine=bundle, budget=budget, **engine)
     if bundle.card.masked is not None:
-        del given["tile"]
-        return MaskedUpscaler(bundle, **(options["patches"] or {"k": _USUAL_SHARE}), **given)
-    if options["patches"] is not None or options["mask_out"] is not None:
+        from sr_deploy.masked.masked_upscaler import MaskedUpscaler
+
+        del engine["tile"]
+        return MaskedUpscaler(bundle, **(asked.patches or {"k": _USUAL_SHARE}), **engine)
+    if asked.patches is not None or asked.mask_out is not None:
         raise click.UsageError(f"{bundle.card.name} is no mask-guided network: -k and --mask-out are for these.")
-    return Upscaler(bundle, **given)
+    return Upscaler(bundle, **engine)
 
 
-def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
-    from sr_deploy.engines.tensorrt.target import Target, load_target
-
-    target = load_target(options["target"]) if options["target"] else Target("options")
-    given = {name: options[name] for name in ("backend", "tile", "memory", "threads") if options[name] is not None}
-    if options["fp32"] or options["precision"] is not None:
-        given["precision"] = "fp32" if options["fp32"] else options["precision"]
-    target = replace(target, **given)
-    return {
-        "backend": target.backend,
-        "precision": target.precision,
-        "tile": "auto" if target.tile is None else target.tile,
-        "on_failure": options["on_failure"],
-        "memory": None if target.memory is None else target.memory * MEGABYTE,
-        "threads": target.threads,
-        "allow_cpu": options["allow_cpu"],
-        "gpus": options["gpus"],
-    }
-
-
-def _write_masks(upscaler: ImageUpscaler, inputs: Sequence[Path], folder: Path) -> None:
-    """Write the heat map of each image; those that cannot be read were reported before."""
-    from sr_deploy.batch.naming import Naming, plan_jobs
-    from sr_deploy.errors import SrDeployError
-    from sr_deploy.masked.masked_upscaler import MaskedUpscaler, write_heat
-    from sr_deploy.pictures.image import read_image
+def _masks(upscaler: ImageUpscaler, asked: UpscaleOptions, report: Report) -> HeatMaps | None:
+    if asked.mask_out is None:
+        return None
+    from sr_deploy.cli.masks import HeatMaps
+    from sr_deploy.masked.masked_upscaler import MaskedUpscaler
 
     assert isinstance(upscaler, MaskedUpscaler)
-    folder.mkdir(parents=True, exist_ok=True)
-    for job in plan_jobs(inputs, folder, Naming("mask", "", "", "png")).jobs:
-        if not job.video:
-            with contextlib.suppress(SrDeployError):
-                pixels = read_image(job.source).pixels
-                job.target.parent.mkdir(parents=True, exist_ok=True)
-                write_heat(job.target, upscaler.heat(pixels), upscaler.scale)
-
-
-def _size(options: dict[str, Any]) -> TargetSize | None:
-    if options["outscale"] is not None and options["to_size"] is not None:
-        raise click.UsageError("-s and --to contradict each other; give one of them.")
-    if options["fp32"] and options["precision"] not in (None, "fp32"):
-        raise click.UsageError(f"--fp32 and --precision {options['precision']} contradict each other; give one of them.")
-    if options["outscale"] is None and options["to_size"] is None:
-        return None
-    from sr_deploy.pictures.size import TargetSize
-
-    return TargetSize.parse(options["to_size"]) if options["to_size"] is not None else TargetSize.of_factor(options["outscale"])
-
-
-def _video(options: dict[str, Any]) -> VideoOptions:
-    from sr_deploy.video.options import VideoOptions
-
-    same = ("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode")
-    return VideoOptions(
-        **{name: options[name] for name in same},
-        on_damage=options["on_damage"],
-        reuse=not options["no_reuse"],
-        drop_unsupported=options["drop_unsupported"],
-        resume=options["resume"],
-    )
-
-
-def _output(name: str | None) -> Path | None:
-    """The output path; a slash at its end says that it is a folder, whatever its name looks like."""
-    if name is None:
-        return None
-    path = Path(name)
-    if name.endswith(("/", "\\")) and not path.exists():
-        path.mkdir(parents=True)
-    return path
+    return HeatMaps(upscaler, asked.all_inputs, asked.mask_out, report.say)
 
 
 def _document(upscaler: ImageUpscaler, summary: Summary) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 
 from sr_deploy.bundle import Bundle, Link
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import verbose, verbose_option
-from sr_deploy.cli.output import json_option, print_json, print_table
+from sr_deploy.cli import Command, json_option, verbose, verbose_option
+from sr_deploy.cli.output import print_json, print_table
 from sr_deploy.models import resolve
 
 EQUAL = 999.0

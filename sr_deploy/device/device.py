@@ -12,23 +12,18 @@ import importlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.device.gpu import find_gpus
+from sr_deploy.device.interface import EXPECTED, DeviceMemory, read_interface
 from sr_deploy.device.kernel_files import block_dim_of, load_compiled
-from sr_deploy.device.streams import LEGACY, Graph, Recordings, new_stream, stream_handle, translated
-from sr_deploy.device.streams import Stream as Stream
-from sr_deploy.errors import (
-    BackendUnavailableError,
-    FeedError,
-    MissingDependencyError,
-)
+from sr_deploy.device.streams import LEGACY, Graph, Recordings, Stream, new_stream, stream_handle, translated
+from sr_deploy.errors import BackendUnavailableError, FeedError, MissingDependencyError
 
 DeviceArray = Any
 """A `warp.array`."""
@@ -36,7 +31,7 @@ DeviceArray = Any
 Event = Any
 """A `warp.Event`; None on the CPU, where everything is done when its call returns."""
 
-Command = Callable[[Stream], None]
+Launch = Callable[[Stream], None]
 """Puts its work on a stream; what it costs the host to prepare it has been paid."""
 
 _INSTALL = 'pip install "sr-deploy[gpu]"'
@@ -52,8 +47,8 @@ _POOL_KEPT = 1 << 30
 
 _RECORDINGS = Recordings()
 
-_CPU_BLOCKS = threading.Lock()
-"""On the CPU, what the threads of a block share has one place in the whole process."""
+_CPU_LAUNCHES = threading.Lock()
+"""On the CPU, what the threads of a block share has one place in the whole process, which every kernel of its module sets."""
 
 
 class Device:
@@ -179,7 +174,7 @@ class Device:
                 return self._of_interface(source, stream)
             return self._allocated(lambda: wp.array(_host_array(source), device=self._device, copy=self.is_gpu))
         except (RuntimeError, TypeError, ValueError, BufferError) as exc:
-            raise FeedError(f"a {type(source).__name__} cannot be read as an array ({exc}); {_EXPECTED}") from exc
+            raise FeedError(f"a {type(source).__name__} cannot be read as an array ({exc}); {EXPECTED}") from exc
 
     def memory(self, pointer: int, shape: Sequence[int], dtype: DTypeLike, *, keep: object) -> DeviceArray:
         """Memory of this device that another library owns, without gaps; the array keeps `keep` alive."""
@@ -203,11 +198,11 @@ class Device:
 
         Raises: EngineError.
         """
-        with translated():
+        with self._launching():
             load_compiled(kernel.module, self._device)
             self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, stream=stream)
 
-    def command(self, kernel: Any, dim: Sequence[int], arguments: Sequence[Any]) -> Command:
+    def command(self, kernel: Any, dim: Sequence[int], arguments: Sequence[Any]) -> Launch:
         """`launch` of a kernel with these arguments, for many times; it keeps its arrays alive.
 
         Raises: EngineError, now and whenever it is launched.
@@ -215,7 +210,7 @@ class Device:
         with translated():
             load_compiled(kernel.module, self._device)
             launch = self._warp.launch(kernel, dim=tuple(dim), inputs=list(arguments), device=self._device, record_cmd=True)
-        return functools.partial(_put, launch)
+        return functools.partial(self._put, launch)
 
     def launch_blocks(self, kernel: Any, count: int, arguments: Sequence[Any], *, stream: Stream = None) -> None:
         """Put `count` blocks of a kernel on the stream, as large as its module says; on the CPU a block is one thread.
@@ -223,11 +218,20 @@ class Device:
         Raises: EngineError.
         """
         block = block_dim_of(kernel.module)
-        with translated(), contextlib.nullcontext() if self.is_gpu else _CPU_BLOCKS:
+        with self._launching():
             load_compiled(kernel.module, self._device)
             self._warp.launch_tiled(
                 kernel, dim=(count,), inputs=list(arguments), device=self._device, stream=stream, block_dim=block
             )
+
+    def _put(self, launch: Any, stream: Stream) -> None:
+        with self._launching():
+            launch.launch(stream)
+
+    @contextlib.contextmanager
+    def _launching(self) -> Iterator[None]:
+        with translated(), contextlib.nullcontext() if self.is_gpu else _CPU_LAUNCHES:
+            yield
 
     def _empty(self, shape: Sequence[int], dtype: DTypeLike, **where: Any) -> DeviceArray:
         kind = self._warp.dtype_from_numpy(np.dtype(dtype))
@@ -265,28 +269,6 @@ class Device:
             raise FeedError(f"a {type(source).__name__} lies on a GPU, and this device is the CPU; open Device('cuda:0')")
 
 
-@dataclass(frozen=True)
-class DeviceMemory:
-    """What a `__cuda_array_interface__` tells; strides in bytes, `stream` the producer's CUDA handle."""
-
-    pointer: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: np.dtype[Any]
-    stream: int | None
-
-    def view(self, warp: Any, device: Any, *, keep: object) -> DeviceArray:
-        """A Warp array of that memory, which keeps `keep` alive."""
-        return warp.array(
-            ptr=self.pointer,
-            shape=self.shape,
-            strides=self.strides,
-            dtype=warp.dtype_from_numpy(self.dtype),
-            device=device,
-            deleter=functools.partial(_let_go, keep),
-        )
-
-
 def to_pycuda(array: DeviceArray) -> Any:
     """The same memory as a `pycuda.gpuarray.GPUArray`, which keeps `array` alive.
 
@@ -302,35 +284,6 @@ def to_pycuda(array: DeviceArray) -> Any:
         raise MissingDependencyError(f"PyCUDA cannot be loaded ({exc}); install it with `pip install pycuda`") from exc
     memory = read_interface(array.__cuda_array_interface__)
     return pycuda.GPUArray(memory.shape, memory.dtype, base=array, gpudata=memory.pointer, strides=memory.strides)
-
-
-def _let_go(*_: object) -> None:
-    """Nothing: bound to an object, it keeps that object alive."""
-
-
-def read_interface(interface: Mapping[str, Any]) -> DeviceMemory:
-    """What the interface (version 2 or 3) tells.
-
-    Raises: FeedError when it is not whole, or has what images do not: a mask, no pixels, another dtype.
-    """
-    try:
-        shape = tuple(int(side) for side in interface["shape"])
-        dtype = np.dtype(interface["typestr"])
-        pointer = int(interface["data"][0] or 0)
-        strides = interface.get("strides")
-        stream = interface.get("stream")
-        steps = (
-            tuple(int(step) for step in strides)
-            if strides is not None
-            else tuple(math.prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape)))
-        )
-    except (KeyError, IndexError, TypeError, ValueError) as exc:
-        raise FeedError(f"its __cuda_array_interface__ cannot be read ({type(exc).__name__}: {exc}); {_EXPECTED}") from exc
-    if dtype not in (np.uint8, np.float16, np.float32):
-        raise FeedError(f"an array of {dtype} has no place here; {_EXPECTED}")
-    if interface.get("mask") is not None or pointer == 0 or 0 in shape or len(steps) != len(shape):
-        raise FeedError(f"its __cuda_array_interface__ has a mask, no memory or not one stride per side; {_EXPECTED}")
-    return DeviceMemory(pointer, shape, steps, dtype, None if stream is None else int(stream))
 
 
 @functools.cache
@@ -350,9 +303,6 @@ def load_warp() -> Any:
     return warp
 
 
-_EXPECTED = "expected uint8, float16 or float32 in numpy's, DLPack's or __cuda_array_interface__'s form"
-
-
 def _aligned(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray[Any, np.dtype[Any]]:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)
@@ -360,7 +310,7 @@ def _aligned(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray[Any, np.dtype
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def chained(commands: Sequence[Command]) -> Command:
+def chained(commands: Sequence[Launch]) -> Launch:
     """These commands, one after the other on one stream."""
 
     def put_all(stream: Stream) -> None:
@@ -368,11 +318,6 @@ def chained(commands: Sequence[Command]) -> Command:
             command(stream)
 
     return put_all
-
-
-def _put(launch: Any, stream: Stream) -> None:
-    with translated():
-        launch.launch(stream)
 
 
 def _host_array(source: Any) -> np.ndarray[Any, np.dtype[Any]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.device.device import Device, DeviceArray
 from sr_deploy.device.video_planes import PlaneFormat
-from sr_deploy.errors import BackendUnavailableError, EngineError
+from sr_deploy.errors import BackendUnavailableError, EngineError, first_line
 
 SURFACES = {"nv12": "NV12", "p010le": "P010", "yuv444p": "YUV444"}
 """What the encoder takes, in its own words, by FFmpeg's names."""
@@ -47,7 +47,7 @@ def nvenc_settings(codec: str, options: Iterable[tuple[str, str]], rate: Fractio
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedPicture:
     """One frame, encoded: with start codes, the first one with the parameter sets. is_key: whether decoding can begin there."""
 
     data: bytes
@@ -77,7 +77,7 @@ class NvencSession:
         found: bytes = _told(self._encoder.GetSequenceParams)
         return found
 
-    def encode(self, codes: DeviceArray | NDArray[Any]) -> list[Picture]:
+    def encode(self, codes: DeviceArray | NDArray[Any]) -> list[EncodedPicture]:
         """The pictures that are ready. codes: flat, of the session's format, in an array that nobody changes any more; those of
         the host's memory are copied to the device first."""
         if isinstance(codes, np.ndarray):
@@ -85,14 +85,14 @@ class NvencSession:
         self._under_way.append(codes)
         return self._pictures(_told(lambda: self._encoder.Encode(_Surface(codes, self._format))))
 
-    def finish(self) -> list[Picture]:
+    def finish(self) -> list[EncodedPicture]:
         """The pictures of all frames that are left."""
         found = self._pictures(_told(self._encoder.EndEncode))
         if self._under_way:
             raise EngineError(f"NVENC gave no packets for the last {len(self._under_way)} frames; use another --codec")
         return found
 
-    def _pictures(self, packets: list[dict[str, Any]]) -> list[Picture]:
+    def _pictures(self, packets: list[dict[str, Any]]) -> list[EncodedPicture]:
         """A frame whose packet is there has been read; until then it is kept."""
         pictures = []
         for packet in packets:
@@ -101,7 +101,7 @@ class NvencSession:
                 raise EngineError(f"NVENC gave a packet out of order after {self._count} frames; use another --codec")
             self._under_way.popleft()
             self._count, self._time = self._count + 1, time
-            pictures.append(Picture(packet["data"], is_key))
+            pictures.append(EncodedPicture(packet["data"], is_key))
         return pictures
 
     def _copied(self, codes: NDArray[Any]) -> DeviceArray:
@@ -143,11 +143,6 @@ def load_library() -> Any:
         raise BackendUnavailableError(f"PyNvVideoCodec is not installed; install it with `{_INSTALL}`") from exc
     except Exception as exc:  # it looks for the driver when it is imported
         raise BackendUnavailableError(f"PyNvVideoCodec cannot be loaded ({first_line(exc)})") from exc
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first; the name of its class where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _told(call: Callable[[], Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import operator
 import threading
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sr_deploy.device import gpu
-from sr_deploy.errors import EngineError, OutOfMemoryError, SrDeployError, UsageError
+from sr_deploy.errors import EngineError, OutOfMemoryError, SrDeployError, UsageError, first_line, warn_once
 
 Stream = Any
 """A `warp.Stream`; None is the device's own stream, and the only one on the CPU."""
@@ -164,7 +163,7 @@ def translated() -> Iterator[None]:
     except SrDeployError:
         raise
     except Exception as exc:  # compilers' failures have no class of their own
-        reason = _first_line(exc)
+        reason = first_line(exc)
         if "allocate" in reason:
             raise OutOfMemoryError(f"NVIDIA Warp: {reason}; use smaller tiles or a smaller batch") from exc
         raise EngineError(f"NVIDIA Warp: {reason}") from exc
@@ -176,15 +175,5 @@ def _tried(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as exc:
-        _note_once(what, _first_line(exc))
-
-
-@functools.cache
-def _note_once(what: str, reason: str) -> None:
-    _log.warning(
-        "a CUDA graph cannot be %s (%s): work is enqueued piece by piece, which takes the host a little longer", what, reason
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        cost = "work is enqueued piece by piece, which takes the host a little longer"
+        warn_once(_log, f"a CUDA graph cannot be {what} ({first_line(exc)}): {cost}")

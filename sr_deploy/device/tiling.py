@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sr_deploy.device.device import Command, Device, DeviceArray, Stream, chained, describe
+from sr_deploy.device.device import Device, DeviceArray, Launch, chained, describe
+from sr_deploy.device.streams import Stream
 from sr_deploy.errors import FeedError, UsageError
 
 _PARTIAL_SUMS = (16384, 128, 1)
@@ -74,7 +75,7 @@ class DeviceTiling:
         """
         self.gathering(frames, tiles)(stream)
 
-    def gathering(self, frames: DeviceArray, tiles: DeviceArray) -> Command:
+    def gathering(self, frames: DeviceArray, tiles: DeviceArray) -> Launch:
         """`gather` of these arrays, to be put on streams again and again.
 
         Raises: as `gather`.
@@ -110,7 +111,7 @@ class DeviceTiling:
 
     def scattering(
         self, tiles: DeviceArray, frames: DeviceArray, *, white: float | None = None, magnitudes: DeviceArray = None
-    ) -> Command:
+    ) -> Launch:
         """`scatter` of these arrays, to be put on streams again and again.
 
         Raises: as `scatter`.
@@ -190,7 +191,7 @@ class HealthMeter:
         """
         self.measuring(Measured(tiles))(stream)
 
-    def measuring(self, *measured: Measured) -> Command:
+    def measuring(self, *measured: Measured) -> Launch:
         """Fill `means` from these arrays, one after the other: to be put on streams again and again.
 
         Raises: FeedError unless they have `batch` tiles together; EngineError.
@@ -201,7 +202,7 @@ class HealthMeter:
         flat = [_flat(one.values) for one in measured]
         if (batch := sum(values.shape[0] for values in flat)) != first.shape[0]:
             raise FeedError(f"got {batch} tiles to measure, expected {first.shape[0]}")
-        commands: list[Command] = []
+        commands: list[Launch] = []
         factors: list[float] = []
         for one, values in zip(measured, flat, strict=True):
             part = first[len(factors) : len(factors) + values.shape[0]]

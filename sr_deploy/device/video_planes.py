@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.device.device import Device, DeviceArray, Stream, describe
+from sr_deploy.device.device import Device, DeviceArray, describe
+from sr_deploy.device.streams import Stream
 from sr_deploy.device.ycbcr import (
     ACROSS_BITS,
     DOWN_BITS,
@@ -45,7 +46,7 @@ _WHITE_WRITTEN = {"uint8": 255, "float16": 1, "float32": 1}
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _PlaneLayout:
     """down, across: luma samples per chroma sample. depth: bits per code, `padding` zeros below them. paired: Cb beside Cr."""
 
     down: int
@@ -56,22 +57,22 @@ class _Layout:
 
 
 LAYOUTS = {
-    "nv12": _Layout(2, 2, 8, paired=True),
-    "p010le": _Layout(2, 2, 10, 6, paired=True),
-    "p012le": _Layout(2, 2, 12, 4, paired=True),
-    "nv16": _Layout(1, 2, 8, paired=True),
-    "p210le": _Layout(1, 2, 10, 6, paired=True),
-    "yuv444p10msble": _Layout(1, 1, 10, 6),
-    "yuv444p12msble": _Layout(1, 1, 12, 4),
-    "yuv420p": _Layout(2, 2, 8),
-    "yuv422p": _Layout(1, 2, 8),
-    "yuv444p": _Layout(1, 1, 8),
-    "yuv420p10le": _Layout(2, 2, 10),
-    "yuv422p10le": _Layout(1, 2, 10),
-    "yuv444p10le": _Layout(1, 1, 10),
-    "yuv420p12le": _Layout(2, 2, 12),
-    "yuv422p12le": _Layout(1, 2, 12),
-    "yuv444p12le": _Layout(1, 1, 12),
+    "nv12": _PlaneLayout(2, 2, 8, paired=True),
+    "p010le": _PlaneLayout(2, 2, 10, 6, paired=True),
+    "p012le": _PlaneLayout(2, 2, 12, 4, paired=True),
+    "nv16": _PlaneLayout(1, 2, 8, paired=True),
+    "p210le": _PlaneLayout(1, 2, 10, 6, paired=True),
+    "yuv444p10msble": _PlaneLayout(1, 1, 10, 6),
+    "yuv444p12msble": _PlaneLayout(1, 1, 12, 4),
+    "yuv420p": _PlaneLayout(2, 2, 8),
+    "yuv422p": _PlaneLayout(1, 2, 8),
+    "yuv444p": _PlaneLayout(1, 1, 8),
+    "yuv420p10le": _PlaneLayout(2, 2, 10),
+    "yuv422p10le": _PlaneLayout(1, 2, 10),
+    "yuv444p10le": _PlaneLayout(1, 1, 10),
+    "yuv420p12le": _PlaneLayout(2, 2, 12),
+    "yuv422p12le": _PlaneLayout(1, 2, 12),
+    "yuv444p12le": _PlaneLayout(1, 1, 12),
 }
 """The pixel formats that the kernels read and write, by FFmpeg's names."""
 
@@ -97,7 +98,7 @@ class PlaneFormat:
             raise UsageError(f"no kernels for the pixel format '{self.pixel_format}'; expected one of {', '.join(LAYOUTS)}")
 
     @property
-    def layout(self) -> _Layout:
+    def layout(self) -> _PlaneLayout:
         return LAYOUTS[self.pixel_format]
 
     @property

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from sr_deploy.arrays import Array
 from sr_deploy.bundle import Arithmetic
 from sr_deploy.device import gpu
 from sr_deploy.engines.engine import Engine, TensorSpec
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKENDS",
     "Arithmetic",
-    "Array",
     "Backend",
     "BackendModule",
     "Engine",

@@ -22,7 +22,7 @@ _SYSTEM_FOLDERS = ("bin", "bin/x64") if _WINDOWS else ("lib64", "lib")
 
 
 @dataclass(frozen=True)
-class Library:
+class SharedLibrary:
     """file: its name for the loader. wheel: what pip installs it by. needed: no convolution runs without it."""
 
     file: str
@@ -30,7 +30,7 @@ class Library:
     needed: bool = True
 
 
-def cuda_libraries(version: str) -> tuple[Library, ...]:
+def cuda_libraries(version: str) -> tuple[SharedLibrary, ...]:
     """What convolutions through CUDA of that version ('13.0') need, those first that others need; () for ''."""
     if not version:
         return ()
@@ -49,13 +49,13 @@ def cuda_libraries(version: str) -> tuple[Library, ...]:
     )
 
 
-def tensorrt_libraries(version: str) -> tuple[Library, ...]:
+def tensorrt_libraries(version: str) -> tuple[SharedLibrary, ...]:
     """TensorRT 10, which ONNX Runtime's wheels are linked with, for CUDA of that version; () for ''."""
     wheel = f"tensorrt-cu{version.partition('.')[0]}"
     return tuple(_library(stem, 10, wheel) for stem in ("nvinfer", "nvonnxparser")) if version else ()
 
 
-def load(libraries: Sequence[Library]) -> dict[Library, str]:
+def load(libraries: Sequence[SharedLibrary]) -> dict[SharedLibrary, str]:
     """Load them in that order; those that cannot be, with the loader's reasons.
 
     From then on this process computes fp32 in fp32: cuBLAS, cuDNN and TensorRT read `NVIDIA_TF32_OVERRIDE` when they start, and
@@ -66,7 +66,7 @@ def load(libraries: Sequence[Library]) -> dict[Library, str]:
     return {library: problem for library in libraries if (problem := _load(library.file))}
 
 
-def remedy(missing: Mapping[Library, str]) -> str:
+def remedy(missing: Mapping[SharedLibrary, str]) -> str:
     """What `load` could not, why, and the line that brings it; at least one."""
     files = ", ".join(library.file for library in missing)
     wheels = " ".join(f'"{wheel}"' for wheel in dict.fromkeys(library.wheel for library in missing))
@@ -74,9 +74,9 @@ def remedy(missing: Mapping[Library, str]) -> str:
     return f"{files} cannot be loaded ({first}); install with `pip install {wheels}`"
 
 
-def _library(stem: str, version: int, wheel: str, *, needed: bool = True) -> Library:
+def _library(stem: str, version: int, wheel: str, *, needed: bool = True) -> SharedLibrary:
     file = _windows_name(stem, version) if _WINDOWS else f"lib{stem}.so.{version}"
-    return Library(file, f"{wheel}~={version}.0", needed)
+    return SharedLibrary(file, f"{wheel}~={version}.0", needed)
 
 
 def _windows_name(stem: str, version: int) -> str:

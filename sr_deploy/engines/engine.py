@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from sr_deploy.arrays import Array
-from sr_deploy.device.device import describe
 from sr_deploy.errors import EngineError, FeedError
 
 if TYPE_CHECKING:
-    from sr_deploy.device.device import Device, DeviceArray, Stream
+    from sr_deploy.arrays import Array
+    from sr_deploy.device.device import Device, DeviceArray
+    from sr_deploy.device.streams import Stream
+
+Shapes = dict[str, tuple[int, ...]]
+"""By the name of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -134,5 +137,7 @@ def check_arrays(engine: DeviceEngine, arrays: Mapping[str, DeviceArray], contex
             for want, side, low, high in zip(spec.shape, array.shape, smallest, largest, strict=True)
         )
         if not fits or array.dtype.__name__ != spec.dtype.name or not array.is_contiguous:
+            from sr_deploy.device.device import describe
+
             allowed = f" from {list(smallest)} to {list(largest)}" if spec.name in engine.limits else ""
             raise FeedError(f"{engine.description}: '{spec.name}' is {describe(array)}, expected {spec}{allowed}, without gaps")

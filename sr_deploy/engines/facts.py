@@ -10,9 +10,8 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, helper, shape_inference
 
-from sr_deploy.errors import EngineError
-
-Shapes = dict[str, tuple[int, ...]]
+from sr_deploy.engines.engine import Shapes
+from sr_deploy.errors import EngineError, first_line
 
 _PROBE_SIZE = 192
 """LR side for costs: divisible by every usual stride, large enough that borders hardly count."""
@@ -23,8 +22,17 @@ _WRITES_IN_PLACE = {
     "Min", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Reshape", "Round", "Sigmoid", "Softplus", "Sqrt", "Squeeze",
     "Sub", "Tanh", "Unsqueeze",
 }  # fmt: skip
-_GLOBAL = {"GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "LayerNormalization", "MatMul", "Gemm", "Softmax"}
-_REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+SUMS = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"})
+"""Operators that add up along the axes that they name."""
+
+SUMS_OVER_PIXELS = frozenset(
+    {"GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"}
+)
+"""Operators that add up all pixels, whatever they name."""
+
+_REDUCTIONS = SUMS | {"ReduceMax", "ReduceMin"}
+_GLOBAL = SUMS_OVER_PIXELS | {"GlobalMaxPool", "LayerNormalization", "MatMul", "Gemm", "Softmax"}
+_WINDOWED = {"Conv", "MaxPool", "AveragePool"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def infer_shapes(model: ModelProto, height: int, width: int) -> Shapes:
     try:
         inferred = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True)
     except Exception as exc:
-        raise EngineError(f"the graph does not take {width}x{height} pixels: {str(exc).splitlines()[0]}") from exc
+        raise EngineError(f"the graph does not take {width}x{height} pixels: {first_line(exc)}") from exc
     shapes: Shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
     for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
         dims = value.type.tensor_type.shape.dim
@@ -133,7 +141,7 @@ def _min_size(model: ModelProto) -> int:
 
 
 def _windows_fit(node: NodeProto, shapes: Shapes) -> bool:
-    if node.op_type not in {"Conv", "MaxPool", "AveragePool"}:
+    if node.op_type not in _WINDOWED:
         return True
     pads = attribute(node, "pads", [0, 0, 0, 0])
     height, width = shapes[node.input[0]][2:]
@@ -173,7 +181,7 @@ def _is_shift_invariant(node: NodeProto, shapes: Shapes, reaches: Iterable[str])
         return False
     if node.op_type in _REDUCTIONS and any(shapes.get(name, (0, 0, 1, 1))[2:] == (1, 1) for name in node.output):
         return False
-    if node.op_type in {"Conv", "MaxPool", "AveragePool"} and any(stride != 1 for stride in attribute(node, "strides", [1])):
+    if node.op_type in _WINDOWED and any(stride != 1 for stride in attribute(node, "strides", [1])):
         return False
     inside = next(name for name in node.input if name in reaches)
     grows = all(shapes[name][2] >= shapes[inside][2] for name in node.output if len(shapes.get(name, ())) == 4)
@@ -182,7 +190,7 @@ def _is_shift_invariant(node: NodeProto, shapes: Shapes, reaches: Iterable[str])
 
 def _radius(node: NodeProto, shapes: Shapes) -> Fraction:
     """Radius that one node adds, in pixels of its own input."""
-    if node.op_type in {"Conv", "MaxPool", "AveragePool"}:
+    if node.op_type in _WINDOWED:
         return Fraction(max(_window(node, shapes)) - 1, 2)
     if node.op_type == "ConvTranspose":
         strides = attribute(node, "strides", [1, 1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import Device, DeviceArray, Stream
+from sr_deploy.device.device import Device, DeviceArray
+from sr_deploy.device.streams import Stream
 from sr_deploy.engines.engine import DeviceEngine, Engine, TensorSpec, check_arrays
 from sr_deploy.errors import EngineError, FeedError
 

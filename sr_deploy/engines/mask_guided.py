@@ -15,8 +15,8 @@ import numpy as np
 
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import Masked
+from sr_deploy.device.health import are_healthy
 from sr_deploy.engines.engine import Engine
-from sr_deploy.engines.health import are_healthy
 from sr_deploy.engines.patches import best, crops
 from sr_deploy.engines.pixels import FEATURES, HEALTH, PATCHES, SCORES
 from sr_deploy.errors import UsageError

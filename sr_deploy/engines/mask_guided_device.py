@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from sr_deploy.bundle import Masked
-from sr_deploy.device.device import DeviceArray, Stream
+from sr_deploy.device.device import DeviceArray
 from sr_deploy.device.patches import PatchBatch, PatchSelector
+from sr_deploy.device.streams import Stream
 from sr_deploy.engines.engine import DeviceEngine, check_arrays
 from sr_deploy.engines.mask_guided import Amount, MaskGuidedEngine, PatchCounts
 from sr_deploy.engines.pixels import FEATURES, HEALTH, INPUT, OUTPUT, PATCHES, SCORES

@@ -8,19 +8,21 @@ import io
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from sr_deploy.arrays import Array
 from sr_deploy.device import gpu
-from sr_deploy.device.device import Device, DeviceArray, Stream
-from sr_deploy.device.streams import stream_handle
 from sr_deploy.engines import Arithmetic, cuda_libraries
 from sr_deploy.engines.engine import DeviceEngine, TensorSpec, check_arrays
 from sr_deploy.engines.placement import warn_of_strays
-from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError
+from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, first_line
+
+if TYPE_CHECKING:
+    from sr_deploy.device.device import Device, DeviceArray
+    from sr_deploy.device.streams import Stream
 
 Provider = tuple[str, dict[str, str]]
 """Its name and its options."""
@@ -156,7 +158,7 @@ def _why_not_initialized(provider: str) -> str:
         try:
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[provider])
         except Exception as exc:
-            return (str(exc).splitlines() or [type(exc).__name__])[0]
+            return first_line(exc)
         finally:
             onnxruntime.set_default_logger_severity(_ERROR)
     if provider in session.get_providers():
@@ -164,7 +166,7 @@ def _why_not_initialized(provider: str) -> str:
     return cuda_libraries.remedy(missing) if missing else "all of its libraries load, and it does not say why"
 
 
-def load_libraries(provider: str) -> dict[cuda_libraries.Library, str]:
+def load_libraries(provider: str) -> dict[cuda_libraries.SharedLibrary, str]:
     """Load CUDA's libraries for that provider, as `cuda_libraries.load` does; a provider that is a plugin comes up now."""
     import onnxruntime
 
@@ -212,6 +214,8 @@ class ONNXRuntimeEngine(DeviceEngine):
 
     @functools.cached_property
     def device(self) -> Device:  # type: ignore[override]  # opened when asked for: `run` needs no Warp
+        from sr_deploy.device.device import Device
+
         return Device(self._device_name)
 
     def enqueue(self, arrays: Mapping[str, DeviceArray], *, stream: Stream = None, context: int = 0) -> None:
@@ -238,6 +242,8 @@ class ONNXRuntimeEngine(DeviceEngine):
             return _Lane(self._session, None)
         stream = self.device.stream()
         with self.device.preparing():
+            from sr_deploy.device.streams import stream_handle
+
             return _Lane(self._new_session(stream_handle(stream)), stream)
 
     def _bound(self, session: Any, arrays: Mapping[str, DeviceArray]) -> Any:
@@ -282,7 +288,7 @@ def _spec(value: Any) -> TensorSpec:
 
 
 def _translated(error: Exception, what: str) -> EngineError:
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     if any(sign in str(error).lower() for sign in ("bad_alloc", "out of memory", "failed to allocate", "alloc_failed")):
         return OutOfMemoryError(f"onnxruntime: out of memory ({reason}); use smaller tiles or a smaller --memory")
     return EngineError(f"onnxruntime {what}: {reason}")

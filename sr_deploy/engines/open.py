@@ -10,7 +10,6 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, GraphCard, ModelCard, Precision, Source, sha256_of
-from sr_deploy.engines.facts import graph_facts
 from sr_deploy.errors import BundleError, UsageError
 from sr_deploy.models import DEFAULT, resolve
 
@@ -74,6 +73,8 @@ def _precision(path: Path, model: ModelProto) -> Precision:
 
 
 def _foreign_card(path: Path, model: ModelProto) -> ModelCard:
+    from sr_deploy.engines.facts import graph_facts
+
     facts = graph_facts(model)
     if facts.channels not in (1, 3) or facts.scale < 1:
         raise BundleError(f"{path}: takes {facts.channels} channels at scale {facts.scale}; expected 3 (RGB) or 1 (luma)")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto
 
-from sr_deploy.arrays import Array
 from sr_deploy.engines import Arithmetic
 from sr_deploy.engines.engine import Engine, TensorSpec
 from sr_deploy.errors import EngineError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
 
 _CAPABILITY_OF: dict[Arithmetic, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 

@@ -24,10 +24,9 @@ from sr_deploy.engines.pixels import (
     PATCHES,
     REFINED,
     SCORES,
-    WHITE,
     load_pixel_form,
-    load_planes_form,
 )
+from sr_deploy.engines.planes import WHITE, load_planes_form
 from sr_deploy.errors import BundleError
 
 MAX_LSB: dict[str, float] = {"fp32": 0.5, "pixels": 1.0}

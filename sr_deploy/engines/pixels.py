@@ -6,13 +6,6 @@
 The pixel form moves a quarter of the bytes and does clamping and rounding where the pixels are. `health` is the mean of
 |output before the clamp|: one NaN or Inf anywhere makes it non-finite, in every runtime.
 
-    planes form input (N,C,H,W) float in [0,1]   ->  planes (N,C*r*r,sH/r,sW/r) float in about [0,1], or levels, up to 255
-
-The planes form leaves what follows the last convolution to our kernels, where a GPU's runtime does not fuse it: the pixel
-shuffle by r, if the graph ends in one, clamping, rounding, interleaving and health. It gives levels where a convolution is
-last: ONNX Runtime multiplies its weights by 255 once, as it does in the pixel form, so that bytes are the same. Else it gives
-planes.
-
 The two graphs of a mask-guided network have portable and pixel form:
 
     base     portable    input        ->  coarse, features, scores
@@ -26,24 +19,21 @@ In the forms made here, features and patches have the graph's precision, and sco
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
-from sr_deploy.arrays import Array
 from sr_deploy.bundle import Arithmetic, Bundle, Part
-from sr_deploy.engines.facts import attribute
 from sr_deploy.errors import EngineError
+
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
 
 INPUT, OUTPUT, HEALTH = "pixels", "upscaled", "health"
 COARSE, FEATURES, SCORES, PATCHES, REFINED = "coarse", "features", "scores", "patches", "pixels"
 """What the graphs of a mask-guided network take and give."""
-
-PLANES, LEVELS = "planes", "levels"
-WHITE = {PLANES: 1.0, LEVELS: 255.0}
-"""What the planes form gives, and what stands for white in it."""
 
 _OPSET = 19
 
@@ -62,11 +52,11 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False, split_head: boo
     Raises: EngineError when the graph has not one float input and one output of four dimensions.
     """
     model = _modern(model)
-    source, _ = _image_ports(model)
+    source, _ = image_ports(model)
     form = _quantized(model, cast_last=cast_last)
     graph = form.graph
     float_type = source.type.tensor_type.elem_type
-    batch, channels, height, width = (_dim(dim) for dim in source.type.tensor_type.shape.dim)
+    batch, channels, height, width = (dim_of(dim) for dim in source.type.tensor_type.shape.dim)
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, height, width, channels]))
     for node in reversed(_to_float(source.name, float_type)):
@@ -95,42 +85,6 @@ def load_pixel_form(bundle: Bundle, arithmetic: Arithmetic, part: Part = "", *, 
     return to_pixel_form(model, cast_last=cast_last, split_head=arithmetic == "bf16")
 
 
-def to_planes_form(model: ModelProto) -> ModelProto:
-    """The planes form of a portable graph; `model` itself is left alone.
-
-    Raises: EngineError when the graph has not one float input and one output of four dimensions.
-    """
-    _, target = _image_ports(model)
-    if len(model.graph.output) != 1:
-        raise EngineError("a mask-guided network has no planes form; use its pixel form")
-    tail = _Tail.of(model)
-    form = ModelProto()
-    form.CopyFrom(model)
-    graph = form.graph
-    del graph.node[:], graph.output[:]
-    graph.node.extend(tail.body)
-    float_type = target.type.tensor_type.elem_type
-    if _last(tail.body, tail.result, "Conv") is not None:
-        name = LEVELS
-        graph.node.append(_node("Mul", [tail.result, _own("255")], LEVELS))
-        graph.initializer.append(numpy_helper.from_array(_scalar(255.0, float_type), _own("255")))
-    else:
-        name = PLANES
-        graph.node.append(_node("Identity", [tail.result], PLANES))
-    batch, channels, _, _ = (_dim(dim) for dim in target.type.tensor_type.shape.dim)
-    shape = [batch, int(channels or 1) * tail.upscale**2, None, None]
-    graph.output.append(helper.make_tensor_value_info(name, float_type, shape))
-    return form
-
-
-def load_planes_form(bundle: Bundle, arithmetic: Arithmetic) -> ModelProto:
-    """The planes form of a bundle's graph that `arithmetic` runs.
-
-    Raises: BundleError, EngineError.
-    """
-    return to_planes_form(onnx.load(bundle.graph(arithmetic)))
-
-
 def load_float_form(bundle: Bundle, arithmetic: Arithmetic, part: Part = "") -> ModelProto:
     """The portable graph of a bundle that `arithmetic` runs, with its health.
 
@@ -145,8 +99,8 @@ def with_health(model: ModelProto) -> ModelProto:
     Raises: EngineError, as `to_pixel_form`.
     """
     model = _modern(model)
-    _, target = _image_ports(model)
-    tail = _Tail.of(model)
+    _, target = image_ports(model)
+    tail = Tail.of(model)
     form = ModelProto()
     form.CopyFrom(model)
     form.graph.node.extend(_health(tail.result))
@@ -158,9 +112,9 @@ def with_health(model: ModelProto) -> ModelProto:
 
 def _quantized(model: ModelProto, *, cast_last: bool) -> ModelProto:
     """The graph with its image in bytes and the health of it; its input, and outputs beside the image, stay."""
-    source, target = _image_ports(model)
-    tail = _Tail.of(model)
-    batch, channels, height, width = (_dim(dim) for dim in target.type.tensor_type.shape.dim)
+    source, target = image_ports(model)
+    tail = Tail.of(model)
+    batch, channels, height, width = (dim_of(dim) for dim in target.type.tensor_type.shape.dim)
     form = ModelProto()
     form.CopyFrom(model)
     graph = form.graph
@@ -168,7 +122,7 @@ def _quantized(model: ModelProto, *, cast_last: bool) -> ModelProto:
     del graph.node[:], graph.output[:]
     graph.node.extend(tail.body)
     graph.node.extend(_to_pixels(tail.result, tail.upscale > 1, cast_last=cast_last))
-    graph.node.extend(_health(_own("rounded")))
+    graph.node.extend(_health(own_name("rounded")))
     graph.initializer.extend(_constants(source.type.tensor_type.elem_type, int(channels or 1), tail.upscale))
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, [batch, height, width, channels]))
     graph.output.extend(beside)
@@ -182,13 +136,13 @@ def _widen_scores(graph: onnx.GraphProto) -> None:
     for value in graph.output:
         if value.name == SCORES and value.type.tensor_type.elem_type == TensorProto.FLOAT16:
             maker = next(node for node in graph.node if SCORES in node.output)
-            maker.output[list(maker.output).index(SCORES)] = _own(SCORES)
-            graph.node.append(_node("Cast", [_own(SCORES)], SCORES, to=TensorProto.FLOAT))
+            maker.output[list(maker.output).index(SCORES)] = own_name(SCORES)
+            graph.node.append(new_node("Cast", [own_name(SCORES)], SCORES, to=TensorProto.FLOAT))
             value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 @dataclass(frozen=True)
-class _Tail:
+class Tail:
     """The network without its final clamp and pixel shuffle: `result` is then (N, C*upscale^2, H', W')."""
 
     body: list[NodeProto]
@@ -196,19 +150,20 @@ class _Tail:
     upscale: int
 
     @staticmethod
-    def of(model: ModelProto) -> _Tail:
+    def of(model: ModelProto) -> Tail:
         body, result, upscale = list(model.graph.node), model.graph.output[0].name, 1
-        if (clamp := _last(body, result, "Clip")) is not None:
+        if (clamp := last_node(body, result, "Clip")) is not None:
             body.remove(clamp)
             result = clamp.input[0]
-        shuffle = _last(body, result, "DepthToSpace")
-        if shuffle is not None and attribute(shuffle, "mode", b"DCR") == b"CRD":
+        shuffle = last_node(body, result, "DepthToSpace")
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in shuffle.attribute} if shuffle else {}
+        if shuffle is not None and attributes.get("mode") == b"CRD":
             body.remove(shuffle)
-            result, upscale = shuffle.input[0], attribute(shuffle, "blocksize", 1)
-        return _Tail(body, result, upscale)
+            result, upscale = shuffle.input[0], attributes.get("blocksize", 1)
+        return Tail(body, result, upscale)
 
 
-def _last(body: list[NodeProto], result: str, kind: str) -> NodeProto | None:
+def last_node(body: list[NodeProto], result: str, kind: str) -> NodeProto | None:
     """The node that makes `result`, if it is of that kind and nobody else reads it."""
     maker = next((node for node in body if result in node.output), None)
     return maker if maker is not None and maker.op_type == kind and not any(result in node.input for node in body) else None
@@ -216,9 +171,9 @@ def _last(body: list[NodeProto], result: str, kind: str) -> NodeProto | None:
 
 def _to_float(source: str, float_type: int) -> list[NodeProto]:
     return [
-        _node("Cast", [INPUT], _own("interleaved_float"), to=float_type),
-        _node("Transpose", [_own("interleaved_float")], _own("planar_float"), perm=[0, 3, 1, 2]),
-        _node("Mul", [_own("planar_float"), _own("1/255")], source),
+        new_node("Cast", [INPUT], own_name("interleaved_float"), to=float_type),
+        new_node("Transpose", [own_name("interleaved_float")], own_name("planar_float"), perm=[0, 3, 1, 2]),
+        new_node("Mul", [own_name("planar_float"), own_name("1/255")], source),
     ]
 
 
@@ -230,13 +185,13 @@ def _split_head(graph: onnx.GraphProto, source: str) -> None:
         exact = numpy_helper.to_array(weights[node.input[1]]).astype(np.float64) / 255
         high = _rounded_to_bf16(exact)
         split = np.concatenate([high, _rounded_to_bf16(exact - high)], axis=1)
-        name = _own(f"{node.input[1]}.split")
+        name = own_name(f"{node.input[1]}.split")
         if name not in weights:
             weights[name] = numpy_helper.from_array(split, name)
             graph.initializer.append(weights[name])
-        node.input[0], node.input[1] = _own("doubled"), name
+        node.input[0], node.input[1] = own_name("doubled"), name
     if heads:
-        doubled = _node("Concat", [_own("planar_float")] * 2, _own("doubled"), axis=1)
+        doubled = new_node("Concat", [own_name("planar_float")] * 2, own_name("doubled"), axis=1)
         graph.node.insert(next(index for index, node in enumerate(graph.node) if node is heads[0]), doubled)
 
 
@@ -248,48 +203,50 @@ def _rounded_to_bf16(array: Array) -> Array:
 
 def _to_pixels(result: str, shuffles: bool, *, cast_last: bool) -> list[NodeProto]:
     steps = [
-        _node("Mul", [result, _own("255")], _own("scaled")),
-        _node("Round", [_own("scaled")], _own("rounded")),
-        _node("Shape", [_own("rounded")], _own("planar_shape")),
+        new_node("Mul", [result, own_name("255")], own_name("scaled")),
+        new_node("Round", [own_name("scaled")], own_name("rounded")),
+        new_node("Shape", [own_name("rounded")], own_name("planar_shape")),
     ]
     if cast_last:
-        clip = _node("Clip", [_own("rounded"), _own("0"), _own("255")], _own("clipped"))
-        moves = _interleave(_own("clipped"), _own("interleaved"), shuffles)
-        return [*steps, clip, *moves, _node("Cast", [_own("interleaved")], OUTPUT, to=TensorProto.UINT8)]
-    quantize = _node("QuantizeLinear", [_own("rounded"), _own("1"), _own("zero_point")], _own("bytes"))
-    return [*steps, quantize, *_interleave(_own("bytes"), OUTPUT, shuffles)]
+        clip = new_node("Clip", [own_name("rounded"), own_name("0"), own_name("255")], own_name("clipped"))
+        moves = _interleave(own_name("clipped"), own_name("interleaved"), shuffles)
+        return [*steps, clip, *moves, new_node("Cast", [own_name("interleaved")], OUTPUT, to=TensorProto.UINT8)]
+    quantize = new_node("QuantizeLinear", [own_name("rounded"), own_name("1"), own_name("zero_point")], own_name("bytes"))
+    return [*steps, quantize, *_interleave(own_name("bytes"), OUTPUT, shuffles)]
 
 
 def _interleave(planar: str, interleaved: str, shuffles: bool) -> list[NodeProto]:
     """(N,C,H,W) -> (N,H,W,C), or (N,C*r*r,H,W) -> (N,H*r,W*r,C) in one transposition."""
     if not shuffles:
-        return [_node("Transpose", [planar], interleaved, perm=[0, 2, 3, 1])]
+        return [new_node("Transpose", [planar], interleaved, perm=[0, 2, 3, 1])]
     return [
-        _node("Slice", [_own("planar_shape"), _own("at0"), _own("at1")], _own("batch")),
-        _node("Slice", [_own("planar_shape"), _own("at2"), _own("at4")], _own("size")),
-        _node("Concat", [_own("batch"), _own("blocks"), _own("size")], _own("blocks_shape"), axis=0),
-        _node("Reshape", [planar, _own("blocks_shape")], _own("blocked")),
-        _node("Transpose", [_own("blocked")], _own("shuffled"), perm=[0, 4, 2, 5, 3, 1]),
-        _node("Mul", [_own("size"), _own("factor")], _own("shuffled_size")),
-        _node("Concat", [_own("batch"), _own("shuffled_size"), _own("channels")], _own("shuffled_shape"), axis=0),
-        _node("Reshape", [_own("shuffled"), _own("shuffled_shape")], interleaved),
+        new_node("Slice", [own_name("planar_shape"), own_name("at0"), own_name("at1")], own_name("batch")),
+        new_node("Slice", [own_name("planar_shape"), own_name("at2"), own_name("at4")], own_name("size")),
+        new_node("Concat", [own_name("batch"), own_name("blocks"), own_name("size")], own_name("blocks_shape"), axis=0),
+        new_node("Reshape", [planar, own_name("blocks_shape")], own_name("blocked")),
+        new_node("Transpose", [own_name("blocked")], own_name("shuffled"), perm=[0, 4, 2, 5, 3, 1]),
+        new_node("Mul", [own_name("size"), own_name("factor")], own_name("shuffled_size")),
+        new_node(
+            "Concat", [own_name("batch"), own_name("shuffled_size"), own_name("channels")], own_name("shuffled_shape"), axis=0
+        ),
+        new_node("Reshape", [own_name("shuffled"), own_name("shuffled_shape")], interleaved),
     ]
 
 
 def _health(unclamped: str) -> list[NodeProto]:
     return [
-        _node("Cast", [unclamped], _own("unclamped_fp32"), to=TensorProto.FLOAT),
-        _node("ReduceL1", [_own("unclamped_fp32"), _own("channel_axis")], _own("pixel_sums"), keepdims=1),
-        _node("ReduceMean", [_own("pixel_sums"), _own("sample_axes")], _own("mean_sum"), keepdims=0),
-        _node("Mul", [_own("mean_sum"), _own("1/full_scale")], HEALTH),
+        new_node("Cast", [unclamped], own_name("unclamped_fp32"), to=TensorProto.FLOAT),
+        new_node("ReduceL1", [own_name("unclamped_fp32"), own_name("channel_axis")], own_name("pixel_sums"), keepdims=1),
+        new_node("ReduceMean", [own_name("pixel_sums"), own_name("sample_axes")], own_name("mean_sum"), keepdims=0),
+        new_node("Mul", [own_name("mean_sum"), own_name("1/full_scale")], HEALTH),
     ]
 
 
 def _health_constants(full_scale: float) -> list[TensorProto]:
     return [
-        numpy_helper.from_array(np.array([1], np.int64), _own("channel_axis")),
-        numpy_helper.from_array(np.array([1, 2, 3], np.int64), _own("sample_axes")),
-        numpy_helper.from_array(np.array(1 / full_scale, np.float32), _own("1/full_scale")),
+        numpy_helper.from_array(np.array([1], np.int64), own_name("channel_axis")),
+        numpy_helper.from_array(np.array([1, 2, 3], np.int64), own_name("sample_axes")),
+        numpy_helper.from_array(np.array(1 / full_scale, np.float32), own_name("1/full_scale")),
     ]
 
 
@@ -302,9 +259,9 @@ def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto
         "channels": [channels],
     }
     return [
-        *(numpy_helper.from_array(_scalar(value, float_type), _own(name)) for name, value in scalars.items()),
-        *(numpy_helper.from_array(np.array(value, np.int64), _own(name)) for name, value in indices.items()),
-        numpy_helper.from_array(np.array(0, np.uint8), _own("zero_point")),
+        *(numpy_helper.from_array(scalar(value, float_type), own_name(name)) for name, value in scalars.items()),
+        *(numpy_helper.from_array(np.array(value, np.int64), own_name(name)) for name, value in indices.items()),
+        numpy_helper.from_array(np.array(0, np.uint8), own_name("zero_point")),
         *_health_constants(channels * upscale**2 * 255),
     ]
 
@@ -325,7 +282,7 @@ def _modern(model: ModelProto) -> ModelProto:
         ) from exc
 
 
-def _image_ports(model: ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
+def image_ports(model: ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
     weights = {tensor.name for tensor in model.graph.initializer}
     sources = [value for value in model.graph.input if value.name not in weights]
     outputs = [value.name for value in model.graph.output]
@@ -339,19 +296,19 @@ def _image_ports(model: ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfo
     return source, target
 
 
-def _scalar(value: float, float_type: int) -> Array:
+def scalar(value: float, float_type: int) -> Array:
     return np.array(value, helper.tensor_dtype_to_np_dtype(float_type))
 
 
-def _own(name: str) -> str:
+def own_name(name: str) -> str:
     return f"pixel_form.{name}"
 
 
-def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
-    return helper.make_node(kind, inputs, [output], name=_own(f"{kind}.{output}"), **attributes)
+def new_node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(kind, inputs, [output], name=own_name(f"{kind}.{output}"), **attributes)
 
 
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+def dim_of(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
         return int(dim.dim_value)
     return str(dim.dim_param) or None

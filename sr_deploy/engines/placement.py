@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
+
+from sr_deploy.errors import warn_once
 
 _log = logging.getLogger(__name__)
 
@@ -33,13 +34,13 @@ def warn_of_strays(graph: bytes, session: Any, description: str, version: str) -
     version before 1.25 is told without a look: it resizes on the CPU, and does not tell of what it casts from fp16 for that.
     """
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-        _warn_once(f"{description}: ONNX Runtime {version} runs the Resize of opset 19 and 20 on the CPU; {_UPGRADE}")
+        warn_once(_log, f"{description}: ONNX Runtime {version} runs the Resize of opset 19 and 20 on the CPU; {_UPGRADE}")
         return
     parts = session.get_provider_graph_assignment_info()
     nodes = [(node.name, node.op_type) for part in parts if part.ep_name == _CPU for node in part.get_nodes()]
     strays = stray_nodes(graph, nodes)
     if strays:
-        _warn_once(_told(strays, description))
+        warn_once(_log, _told(strays, description))
 
 
 def stray_nodes(graph: bytes, nodes: Sequence[tuple[str, str]]) -> list[tuple[str, int]]:
@@ -109,8 +110,3 @@ def _bytes(value: ValueInfoProto | None) -> int:
         return 0
     sides: list[int] = [side.dim_value for side in tensor.shape.dim]
     return math.prod(sides) * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).itemsize
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    _log.warning("%s", message)

@@ -30,7 +30,7 @@ from sr_deploy.engines.facts import graph_facts
 from sr_deploy.errors import UnknownArchitectureError
 from sr_deploy.export import foreign
 from sr_deploy.export.activations import Activations, measure_ranges
-from sr_deploy.export.certify import Function, certify, run_graph, run_original, write_probes
+from sr_deploy.export.certify import ImageFunction, certify, run_graph, run_original, write_probes
 from sr_deploy.export.masked import (
     all_patches,
     certify_masked,
@@ -49,8 +49,6 @@ from sr_deploy.export.trace import OPSET, trace, trace_parts
 
 __all__ = ["Recipe", "export_bundle", "read_recipe"]
 
-Progress = Callable[[str], None]
-
 
 def export_bundle(
     checkpoint: str | Path,
@@ -65,7 +63,7 @@ def export_bundle(
     merge_parallel: bool = False,
     anyway: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint into a folder and open it.
 
@@ -88,8 +86,7 @@ def export_bundle(
     Raises: UsageError, CheckpointError, UnknownArchitectureError, AmbiguousCheckpointError, ExportError, CertificationError,
     MissingDependencyError. Whatever is raised, nothing is left on disk.
     """
-    say = progress or (lambda _: None)
-    checkpoint = Path(checkpoint)
+    checkpoint, say = Path(checkpoint), progress or (lambda _: None)
     chosen = _recipe(checkpoint, recipe)
     name = name or (chosen.name if chosen and recipe else checkpoint.stem)
     target = Path(name if output is None else output)
@@ -147,7 +144,7 @@ def _source(checkpoint: Path, recipe: Recipe | None) -> Source:
 
 
 @dataclass(frozen=True)
-class _Network:
+class _NetworkGraphs:
     fp32: ModelProto
     half: HalfPrecision
     activations: Activations
@@ -156,10 +153,10 @@ class _Network:
 @dataclass(frozen=True)
 class _Graphs:
     card: ModelCard
-    networks: dict[Part, _Network]
+    networks: dict[Part, _NetworkGraphs]
 
 
-def _graphs(subject: Subject, name: str, source: Source, say: Progress) -> _Graphs:
+def _graphs(subject: Subject, name: str, source: Source, say: Callable[[str], None]) -> _Graphs:
     say("tracing")
     traced = _traced(subject)
     masked, facts = (None, graph_facts(traced[""])) if "" in traced else masked_facts(traced["base"], traced["refine"])
@@ -167,12 +164,12 @@ def _graphs(subject: Subject, name: str, source: Source, say: Progress) -> _Grap
     sizes: dict[str, Any] = {"min_size": smallest, "size_multiple": subject.size_multiple}
     say("measuring activations")
     probes, noise = range_probes(subject.channels, **sizes), noise_probes(subject.channels, **sizes)
-    networks: dict[Part, _Network] = {}
+    networks: dict[Part, _NetworkGraphs] = {}
     for part, fp32 in traced.items():
         if part == "refine":
             probes, noise = all_patches(traced["base"], probes), all_patches(traced["base"], noise)
         activations = measure_ranges(fp32, probes, noise)
-        networks[part] = _Network(fp32, to_fp16(fp32, activations.calm), activations)
+        networks[part] = _NetworkGraphs(fp32, to_fp16(fp32, activations.calm), activations)
     card = ModelCard(
         name=name,
         architecture=subject.architecture,
@@ -212,7 +209,7 @@ class _Certified:
 
     links: tuple[Link, ...]
     write_probes: Callable[[Path], None]
-    halved: Function
+    halved: ImageFunction
 
 
 def _certified(subject: Subject, graphs: _Graphs) -> _Certified:
@@ -263,9 +260,9 @@ def _largest(activations: Mapping[str, float]) -> float:
     return min(max(activations.values()), float(np.finfo(np.float32).max))
 
 
-def _labeled_network(network: _Network, card: ModelCard) -> _Network:
+def _labeled_network(network: _NetworkGraphs, card: ModelCard) -> _NetworkGraphs:
     half = HalfPrecision(_labeled(network.half.model, card), network.half.kept)
-    return _Network(_labeled(network.fp32, card), half, network.activations)
+    return _NetworkGraphs(_labeled(network.fp32, card), half, network.activations)
 
 
 def _labeled(model: ModelProto, card: ModelCard) -> ModelProto:

@@ -14,13 +14,13 @@ from sr_deploy.engines import Arithmetic, available_backends, open_engine, selec
 from sr_deploy.engines.parity import compare
 from sr_deploy.errors import CertificationError
 
-Function = Callable[[Array], Array]
+ImageFunction = Callable[[Array], Array]
 """(1, C, H, W) float32 in [0, 1] -> (1, C, sH, sW) float32, about [0, 1]."""
 
 ORIGINAL, REPARAMETERIZED = "original", "reparameterized"
 
 
-def run_original(original: Function, probes: Mapping[str, Array]) -> dict[str, Array]:
+def run_original(original: ImageFunction, probes: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs of the original on every probe, clamped to [0, 1].
 
     Raises: CertificationError when the original itself gives NaN or Inf: nothing can be compared with that.
@@ -39,7 +39,7 @@ def certify(
     outputs: Mapping[str, Array],
     *,
     scale: int,
-    reparameterized: Function | None,
+    reparameterized: ImageFunction | None,
     fp32: ModelProto,
     fp16: ModelProto | None,
 ) -> tuple[Link, ...]:

@@ -21,7 +21,7 @@ from sr_deploy.architectures import read_checkpoint
 from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.facts import infer_shapes
-from sr_deploy.errors import EngineError, ExportError, MissingDependencyError, UnknownArchitectureError
+from sr_deploy.errors import EngineError, ExportError, MissingDependencyError, UnknownArchitectureError, first_line
 from sr_deploy.export.hypothesis import Candidate, Choice, choose
 from sr_deploy.export.subject import Request, Subject, as_function
 
@@ -102,7 +102,7 @@ def from_program(path: Path, request: Request) -> Subject:
     try:
         program = torch.export.load(path)
     except Exception as exc:
-        raise ExportError(f"{path}: not a torch.export program ({_first_line(exc)}); save one with torch.export.save") from exc
+        raise ExportError(f"{path}: not a torch.export program ({first_line(exc)}); save one with torch.export.save") from exc
     module = program.module()
     channels = _program_channels(program, path)
     probe = torch.zeros(1, channels, _PROBE, _PROBE)
@@ -111,7 +111,7 @@ def from_program(path: Path, request: Request) -> Subject:
             shape = tuple(module(probe).shape)
     except Exception as exc:
         raise ExportError(
-            f"{path}: does not take {_PROBE}x{_PROBE} pixels ({_first_line(exc)}); "
+            f"{path}: does not take {_PROBE}x{_PROBE} pixels ({first_line(exc)}); "
             "export it again with dynamic batch, height and width"
         ) from exc
     scale = _scale(shape, channels, where=path.name)
@@ -168,7 +168,7 @@ def from_onnx(path: Path, request: Request) -> Subject:
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
     except Exception as exc:
-        raise ExportError(f"{path}: not a valid ONNX graph ({_first_line(exc)}); export it again") from exc
+        raise ExportError(f"{path}: not a valid ONNX graph ({first_line(exc)}); export it again") from exc
     model = _with_our_ports(model, where=path.name)
     channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     try:
@@ -300,8 +300,3 @@ def _scale(shape: tuple[int, ...], channels: int, *, where: str) -> int:
     if len(shape) != 4 or shape[1] != channels or shape[2] != shape[3] or shape[2] % _PROBE or not shape[2]:
         raise ExportError(f"{where}: makes {shape} of (1, {channels}, {_PROBE}, {_PROBE}), expected a whole-numbered scale")
     return shape[2] // _PROBE
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

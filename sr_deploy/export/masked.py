@@ -21,7 +21,7 @@ from sr_deploy.engines.parity import Look, MaskedProbe, Refine, compare_parts, p
 from sr_deploy.engines.patches import best, crops, paste
 from sr_deploy.engines.pixels import COARSE, FEATURES
 from sr_deploy.errors import CertificationError
-from sr_deploy.export.certify import REPARAMETERIZED, Function, checked, runs
+from sr_deploy.export.certify import REPARAMETERIZED, ImageFunction, checked, runs
 
 _REFINED = 0.4
 """Share of a probe's patches that are refined."""
@@ -69,7 +69,7 @@ def all_patches(base: ModelProto, images: Mapping[str, Array]) -> dict[str, Arra
     return {name: crops(array, _every(array), patch=PATCH, padding=PADDING) for name, array in features.items()}
 
 
-def refine_all(look: Look, refine: Refine) -> Function:
+def refine_all(look: Look, refine: Refine) -> ImageFunction:
     """The network with every patch refined."""
 
     def run(image: Array) -> Array:

@@ -10,7 +10,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from sr_deploy.arrays import Array
-from sr_deploy.errors import ExportError
+from sr_deploy.engines.facts import SUMS, SUMS_OVER_PIXELS
+from sr_deploy.errors import ExportError, first_line
 
 LARGEST_FP16 = 65504.0
 LARGEST_ALLOWED = 32000.0
@@ -19,8 +20,6 @@ LARGEST_ALLOWED = 32000.0
 _LARGEST_WEIGHT_ERROR = 2e-3
 """Relative rounding error of a weight tensor as a whole: 2e-4 is normal, far more means values below fp16's normal range."""
 
-_SPATIAL_REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum"}
-_GLOBAL = {"GlobalAveragePool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"}
 _SQUARES = {"Pow", "Mul", "Abs", "Sub"}
 _ANY_TYPE = {"Cast", "Shape", "Size"}
 """Read whatever precision a value has."""
@@ -45,17 +44,17 @@ def to_fp16(model: ModelProto, activations: Mapping[str, float]) -> HalfPrecisio
 
     Raises: ExportError for graphs with control flow, or when ONNX's checker refuses the result.
     """
-    graph = _Graph(model)
+    graph = _GraphIndex(model)
     kept = _select(graph, activations)
     result = _rewrite(graph, kept)
     try:
         onnx.checker.check_model(result, full_check=True)
     except Exception as exc:
-        raise ExportError(f"ONNX's checker refuses the fp16 graph: {str(exc).splitlines()[0]}") from exc
+        raise ExportError(f"ONNX's checker refuses the fp16 graph: {first_line(exc)}") from exc
     return HalfPrecision(result, kept)
 
 
-class _Graph:
+class _GraphIndex:
     """A graph with its Constant nodes as initializers, and who makes, reads and carries what."""
 
     def __init__(self, model: ModelProto) -> None:
@@ -133,7 +132,7 @@ def _element_types(model: ModelProto) -> dict[str, int]:
 # Which nodes stay.
 
 
-def _select(graph: _Graph, activations: Mapping[str, float]) -> dict[str, str]:
+def _select(graph: _GraphIndex, activations: Mapping[str, float]) -> dict[str, str]:
     kept: dict[str, str] = {}
     for node in graph.nodes:
         if any(name in graph.pixels for name in node.output):
@@ -145,7 +144,7 @@ def _select(graph: _Graph, activations: Mapping[str, float]) -> dict[str, str]:
     return {node.name: kept[node.name] for node in graph.nodes if node.name in kept}
 
 
-def _reason(graph: _Graph, node: NodeProto, activations: Mapping[str, float]) -> str:
+def _reason(graph: _GraphIndex, node: NodeProto, activations: Mapping[str, float]) -> str:
     floats = [name for name in (*node.input, *node.output) if graph.is_float(name)]
     largest = max((activations.get(name, 0.0) for name in floats), default=0.0)
     if not floats:
@@ -172,10 +171,10 @@ def _weight_trouble(weight: Array) -> str:
     return f"weights too small, fp16 would round them by {error:.1%}" if error > _LARGEST_WEIGHT_ERROR else ""
 
 
-def _reduces_pixels(graph: _Graph, node: NodeProto) -> bool:
-    if node.op_type in _GLOBAL:
+def _reduces_pixels(graph: _GraphIndex, node: NodeProto) -> bool:
+    if node.op_type in SUMS_OVER_PIXELS:
         return True
-    if node.op_type not in _SPATIAL_REDUCTIONS:
+    if node.op_type not in SUMS:
         return False
     axes = next((list(item.ints) for item in node.attribute if item.name == "axes"), None)
     if axes is None and len(node.input) > 1 and node.input[1] in graph.weights:
@@ -183,7 +182,7 @@ def _reduces_pixels(graph: _Graph, node: NodeProto) -> bool:
     return not axes or any(axis in (2, 3, -1, -2) for axis in axes)
 
 
-def _add_around_reductions(graph: _Graph, kept: dict[str, str]) -> None:
+def _add_around_reductions(graph: _GraphIndex, kept: dict[str, str]) -> None:
     """Squares and differences before a reduction, and the element-wise arithmetic on its few results."""
     reduced: set[str] = set()
     for node in graph.nodes:
@@ -198,7 +197,7 @@ def _add_around_reductions(graph: _Graph, kept: dict[str, str]) -> None:
                     kept.setdefault(node.name, "computes with means over all pixels")
 
 
-def _add_feeding(graph: _Graph, node: NodeProto, kept: dict[str, str]) -> None:
+def _add_feeding(graph: _GraphIndex, node: NodeProto, kept: dict[str, str]) -> None:
     maker = graph.maker.get(node.input[0])
     while maker is not None and maker.op_type in _SQUARES and maker.name not in kept:
         square = maker.op_type in ("Pow", "Abs") or maker.op_type == "Sub" or maker.input[0] == maker.input[1]
@@ -210,7 +209,7 @@ def _add_feeding(graph: _Graph, node: NodeProto, kept: dict[str, str]) -> None:
         maker = graph.maker.get(maker.input[0])
 
 
-def _add_bridges(graph: _Graph, kept: dict[str, str]) -> None:
+def _add_bridges(graph: _GraphIndex, kept: dict[str, str]) -> None:
     """Cheap nodes between two kept ones, so that no value goes through fp16 and back."""
     changed = True
     while changed:
@@ -225,14 +224,14 @@ def _add_bridges(graph: _Graph, kept: dict[str, str]) -> None:
                 changed = True
 
 
-def _made_by(graph: _Graph, name: str) -> str:
+def _made_by(graph: _GraphIndex, name: str) -> str:
     return graph.maker[name].name if name in graph.maker else ""
 
 
 # The rewriting.
 
 
-def _rewrite(graph: _Graph, kept: Mapping[str, str]) -> ModelProto:
+def _rewrite(graph: _GraphIndex, kept: Mapping[str, str]) -> ModelProto:
     writer = _Writer(graph, kept)
     for node in graph.nodes:
         writer.add(node)
@@ -242,7 +241,7 @@ def _rewrite(graph: _Graph, kept: Mapping[str, str]) -> ModelProto:
 class _Writer:
     """Writes the nodes in their order, each in its precision, with one Cast wherever a value changes sides."""
 
-    def __init__(self, graph: _Graph, kept: Mapping[str, str]) -> None:
+    def __init__(self, graph: _GraphIndex, kept: Mapping[str, str]) -> None:
         self.graph, self.kept = graph, kept
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, TensorProto] = {}

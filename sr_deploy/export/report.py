@@ -15,7 +15,7 @@ from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import REPORT_FILE, Bundle, Hypothesis, Link, ModelCard, Part
 from sr_deploy.export.activations import Activations
-from sr_deploy.export.certify import Function
+from sr_deploy.export.certify import ImageFunction
 from sr_deploy.export.charts import Layer, activation_chart, linear_bar, log_bar
 from sr_deploy.export.hypothesis import describe, gain
 from sr_deploy.export.precision import LARGEST_ALLOWED, HalfPrecision
@@ -28,8 +28,8 @@ _AMPLIFIED = 64
 def write_report(
     folder: Path,
     bundle: Bundle,
-    original: Function,
-    halved: Function,
+    original: ImageFunction,
+    halved: ImageFunction,
     halves: Mapping[Part, HalfPrecision],
     activations: Mapping[Part, Activations],
 ) -> None:
@@ -141,7 +141,7 @@ def _selection(links: Sequence[Link]) -> str:
     )
 
 
-def _pictures(card: ModelCard, original: Function, halved: Function) -> str:
+def _pictures(card: ModelCard, original: ImageFunction, halved: ImageFunction) -> str:
     hr, lr = degrade(probe_picture(), card.scale, size_multiple=card.size_multiple)
     feed = as_input(lr, card.channels)
     full = np.clip(original(feed)[0], 0, 1)

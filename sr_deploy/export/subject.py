@@ -16,7 +16,7 @@ from sr_deploy.architectures.mga import MaskGuided, Parts, reference_parts
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import Detection
 from sr_deploy.engines.parity import Look, Refine
-from sr_deploy.export.certify import Function
+from sr_deploy.export.certify import ImageFunction
 from sr_deploy.export.hypothesis import Candidate, choose
 
 
@@ -51,7 +51,7 @@ class Subject:
     channels: int
     value_range: float
     detection: Detection
-    original: Function
+    original: ImageFunction
     module: nn.Module | None = None
     graph: ModelProto | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Subject:
     masked: MaskedSubject | None = None
 
 
-def as_function(module: nn.Module) -> Function:
+def as_function(module: nn.Module) -> ImageFunction:
     """A torch module as a function of NumPy arrays."""
 
     def run(probe: Array) -> Array:

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto
 from torch import Tensor, nn
 
 from sr_deploy.architectures.mga import MaskGuided, crops
-from sr_deploy.errors import ExportError
+from sr_deploy.errors import ExportError, first_line
 
 OPSET = 20
 PRODUCER = "sr-deploy"
@@ -184,7 +184,7 @@ def _check(model: ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as exc:
-        raise ExportError(f"ONNX's checker refuses the traced graph: {str(exc).splitlines()[0]}") from exc
+        raise ExportError(f"ONNX's checker refuses the traced graph: {first_line(exc)}") from exc
     unknown = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if unknown or model.functions:
         raise ExportError(f"the traced graph uses operators outside ONNX ({', '.join(unknown)}); no runtime would load it")

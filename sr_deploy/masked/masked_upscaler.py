@@ -5,28 +5,30 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, Part
-from sr_deploy.device.video_planes import PlaneFormat
+from sr_deploy.bundle import Bundle, Part, PrecisionChoice
 from sr_deploy.engines import Arithmetic, Backend
-from sr_deploy.engines.engine import DeviceEngine, Engine
+from sr_deploy.engines.engine import Engine
 from sr_deploy.engines.mask_guided import Amount, MaskGuidedEngine, PatchCounts, PatchMeter
-from sr_deploy.engines.mask_guided_device import DeviceMaskGuidedEngine
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import BundleError, UsageError
 from sr_deploy.masked.pair import PairUpscaler
 from sr_deploy.pictures.image import write_image
 from sr_deploy.pictures.picture import Picture, planes_of
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, MaskedStats, Progress
-from sr_deploy.upscaling.sentinel import Form, OnFailure, Precision, WindowRunner
+from sr_deploy.upscaling.sentinel import Form, OnFailure, WindowRunner
 from sr_deploy.upscaling.tiling import Tiling
 from sr_deploy.upscaling.upscaler import Upscaler
 
-Model = str | Path | Bundle
+if TYPE_CHECKING:
+    from sr_deploy.device.video_planes import PlaneFormat
+    from sr_deploy.engines.engine import DeviceEngine
+
+BundleLike = str | Path | Bundle
 
 
 class MaskGuidedUpscaler(Upscaler):
@@ -35,13 +37,14 @@ class MaskGuidedUpscaler(Upscaler):
     Raises: BundleError for another bundle.
     """
 
-    def __init__(self, model: Model, amount: Amount, **options: Any) -> None:
+    def __init__(self, model: BundleLike, amount: Amount, **options: Any) -> None:
         bundle = model if isinstance(model, Bundle) else open_bundle(model)
         if bundle.card.masked is None:
             raise BundleError(f"{bundle.folder}: is no mask-guided network; give two bundles instead, as base and refine")
         self._amount = amount
         self._masked = bundle.card.masked
         self._meter = PatchMeter()
+        self._keeps_scores = False
         super().__init__(bundle, tile=0, **options)
 
     @property
@@ -72,9 +75,15 @@ class MaskGuidedUpscaler(Upscaler):
 
     def heat(self, image: Array) -> Array:
         """(H,W) float32 in [0,1]: the scores of the mask, from the lowest to the highest."""
+        self._keeps_scores = True
         self(image if image.ndim == 2 or image.shape[2] in (1, 3) else image[..., :-1])
+        return self.last_heat(image)
+
+    def last_heat(self, image: Array) -> Array:
+        """`heat` of the image that was upscaled last, from the scores that it left."""
         scores = self._meter.scores
-        assert scores is not None
+        if scores is None:
+            return self.heat(image)
         scores = scores - scores.min()
         large = scores.repeat(self._masked.patch, axis=0).repeat(self._masked.patch, axis=1)[: image.shape[0], : image.shape[1]]
         return np.asarray(large / max(float(scores.max()), 1e-12), np.float32)
@@ -82,7 +91,11 @@ class MaskGuidedUpscaler(Upscaler):
     def _run_frame(
         self, pixels: Array, tiling: Tiling, progress: Progress | None, planes: PlaneFormat | None = None
     ) -> Array | None:
+        """On a device, where the scores stay; None, for a run from the host, once they are asked for."""
+        if self._keeps_scores:
+            return None
         large = super()._run_frame(pixels, tiling, progress, planes)
+        self._meter.scores = None
         patches = math.prod(side // self._masked.patch for side in tiling.window)
         selected = self._amount.of(patches)
         if large is not None and selected is not None:
@@ -90,7 +103,7 @@ class MaskGuidedUpscaler(Upscaler):
         return large
 
     def _new_windows(
-        self, backend: Backend, *, precision: Precision, on_failure: OnFailure, threads: int | None, gpu: int
+        self, backend: Backend, *, precision: PrecisionChoice, on_failure: OnFailure, threads: int | None, gpu: int
     ) -> WindowRunner:
         return _Windows(
             self.bundle,
@@ -121,6 +134,8 @@ class _Windows(WindowRunner):
         spare = None if precision == highest else functools.partial(self._open, form, highest, gpu, "refine")
         if self._backend.device == "cpu":
             return MaskGuidedEngine(base, refine, masked, self._amount, fallback=spare, meter=self._meter)
+        from sr_deploy.engines.mask_guided_device import DeviceMaskGuidedEngine
+
         engines = cast("DeviceEngine", base), cast("DeviceEngine", refine)
         return DeviceMaskGuidedEngine(*engines, masked, self._amount, fallback=spare, meter=self._meter)
 
@@ -144,12 +159,12 @@ class MaskedUpscaler(ImageUpscaler):
 
     def __init__(
         self,
-        model: Model | None = None,
+        model: BundleLike | None = None,
         *,
         k: float | None = None,
         threshold: float | None = None,
-        base: Model | None = None,
-        refine: Model | None = None,
+        base: BundleLike | None = None,
+        refine: BundleLike | None = None,
         budget: float | None = None,
         **options: Any,
     ) -> None:
@@ -188,6 +203,15 @@ class MaskedUpscaler(ImageUpscaler):
         Raises: as `__call__`.
         """
         return self._upscaler.heat(planes_of(image, "upscaled"))
+
+    def last_heat(self, image: Array) -> Array:
+        """`heat` of the image or picture that was upscaled last, without upscaling it again.
+
+        image: that image, without alpha.
+
+        Raises: as `__call__`.
+        """
+        return self._upscaler.last_heat(planes_of(image, "upscaled"))
 
     def close(self) -> None:
         self._upscaler.close()

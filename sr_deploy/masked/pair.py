@@ -14,8 +14,8 @@ from sr_deploy.errors import UsageError
 from sr_deploy.masked.pair_blocks import Grid, View
 from sr_deploy.masked.pair_selection import Costs, Selection, select
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, MaskedStats, Progress
-from sr_deploy.upscaling.tiling import Axis, Tiling
-from sr_deploy.upscaling.upscaler import Upscaler, paste
+from sr_deploy.upscaling.tiling import Axis, Tiling, paste
+from sr_deploy.upscaling.upscaler import Upscaler
 
 _PROBED = ((72, 72), (136, 136))
 _WHOLE = 264
@@ -97,6 +97,10 @@ class PairUpscaler(ImageUpscaler):
         heat = np.sqrt(grid.sums(_energy(pixels)) / np.maximum(grid.areas, 1))
         heat = heat.repeat(np.diff(grid.rows), axis=0).repeat(np.diff(grid.columns), axis=1)
         return (heat / max(float(heat.max()), 1e-12)).astype(np.float32)
+
+    def last_heat(self, image: Array) -> Array:
+        """`heat` of the image that was upscaled last; it takes no network."""
+        return self.heat(image)
 
     def close(self) -> None:
         for network in self._networks:

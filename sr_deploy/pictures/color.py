@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# BT.601 in limited range, as MATLAB's rgb2ycbcr and with it every paper of the field writes it.
-_TO_YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], dtype=np.float64)
+from sr_deploy.metrics import BT601
+
+_TO_YCBCR = np.array([BT601, [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], dtype=np.float64)
 _OFFSET = np.array([16.0, 128.0, 128.0], dtype=np.float64)
 _TO_RGB = np.linalg.inv(_TO_YCBCR)
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import re
 import secrets
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.arrays import Array
 from sr_deploy.errors import ImageError, UsageError
-from sr_deploy.pictures.formats import tiff
 from sr_deploy.pictures.formats.containers import inspect
 from sr_deploy.pictures.formats.decode import decode, turn_upright
-from sr_deploy.pictures.formats.encode import ENCODERS, Source, encode
-from sr_deploy.pictures.formats.exif import exif_orientation, upright_exif, upright_xmp, xmp_orientation
+from sr_deploy.pictures.formats.encode import ENCODERS, EncoderInput, encode
 from sr_deploy.pictures.formats.header import ContainerError, Header
 from sr_deploy.pictures.picture import Metadata, Picture, as_path, as_picture
-from sr_deploy.pictures.resample import resample
+
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
 
 __all__ = [
+    "CONTAINERS",
+    "NUMBER",
+    "PICTURES_THAT_MOVE",
+    "PIPE",
     "READABLE_SUFFIXES",
     "WRITABLE_SUFFIXES",
     "Metadata",
@@ -33,8 +37,8 @@ __all__ = [
     "decode_image",
     "encode_image",
     "is_whole",
+    "names_stream",
     "read_image",
-    "resample",
     "write_image",
 ]
 
@@ -43,6 +47,18 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 WRITABLE_SUFFIXES = frozenset(ENCODERS)
 READABLE_SUFFIXES = WRITABLE_SUFFIXES | {".jpe", ".jfif", ".gif", ".jp2", ".j2k", ".pgm", ".ppm", ".pnm"}
+
+PIPE = Path("-")
+"""Standard input or output."""
+
+CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
+"""Endings of the videos that are written, and FFmpeg's name of their format."""
+
+PICTURES_THAT_MOVE = frozenset({".gif", ".png", ".webp"})
+"""Endings of files that may hold one picture or an animation."""
+
+NUMBER = re.compile(r"%(0?)(\d*)d")
+"""In the name of numbered pictures: whether zeros fill it, and how many digits it has at least."""
 
 
 def read_image(path: str | os.PathLike[str]) -> Picture:
@@ -84,14 +100,14 @@ def _decoded(data: NDArray[np.uint8], name: str) -> Picture:
         header = inspect(data.data)
         _refuse_several(header)
         if header.format == "tiff":
+            from sr_deploy.pictures.formats import tiff
+
             tiff.prepare(data.data)
         pixels, alpha = decode(data if header.decode is None else np.frombuffer(header.decode, np.uint8), header)
     except ContainerError as exc:
         raise ImageError(f"{name}: {exc}") from exc
-    orientation = header.orientation or exif_orientation(header.exif) or xmp_orientation(header.xmp) or 1
-    metadata = Metadata(
-        upright_exif(header.exif) if header.exif else None, header.icc, upright_xmp(header.xmp) if header.xmp else None
-    )
+    orientation = header.orientation or _orientation(header.exif, header.xmp)
+    metadata = _upright(Metadata(header.exif, header.icc, header.xmp))
     upright_alpha = None if alpha is None else turn_upright(alpha, orientation)
     return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format)
 
@@ -172,7 +188,7 @@ def check_suffix(path: Path) -> str:
     return suffix
 
 
-def _encode(file: BinaryIO, suffix: str, source: Source, name: str) -> None:
+def _encode(file: BinaryIO, suffix: str, source: EncoderInput, name: str) -> None:
     try:
         encode(file, suffix, source)
     except ContainerError as exc:
@@ -182,14 +198,30 @@ def _encode(file: BinaryIO, suffix: str, source: Source, name: str) -> None:
         raise ImageError(f"{name}: cannot be encoded ({reason}); write .png instead, which needs the least memory") from exc
 
 
-def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Source:
+def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> EncoderInput:
     if quality is not None and not (isinstance(quality, int) and 1 <= quality <= 100):
         raise UsageError(f"quality {quality} is out of range; expected 1 to 100")
-    metadata = Metadata() if strip_metadata else picture.metadata
     height, width = picture.pixels.shape[:2]
-    exif = upright_exif(metadata.exif, (height, width)) if metadata.exif else None
-    xmp = upright_xmp(metadata.xmp) if metadata.xmp else None
-    return Source(picture.pixels, picture.alpha, exif, metadata.icc, xmp, quality, [])
+    metadata = Metadata() if strip_metadata else _upright(picture.metadata, (height, width))
+    return EncoderInput(picture.pixels, picture.alpha, metadata.exif, metadata.icc, metadata.xmp, quality, [])
+
+
+def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
+    if not exif and not xmp:
+        return 1
+    from sr_deploy.pictures.formats.exif import exif_orientation, xmp_orientation
+
+    return exif_orientation(exif) or xmp_orientation(xmp) or 1
+
+
+def _upright(metadata: Metadata, size: tuple[int, int] | None = None) -> Metadata:
+    """The metadata of the picture turned upright, of that (height, width)."""
+    if not metadata.exif and not metadata.xmp:
+        return metadata
+    from sr_deploy.pictures.formats.exif import upright_exif, upright_xmp
+
+    exif = upright_exif(metadata.exif, size) if metadata.exif else None
+    return Metadata(exif, metadata.icc, upright_xmp(metadata.xmp) if metadata.xmp else None)
 
 
 def is_whole(path: Path) -> bool:
@@ -201,3 +233,9 @@ def is_whole(path: Path) -> bool:
     except (OSError, ValueError, ContainerError):
         return False
     return True
+
+
+def names_stream(path: Path) -> bool:
+    """Whether it is no file: `-` is a pipe, and frame_%06d.png stands for many pictures."""
+    pattern = NUMBER.search(path.name) and path.suffix.lower() in READABLE_SUFFIXES
+    return path == PIPE or (bool(pattern) and not path.exists())

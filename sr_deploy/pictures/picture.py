@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.arrays import Array
 from sr_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
 
 Use = Literal["upscaled", "written"]
 

@@ -13,9 +13,9 @@ import torch
 from sr_deploy.architectures import Architecture, Config, Network
 from sr_deploy.errors import BackendUnavailableError, UsageError
 from sr_deploy.training.photos import Photo, fingerprint, hold_out, read_photos
-from sr_deploy.training.recipe import Recipe, architecture_of, config_of
+from sr_deploy.training.recipe import TrainingRecipe, architecture_of, config_of
 from sr_deploy.training.teacher import Teacher, read_teacher
-from sr_deploy.training.validation import Score, validate_bicubic
+from sr_deploy.training.validation import ValidationScore, validate_bicubic
 
 WITHOUT_EFFECT = (
     *("name", "hr", "validation_hr", "validation_lr", "start", "teacher"),
@@ -25,16 +25,16 @@ WITHOUT_EFFECT = (
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A recipe with everything in memory that its steps need."""
 
-    recipe: Recipe
+    recipe: TrainingRecipe
     architecture: Architecture[Any]
     config: Config
     device: torch.device
     photos: list[Photo]
     validation: list[Photo]
-    bicubic: Score
+    bicubic: ValidationScore
     teacher: Teacher | None = None
 
     @property
@@ -52,7 +52,7 @@ class Job:
             return self.architecture.build(self.config)
 
 
-def prepare(recipe: Recipe) -> Job:
+def prepare(recipe: TrainingRecipe) -> TrainingJob:
     """Read all photos of a recipe into memory, and its teacher, and find its device.
 
     Raises: UsageError for folders without photos, or a teacher that does not fit; CheckpointError for a teacher that cannot be
@@ -70,10 +70,12 @@ def prepare(recipe: Recipe) -> Job:
         raise UsageError(f"recipe '{recipe.name}': no photos to validate on; set hold_out, or name folders in validation_hr")
     bicubic = validate_bicubic(validation)
     teacher = _teacher(recipe, config, validation, bicubic, device)
-    return Job(recipe, architecture_of(recipe), config, device, photos, validation, bicubic, teacher)
+    return TrainingJob(recipe, architecture_of(recipe), config, device, photos, validation, bicubic, teacher)
 
 
-def _teacher(recipe: Recipe, config: Config, validation: list[Photo], bicubic: Score, device: torch.device) -> Teacher | None:
+def _teacher(
+    recipe: TrainingRecipe, config: Config, validation: list[Photo], bicubic: ValidationScore, device: torch.device
+) -> Teacher | None:
     wanted = any(stage.losses.teacher for stage in recipe.stages)
     if wanted and not recipe.teacher:
         raise UsageError(f"recipe '{recipe.name}': no teacher; name a checkpoint in `teacher`, or with --teacher")
@@ -84,7 +86,7 @@ def _teacher(recipe: Recipe, config: Config, validation: list[Photo], bicubic: S
     return read_teacher(Path(recipe.teacher), config, validation, bicubic, device) if wanted else None
 
 
-def _device(recipe: Recipe) -> torch.device:
+def _device(recipe: TrainingRecipe) -> torch.device:
     there = torch.cuda.is_available()
     if recipe.device == "cuda" and not there:
         raise BackendUnavailableError("device 'cuda': torch sees no GPU here; install torch for CUDA, or set device = 'cpu'")

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from sr_deploy.architectures import reference
 from sr_deploy.architectures.mga import PATCH, MaskGuided
+from sr_deploy.metrics import BT601
 from sr_deploy.training.losses import Loss
-from sr_deploy.training.recipe import Stage
+from sr_deploy.training.recipe import TrainingStage
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in Y (BT.601)."""
+LUMA = tuple(weight / sum(BT601) for weight in BT601)
+"""Weights of red, green and blue in Y of [0, 1]."""
 
 REFINED = 0.2
 """Share of the patches that are refined where a mask is validated."""
@@ -115,7 +116,7 @@ def error_map(coarse: Tensor, refined: Tensor, scale: int) -> Tensor:
     return F.avg_pool2d(error / error.max().clamp_min(1e-12), PATCH * scale)
 
 
-def objective(stage: Stage, network: nn.Module, value_range: float, loss: Loss) -> Objective:
+def objective(stage: TrainingStage, network: nn.Module, value_range: float, loss: Loss) -> Objective:
     """What a stage minimizes."""
     if stage.part == "whole":
         return Objective(network, value_range, loss)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sr_deploy.errors import UnhealthyOutputError
 from sr_deploy.training.objectives import Objective
-from sr_deploy.training.recipe import Stage
+from sr_deploy.training.recipe import TrainingStage
 
 
-def learning_rate(stage: Stage, step: int) -> float:
+def learning_rate(stage: TrainingStage, step: int) -> float:
     """Learning rate of a step, counted from 0 within the stage."""
     if stage.schedule == "halving":
         return stage.learning_rate * 0.5 ** (step // stage.halve_every)
@@ -29,7 +29,7 @@ class Optimization:
     `half`: bf16 where it is safe; weights and losses stay in fp32.
     """
 
-    def __init__(self, objective: Objective, average: Objective, stage: Stage, *, half: bool) -> None:
+    def __init__(self, objective: Objective, average: Objective, stage: TrainingStage, *, half: bool) -> None:
         self.stage, self.average = stage, average
         self._objective, self._half = objective, half
         self._parameters, self._averages = objective.parameters, average.parameters

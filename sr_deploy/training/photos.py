@@ -19,10 +19,9 @@ from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.metrics import luma
+from sr_deploy.pictures.image import READABLE_SUFFIXES
 
 Batch = tuple[Array, Array]
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
 DEPTH = 4
 """Batches that are made ahead; a GPU can compute faster than one thread cuts."""
@@ -137,9 +136,9 @@ class Ahead:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; expected a folder of photos")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE_SUFFIXES and path.is_file())
     if not files:
-        raise UsageError(f"{folder}: no photos in it; expected {', '.join(sorted(SUFFIXES))}")
+        raise UsageError(f"{folder}: no photos in it; expected {', '.join(sorted(READABLE_SUFFIXES))}")
     return files
 
 

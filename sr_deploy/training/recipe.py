@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sr_deploy.architectures import REGISTRY, Architecture, Config
+from sr_deploy.architectures import Architecture, Config, architecture_named
 from sr_deploy.errors import UsageError
 from sr_deploy.settings import find_toml, from_table, load_toml
 
-Schedule = Literal["constant", "halving", "cosine"]
-Part = Literal["whole", "decomposed", "patches", "mask"]
+LearningRateSchedule = Literal["constant", "halving", "cosine"]
+TrainedPart = Literal["whole", "decomposed", "patches", "mask"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One run of the optimizer, from the weights of the stage before it.
 
     `crop`: side of the HR crops. `schedule`: 'halving' halves the learning rate every `halve_every` steps, 'cosine' ends at
@@ -44,16 +43,16 @@ class Stage:
     crop: int
     learning_rate: float
     losses: Weights
-    schedule: Schedule = "constant"
+    schedule: LearningRateSchedule = "constant"
     halve_every: int = 0
     final_learning_rate: float = 0.0
     ema: float = 0.0
-    part: Part = "whole"
+    part: TrainedPart = "whole"
     coarse: float = 1.0
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How a network is trained.
 
     `network`: the fields of the architecture's config that differ from its default; blocks are of the training form unless
@@ -66,7 +65,7 @@ class Recipe:
 
     name: str
     architecture: str
-    stages: tuple[Stage, ...]
+    stages: tuple[TrainingStage, ...]
     network: dict[str, Any] = field(default_factory=dict)
     seed: int = 1
     hr: tuple[str, ...] = ()
@@ -86,7 +85,7 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
 
-def read_recipe(source: str | Path, **given: Any) -> Recipe:
+def read_recipe(source: str | Path, **given: Any) -> TrainingRecipe:
     """Read a recipe, with what is `given` in place of what it says; its folders become absolute, those given stay.
 
     `source`: a TOML file, or the name of one that comes with sr-deploy, such as `fast_x4`.
@@ -94,7 +93,7 @@ def read_recipe(source: str | Path, **given: Any) -> Recipe:
     Raises: UsageError for a missing file, an unknown name or key, a wrong type, a value that cannot be.
     """
     path = find_toml(source, "training")
-    recipe = load_toml(path, Recipe)
+    recipe = load_toml(path, TrainingRecipe)
     folder = path.absolute().parent
     recipe = dataclasses.replace(
         recipe,
@@ -109,7 +108,7 @@ def read_recipe(source: str | Path, **given: Any) -> Recipe:
     return recipe
 
 
-def portable(recipe: Recipe) -> Recipe:
+def portable(recipe: TrainingRecipe) -> TrainingRecipe:
     """The recipe as it can be shared: folders by their names alone, so that they may stand beside it."""
     return dataclasses.replace(
         recipe,
@@ -121,7 +120,7 @@ def portable(recipe: Recipe) -> Recipe:
     )
 
 
-def as_toml(recipe: Recipe) -> str:
+def as_toml(recipe: TrainingRecipe) -> str:
     """A recipe as `read_recipe` takes it; what is of no effect is left out."""
     table = dataclasses.asdict(recipe)
     network, stages = table.pop("network"), table.pop("stages")
@@ -140,17 +139,12 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def architecture_of(recipe: Recipe) -> Architecture[Any]:
+def architecture_of(recipe: TrainingRecipe) -> Architecture[Any]:
     """The architecture that a recipe names. Raises: UsageError with the nearest one."""
-    known = {entry.name: entry for entry in REGISTRY}
-    if recipe.architecture not in known:
-        near = difflib.get_close_matches(recipe.architecture, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        raise UsageError(f"recipe '{recipe.name}': unknown architecture '{recipe.architecture}'; {hint}")
-    return known[recipe.architecture]
+    return architecture_named(recipe.architecture, where=f"recipe '{recipe.name}': ")
 
 
-def config_of(recipe: Recipe) -> Config:
+def config_of(recipe: TrainingRecipe) -> Config:
     """The config of the network that is trained. Raises: UsageError for a field that the network does not have."""
     default = architecture_of(recipe).default
     table = dataclasses.asdict(default)
@@ -160,7 +154,7 @@ def config_of(recipe: Recipe) -> Config:
     return config
 
 
-def _check(recipe: Recipe, where: str) -> None:
+def _check(recipe: TrainingRecipe, where: str) -> None:
     config, architecture = config_of(recipe), architecture_of(recipe)
     if config.scale < 2 or config.colors not in (1, 3):
         raise UsageError(
@@ -180,7 +174,7 @@ def _check(recipe: Recipe, where: str) -> None:
             raise UsageError(f"{where}: stage {number}: part '{stage.part}'; {architecture.name} is trained by {expected}")
 
 
-def _check_stage(stage: Stage, where: str) -> None:
+def _check_stage(stage: TrainingStage, where: str) -> None:
     if min(stage.steps, stage.batch, stage.crop) < 1 or stage.learning_rate <= 0:
         raise UsageError(f"{where}: steps, batch, crop and learning_rate must be above 0")
     if stage.schedule == "halving" and stage.halve_every < 1:

@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogLine:
     """One line of the log: means since the line before it, and what validation measured; `step` counts over all stages."""
 
     step: int
@@ -38,7 +38,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """A run between two steps; `identity` tells what it depends on.
 
     stage: counted from 0; step: steps of this stage that are done. losses: those since the last line of the log. The names of
@@ -53,7 +53,7 @@ class State:
     params: dict[str, Tensor]
     params_ema: dict[str, Tensor]
     optimizer: dict[str, Any]
-    log: tuple[Entry, ...]
+    log: tuple[LogLine, ...]
 
 
 @contextmanager
@@ -78,13 +78,13 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def save_state(path: Path, state: State) -> None:
+def save_state(path: Path, state: TrainingState) -> None:
     """Write a state; the file before it stays until the new one is whole. Raises: CheckpointError when it cannot be written."""
     content = {"format": FORMAT, **vars(state), "log": [asdict(entry) for entry in state.log]}
     save_weights(path, content)
 
 
-def load_state(path: Path, identity: str) -> State | None:
+def load_state(path: Path, identity: str) -> TrainingState | None:
     """The state in a file, on the CPU; None where there is no file.
 
     Raises: CheckpointError for a damaged file; UsageError when the run was of another recipe or other photos.
@@ -103,7 +103,7 @@ def load_state(path: Path, identity: str) -> State | None:
             "from the beginning"
         )
     del content["format"]
-    return State(**content | {"log": tuple(Entry(**entry) for entry in content["log"])})
+    return TrainingState(**content | {"log": tuple(LogLine(**entry) for entry in content["log"])})
 
 
 def save_weights(path: Path, content: Mapping[str, Any]) -> None:

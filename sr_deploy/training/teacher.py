@@ -15,7 +15,7 @@ from torch import nn
 from sr_deploy.architectures import Config, load_checkpoint, reference
 from sr_deploy.errors import UsageError
 from sr_deploy.training.photos import Photo
-from sr_deploy.training.validation import Score, validate
+from sr_deploy.training.validation import ValidationScore, validate
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Teacher:
     sha256: str
 
 
-def read_teacher(path: Path, config: Config, validation: Sequence[Photo], bicubic: Score, device: torch.device) -> Teacher:
+def read_teacher(
+    path: Path, config: Config, validation: Sequence[Photo], bicubic: ValidationScore, device: torch.device
+) -> Teacher:
     """The network of a checkpoint, read as the validation photos say where its weights leave that open.
 
     Raises: CheckpointError, UnknownArchitectureError for a file that is no network of ours; UsageError for one of another

@@ -13,15 +13,15 @@ import torch
 
 from sr_deploy.errors import CancelledError, UnhealthyOutputError
 from sr_deploy.training.curve import as_csv, as_png
-from sr_deploy.training.job import Job, prepare
+from sr_deploy.training.job import TrainingJob, prepare
 from sr_deploy.training.losses import Loss
 from sr_deploy.training.merging import merged_state, run_merged
 from sr_deploy.training.objectives import objective
 from sr_deploy.training.optimization import Optimization, learning_rate
 from sr_deploy.training.photos import Ahead, Batch, Crops
-from sr_deploy.training.recipe import Recipe, as_toml, portable
-from sr_deploy.training.state import Entry, State, alone, load_state, save_state, save_weights, write_whole
-from sr_deploy.training.validation import Score, as_tensor, validate
+from sr_deploy.training.recipe import TrainingRecipe, as_toml, portable
+from sr_deploy.training.state import LogLine, TrainingState, alone, load_state, save_state, save_weights, write_whole
+from sr_deploy.training.validation import ValidationScore, as_tensor, validate
 from sr_deploy.training.warm_start import warm_start
 
 CHECKPOINT, TRAINING_FORM, STATE, STAGE = "checkpoint.pth", "training_form.pth", "state.pth", "stage_{}.pth"
@@ -36,15 +36,15 @@ class Trained:
 
     checkpoint: Path
     training_form: Path
-    score: Score
-    bicubic: Score
+    score: ValidationScore
+    bicubic: ValidationScore
     steps: int
     seconds: float
     merge_difference: float
 
 
 def train(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     output: Path,
     *,
     say: Callable[[str], None] = lambda text: None,  # noqa: ARG005
@@ -63,21 +63,21 @@ def train(
         say(f"{len(job.photos)} photos to train on, {len(job.validation)} for validation, on {job.device}")
         if job.teacher:
             say(f"taught by {job.teacher.title} of {recipe.teacher}, PSNR-Y {job.teacher.psnr_y:.3f}")
-        run = Run(job, output, say, stopped)
+        run = TrainingRun(job, output, say, stopped)
         while run.stage < len(recipe.stages):
             run.run_stage()
         return run.finish()
 
 
-class Run:
+class TrainingRun:
     """A job on its way: `stage` counts from 0, `step` the steps of this stage that are done."""
 
-    def __init__(self, job: Job, output: Path, say: Callable[[str], None], stopped: Callable[[], bool]) -> None:
+    def __init__(self, job: TrainingJob, output: Path, say: Callable[[str], None], stopped: Callable[[], bool]) -> None:
         self.stage, self.step = 0, 0
         self._job, self._output, self._say, self._stopped = job, output, say, stopped
         self._identity = job.identity
         self._network, self._average = job.build(), job.build().eval()
-        self._seconds, self._log, self._losses = 0.0, list[Entry](), list[float]()
+        self._seconds, self._log, self._losses = 0.0, list[LogLine](), list[float]()
         self._adam: dict[str, object] = {}
         self._saved = 0
         state = load_state(output / STATE, self._identity)
@@ -134,7 +134,7 @@ class Run:
         trained = Trained(
             checkpoint=output / CHECKPOINT,
             training_form=output / TRAINING_FORM,
-            score=Score(last.psnr_y, last.ssim_y),
+            score=ValidationScore(last.psnr_y, last.ssim_y),
             bicubic=job.bicubic,
             steps=job.recipe.steps,
             seconds=self._seconds,
@@ -178,7 +178,7 @@ class Run:
         score = validate(optimization.average.upscaled, job.validation, job.device)
         rate = learning_rate(stage, self.step - 1)
         loss = sum(self._losses) / len(self._losses)
-        entry = Entry(self._done, self.stage + 1, rate, loss, score.psnr_y, score.ssim_y, round(self._seconds, 1))
+        entry = LogLine(self._done, self.stage + 1, rate, loss, score.psnr_y, score.ssim_y, round(self._seconds, 1))
         self._log.append(entry)
         self._losses = []
         pace = self._seconds / self._done
@@ -192,7 +192,7 @@ class Run:
         write_whole(self._output / "curve.png", as_png(self._log, title=job.recipe.name, bicubic=job.bicubic.psnr_y))
 
     def _save(self, optimization: Optimization) -> None:
-        state = State(
+        state = TrainingState(
             identity=self._identity,
             stage=self.stage,
             step=self.step,
@@ -206,7 +206,7 @@ class Run:
         save_state(self._output / STATE, state)
         self._saved = self._done
 
-    def _restore(self, state: State) -> None:
+    def _restore(self, state: TrainingState) -> None:
         self.stage, self.step, self._adam = state.stage, state.step, state.optimizer
         self._seconds, self._log, self._losses = state.seconds, list(state.log), list(state.losses)
         self._network.load_state_dict(state.params)
@@ -231,7 +231,7 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _facts(trained: Trained, job: Job) -> bytes:
+def _facts(trained: Trained, job: TrainingJob) -> bytes:
     """What anyone who trains the network again wants to compare."""
     facts = {
         "recipe": asdict(portable(job.recipe)),

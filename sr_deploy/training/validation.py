@@ -16,20 +16,20 @@ from sr_deploy.training.photos import Photo
 
 
 @dataclass(frozen=True)
-class Score:
+class ValidationScore:
     """Means over photos of PSNR-Y in dB and SSIM-Y."""
 
     psnr_y: float
     ssim_y: float
 
 
-def validate(upscale: Callable[[Tensor], Tensor], photos: Sequence[Photo], device: torch.device) -> Score:
+def validate(upscale: Callable[[Tensor], Tensor], photos: Sequence[Photo], device: torch.device) -> ValidationScore:
     """Score of the 8-bit output of `upscale`, which takes and gives [0, 1]; a border of `scale` pixels is shaved."""
     scores = [_score(photo, _upscaled(upscale, photo.lr, device)) for photo in photos]
     return _mean(scores)
 
 
-def validate_bicubic(photos: Sequence[Photo]) -> Score:
+def validate_bicubic(photos: Sequence[Photo]) -> ValidationScore:
     """Score of bicubic upscaling: what a network has to beat."""
     return _mean([_score(photo, imresize(photo.lr, *photo.hr.shape[:2])) for photo in photos])
 
@@ -45,11 +45,13 @@ def _upscaled(upscale: Callable[[Tensor], Tensor], lr: Array, device: torch.devi
     return np.asarray(np.clip(np.round(np.nan_to_num(output) * 255), 0, 255), np.uint8)
 
 
-def _score(photo: Photo, image: Array) -> Score:
+def _score(photo: Photo, image: Array) -> ValidationScore:
     border = photo.hr.shape[0] // photo.lr.shape[0]
     hr, sr = (pixels[..., 0] if pixels.shape[2] == 1 else pixels for pixels in (photo.hr, image))
-    return Score(psnr_y(hr, sr, border=border), ssim_y(hr, sr, border=border))
+    return ValidationScore(psnr_y(hr, sr, border=border), ssim_y(hr, sr, border=border))
 
 
-def _mean(scores: Sequence[Score]) -> Score:
-    return Score(float(np.mean([score.psnr_y for score in scores])), float(np.mean([score.ssim_y for score in scores])))
+def _mean(scores: Sequence[ValidationScore]) -> ValidationScore:
+    return ValidationScore(
+        float(np.mean([score.psnr_y for score in scores])), float(np.mean([score.ssim_y for score in scores]))
+    )

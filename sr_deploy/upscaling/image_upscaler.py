@@ -1,22 +1,26 @@
-"""What every upscaler of images does alike: forms of arrays, alpha, ranges of floats, pictures."""
+"""What every upscaler of images does alike: options, forms of arrays, alpha, ranges of floats, pictures."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
+from numbers import Integral
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, get_args
 
 import numpy as np
 
-from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle
+from sr_deploy.bundle import PrecisionChoice
 from sr_deploy.errors import UsageError
-from sr_deploy.pictures.color import bleed
 from sr_deploy.pictures.picture import Picture, as_picture, planes_of
-from sr_deploy.pictures.resample import resample
-from sr_deploy.pictures.size import TargetSize
+from sr_deploy.upscaling.sentinel import OnFailure
+from sr_deploy.upscaling.tiling import SMALLEST_TILE
+
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
+    from sr_deploy.bundle import Bundle
+    from sr_deploy.pictures.size import TargetSize
 
 Progress = Callable[[int, int], None]
 
@@ -85,6 +89,33 @@ def _trouble(name: str, count: int, recomputed: int, given_up: int, instead: str
     return f"of {count} {name} {recomputed} were not sane: {recomputed - given_up} computed again in fp32, {given_up} {instead}"
 
 
+def check_options(
+    *, precision: object, tile: object, on_failure: object, memory: float | None = None, threads: int | None = None
+) -> None:
+    """Make sure that each of an Upscaler's options is one that there is.
+
+    Raises: UsageError naming the option and what it may be.
+    """
+    for name, value, kind in (("precision", precision, PrecisionChoice), ("on_failure", on_failure, OnFailure)):
+        allowed = get_args(kind)
+        if not isinstance(value, str) or value not in allowed:
+            raise UsageError(f"{name} {value!r} is unknown; expected one of {', '.join(map(repr, allowed))}")
+    _check_tile(tile)
+    for name, number in (("memory", memory), ("threads", threads)):
+        if number is not None and number <= 0:
+            raise UsageError(f"{name} of {number} is too little; expected 1 or more, or None for the usual")
+
+
+def _check_tile(tile: object) -> None:
+    expected = f"use 0 (whole image), 'auto', or {SMALLEST_TILE} and more"
+    if isinstance(tile, str) and tile == "auto":
+        return
+    if not isinstance(tile, Integral) or isinstance(tile, bool):
+        raise UsageError(f"tile {tile!r} is no side of a tile; {expected}")
+    if tile != 0 and int(tile) < SMALLEST_TILE:
+        raise UsageError(f"a tile of {tile} pixels is too small; {expected}")
+
+
 class ImageUpscaler(ABC):
     """A callable from image to image at `scale` times its size; `bundle` names what it runs.
 
@@ -134,7 +165,7 @@ class ImageUpscaler(ABC):
             large = self._upscale(planes, progress)
         else:
             alpha = planes[..., -1]
-            color = self._upscale(bleed(np.ascontiguousarray(planes[..., :-1]), alpha), progress)
+            color = self._upscale_under(alpha, np.ascontiguousarray(planes[..., :-1]), progress)
             large = np.concatenate([color, self._upscale_alpha(alpha)[..., None]], axis=2)
         return large[..., 0] if image.ndim == 2 else large
 
@@ -149,9 +180,11 @@ class ImageUpscaler(ABC):
         """
         picture = as_picture(picture, "upscaled")
         pixels, alpha = picture.pixels, picture.alpha
-        large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
         large_alpha = None if alpha is None else self._upscale_alpha(alpha)
+        large = self._upscale(pixels, progress) if alpha is None else self._upscale_under(alpha, pixels, progress)
         if size is not None:
+            from sr_deploy.pictures.resample import resample
+
             target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale)
             large = resample(large, target)
             large_alpha = None if large_alpha is None else resample(large_alpha, target)
@@ -165,6 +198,12 @@ class ImageUpscaler(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _upscale_under(self, alpha: Array, pixels: Array, progress: Progress | None) -> Array:
+        """As `_upscale`; what is transparent takes the colors of its neighbors."""
+        from sr_deploy.pictures.color import bleed
+
+        return self._upscale(bleed(pixels, alpha), progress)
 
     def _upscale_alpha(self, alpha: Array) -> Array:
         """(H,W) -> (sH,sW); a constant plane needs no network."""

@@ -104,14 +104,14 @@ class FrameReuse:
             self._count(computed, len(tiling) - computed, comparing, computing)
         return large
 
-    def _look(self, frame: Array) -> _Look:
+    def _look(self, frame: Array) -> _Difference:
         """Compare the frame with the one before, and choose its tiles; an unchanged frame has those of the one before."""
         last, fine = self._last, self._tiling(frame, coarse=False)
         if last is None or not last.is_like(frame):
-            return _Look(None, fine, (), coarse=self._moving > _FRAMES_OF_A_CUT)
+            return _Difference(None, fine, (), coarse=self._moving > _FRAMES_OF_A_CUT)
         changed = self._changed(last.frame, frame, fine)
         self._moving = self._moving + 1 if len(changed) > _MOST * len(fine) else 0
-        return _Look(last, fine, changed, coarse=self._moving > _FRAMES_OF_A_CUT if changed else last.coarse)
+        return _Difference(last, fine, changed, coarse=self._moving > _FRAMES_OF_A_CUT if changed else last.coarse)
 
     def _changed(self, before: Array, frame: Array, tiling: Tiling) -> Sequence[Tile]:
         """The tiles whose windows differ; all or none, where tiles cannot stand alone."""
@@ -122,7 +122,7 @@ class FrameReuse:
         boxes = [np.s_[row.start : row.start + tall, column.start : column.start + wide] for row, column in tiles]
         return [tile for tile, box in zip(tiles, boxes, strict=True) if not _equal(before[box], frame[box])]
 
-    def _upscale(self, frame: Array, look: _Look) -> tuple[Array, Tiling, int]:
+    def _upscale(self, frame: Array, look: _Difference) -> tuple[Array, Tiling, int]:
         """The result, the tiles it is made of, and how many of them were computed."""
         last, changed = look.last, look.changed
         while True:
@@ -193,7 +193,7 @@ class _Finished:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Difference:
     """What comparing a frame told: with which one, its tiles that changed, and whether to compute it in large ones."""
 
     last: _Finished | None

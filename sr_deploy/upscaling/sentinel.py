@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, Part
+from sr_deploy.bundle import Bundle, Part, PrecisionChoice
+from sr_deploy.device.health import is_healthy
 from sr_deploy.engines import Arithmetic, Backend
 from sr_deploy.engines.engine import DeviceEngine, Engine
-from sr_deploy.engines.health import is_healthy
-from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_float_form, load_pixel_form, load_planes_form
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, load_float_form, load_pixel_form
 from sr_deploy.errors import UnhealthyOutputError, UsageError
-from sr_deploy.pictures.color import from_float, gray_to_luma, luma_to_gray, rgb_to_ycbcr, to_float, ycbcr_to_rgb
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
+
 OnFailure = Literal["raise", "bicubic"]
-Outcome = Literal["good", "recomputed", "replaced"]
+TileOutcome = Literal["good", "recomputed", "replaced"]
 Form = Literal["pixels", "float", "planes"]
 
 CHROMA_REACH = 3
@@ -38,7 +38,7 @@ class WindowRunner:
         bundle: Bundle,
         *,
         backend: Backend,
-        precision: Precision,
+        precision: PrecisionChoice,
         on_failure: OnFailure,
         threads: int | None,
         gpu: int = 0,
@@ -61,7 +61,7 @@ class WindowRunner:
         """Be told that many windows of this size will come."""
         self._sizes.add((height, width))
 
-    def run(self, window: Array, *, top: int, left: int) -> tuple[Array, Outcome]:
+    def run(self, window: Array, *, top: int, left: int) -> tuple[Array, TileOutcome]:
         """(h,w,C) -> (sh,sw,C) of the same dtype, C 3 (RGB) or 1 (gray); `top`, `left`: where in the image, for the message.
 
         Raises: UnhealthyOutputError, EngineError.
@@ -109,6 +109,8 @@ class WindowRunner:
         if form == "pixels":
             graph = load_pixel_form(self._bundle, precision, part, cast_last=self._backend.cast_last)
         elif form == "planes":
+            from sr_deploy.engines.planes import load_planes_form
+
             graph = load_planes_form(self._bundle, precision)
         else:
             graph = load_float_form(self._bundle, precision, part)
@@ -122,7 +124,7 @@ class WindowRunner:
                 engine.close()
             self._engines.clear()
 
-    def _choose(self, precision: Precision) -> Arithmetic:
+    def _choose(self, precision: PrecisionChoice) -> Arithmetic:
         chosen = self._fastest() if precision == "auto" else precision
         if chosen not in (named := self._backend.precisions()):
             raise UsageError(
@@ -150,6 +152,11 @@ class WindowRunner:
             results = engine.run({INPUT: np.ascontiguousarray(rgb)[None]})
             large = results[OUTPUT][0]
             return large if window.shape[2] == 3 else _gray_of(large), float(results[HEALTH][0])
+        return self._attempt_floats(engine, window)
+
+    def _attempt_floats(self, engine: Engine, window: Array) -> tuple[Array, float]:
+        from sr_deploy.pictures.color import from_float, to_float
+
         floats = to_float(window)
         if self._bundle.card.channels == 3:
             rgb = floats if window.shape[2] == 3 else np.repeat(floats, 3, axis=2)
@@ -160,6 +167,8 @@ class WindowRunner:
 
     def _luma(self, engine: Engine, floats: Array) -> tuple[Array, float]:
         """A luma network upscales Y; Cb and Cr are upscaled by bicubic."""
+        from sr_deploy.pictures.color import gray_to_luma, luma_to_gray, rgb_to_ycbcr, ycbcr_to_rgb
+
         if floats.shape[2] == 1:
             luma, health = _run_planar(engine, gray_to_luma(floats))
             return luma_to_gray(luma), health

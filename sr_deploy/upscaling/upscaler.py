@@ -7,32 +7,30 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle
-from sr_deploy.device.device import Device, DeviceArray, Stream
+from sr_deploy.bundle import Bundle, PrecisionChoice
 from sr_deploy.device.gpu import check_gpus
-from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import OutOfMemoryError, UsageError
-from sr_deploy.upscaling.gpu.frames import FrameRunners, Schedule, as_frames
-from sr_deploy.upscaling.gpu.schedules import default_schedules, read_schedules, schedule_key
-from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats
-from sr_deploy.upscaling.memory import usual_memory
-from sr_deploy.upscaling.options import SMALLEST_TILE, check_options
-from sr_deploy.upscaling.sentinel import CHROMA_REACH, OnFailure, Outcome, Precision, WindowRunner
-from sr_deploy.upscaling.tiling import FAST_MULTIPLE, Region, Tiling, plan_tiles, tile_for_memory
+from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Progress, Stats, check_options
+from sr_deploy.upscaling.sentinel import OnFailure, TileOutcome, WindowRunner
+from sr_deploy.upscaling.tiling import Region, TilePlanner, Tiling, fade, paste, usual_memory
+
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
+    from sr_deploy.device.device import Device, DeviceArray
+    from sr_deploy.device.streams import Stream
+    from sr_deploy.device.video_planes import PlaneFormat
+    from sr_deploy.upscaling.gpu.frames import FrameRunners, Schedule
 
 __all__ = ["Progress", "Stats", "Upscaler"]
 
 _MANY_WINDOWS, _MANY_PIXELS = 4, 1 << 20
 """An image of so many windows and LR pixels pays for what it takes to prepare for their size."""
-_FINE_TILE = (96, 160)
-_FINE_TILE_IN_HALOS = (6, 10)
 
 
 class Upscaler(ImageUpscaler):
@@ -63,7 +61,7 @@ class Upscaler(ImageUpscaler):
         model: str | Path | Bundle = "fast",
         *,
         backend: str = "auto",
-        precision: Precision = "auto",
+        precision: PrecisionChoice = "auto",
         tile: int | Literal["auto"] = "auto",
         on_failure: OnFailure = "raise",
         memory: int | None = None,
@@ -76,7 +74,6 @@ class Upscaler(ImageUpscaler):
         self.bundle = model if isinstance(model, Bundle) else open_bundle(model)
         self.card = self.bundle.card
         self.scale = self.card.scale
-        self._tile = tile
         if gpus is not None:
             check_gpus(gpus)
         chosen = select_backend(backend, allow_cpu=allow_cpu)
@@ -84,11 +81,11 @@ class Upscaler(ImageUpscaler):
             raise UsageError(f"backend '{chosen.name}' runs on the CPU, and GPUs are asked for; leave out one of the two")
         gpus = gpus or (0,)
         self._windows = self._new_windows(chosen, precision=precision, on_failure=on_failure, threads=threads, gpu=gpus[0])
-        self._frames = None
-        if chosen.device != "cpu":
-            schedules = {0: schedule} if schedule else self._kept_schedules(chosen, gpus[0]) or {0: Schedule()}
-            self._frames = FrameRunners(self._windows, gpus, schedules, self.scale)
-        self._memory = memory if memory is not None else self._frames.memory if self._frames else usual_memory()
+        self._frames = None if chosen.device == "cpu" else self._new_frames(chosen, gpus, schedule)
+        memory = memory if memory is not None else self._frames.memory if self._frames else usual_memory()
+        self._planner = TilePlanner(
+            self.card, tile, memory, limits=lambda: self.window_limits(), scheduled=self._scheduled_tile
+        )
         self._stats = Stats()
         self._stats_lock = threading.Lock()
 
@@ -128,6 +125,8 @@ class Upscaler(ImageUpscaler):
         """
         if self._frames is None or self.card.channels != 3:
             raise UsageError(f"{self.description} does not run on arrays of a GPU; give numpy arrays to the Upscaler itself")
+        from sr_deploy.upscaling.gpu.frames import as_frames
+
         device = self._frames.device
         theirs = None if stream is None else device.stream(stream)
         source = device.array(image, stream=theirs)
@@ -145,33 +144,18 @@ class Upscaler(ImageUpscaler):
 
     def plan(self, height: int, width: int) -> Tiling:
         """The tiles of an image of that size."""
-        return self._plan(*self._padded_size(height, width), self._memory)
+        return self._planner.plan(height, width)
 
     def plan_finely(self, height: int, width: int) -> Tiling:
         """Tiles so small that a change in a frame of that size touches few of them; where tiles cannot stand alone, `plan`.
 
         All of them together cost more than those of `plan`: `benchmarks/reuse.py` measures both.
         """
-        image = self.plan(height, width)
-        if self._tile != "auto" or not self.has_independent_tiles:
-            return image
-        halo, multiple = self._halo(), self.card.size_multiple
-        tall, wide = (
-            plan_tiles(
-                image.rows.size, image.columns.size, tile=max(least, halos * halo), halo=halo, blend=False, multiple=multiple
-            )
-            for least, halos in zip(_FINE_TILE, _FINE_TILE_IN_HALOS, strict=True)
-        )
-        rows = tall.rows if tall.window[0] < image.window[0] else image.rows
-        columns = wide.columns if wide.window[1] < image.window[1] else image.columns
-        return Tiling(rows, columns)
+        return self._planner.plan_finely(height, width, independent=self.has_independent_tiles)
 
     def plan_smaller(self, tiling: Tiling) -> Tiling | None:
         """A tiling that takes half the memory, for when memory has run out; None when the tiles are as small as can be."""
-        tall, wide = tiling.window
-        if max(tall, wide) <= SMALLEST_TILE + 2 * self._halo() + FAST_MULTIPLE:
-            return None
-        return self._plan(tiling.rows.size, tiling.columns.size, tall * wide * self._bytes_per_pixel() // 2)
+        return self._planner.plan_smaller(tiling)
 
     def settle(self, tiling: Tiling) -> None:
         """Be told that many images will come in these tiles: preparing for their windows takes a moment, and pays."""
@@ -214,7 +198,7 @@ class Upscaler(ImageUpscaler):
         """
         assert self._frames is not None
         _, height, width, _ = frame.shape
-        tiling = self._plan(*self._padded_size(height, width), self._memory)
+        tiling = self.plan(height, width)
         runner = self._frames.runner(tiling, (height, width), frame.dtype.__name__, first=True, planes=planes)
         codes, health = runner.run_from_device(frame)
         if not health.is_good:
@@ -255,54 +239,28 @@ class Upscaler(ImageUpscaler):
                 tiling = smaller
 
     def _new_windows(
-        self, backend: Backend, *, precision: Precision, on_failure: OnFailure, threads: int | None, gpu: int
+        self, backend: Backend, *, precision: PrecisionChoice, on_failure: OnFailure, threads: int | None, gpu: int
     ) -> WindowRunner:
         return WindowRunner(self.bundle, backend=backend, precision=precision, on_failure=on_failure, threads=threads, gpu=gpu)
 
     def _padded(self, pixels: Array) -> Array:
         """The image mirrored at the right and the bottom up to the size that the network takes."""
         height, width = pixels.shape[:2]
-        tall, wide = self._padded_size(height, width)
+        tall, wide = self._planner.padded_size(height, width)
         if (tall, wide) == (height, width):
             return pixels
         return np.pad(pixels, ((0, tall - height), (0, wide - width), (0, 0)), mode="symmetric")
 
-    def _padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """At least the smallest size of the network and of its engines, and a multiple of what it takes."""
-        multiple = self.card.size_multiple
-        least_height, least_width = (max(self.card.min_size, side) for side in self.window_limits()[0])
-        return -(-max(height, least_height) // multiple) * multiple, -(-max(width, least_width) // multiple) * multiple
+    def _new_frames(self, backend: Backend, gpus: Sequence[int], schedule: Schedule | None) -> FrameRunners:
+        """Frames on GPUs, by the schedule or by those that are kept."""
+        from sr_deploy.upscaling.gpu.frames import FrameRunners, Schedule
+        from sr_deploy.upscaling.gpu.schedules import kept_schedules
 
-    def _bytes_per_pixel(self) -> int:
-        return self.card.activation_bytes + 2 * self.card.channels * (1 + self.scale**2)
+        schedules = {0: schedule} if schedule else kept_schedules(self.bundle, backend, self._windows.precision, gpus[0])
+        return FrameRunners(self._windows, gpus, schedules or {0: Schedule()}, self.scale)
 
-    def _halo(self) -> int:
-        """The network's reach; beside a luma network, chroma is resampled, which reaches further than a small network."""
-        return self.card.halo if self.card.channels == 3 else max(self.card.halo, CHROMA_REACH)
-
-    def _plan(self, height: int, width: int, memory: int) -> Tiling:
-        halo, approximate = self._halo(), self.card.tiling == "approximate"
-        fitting = tile_for_memory(
-            height, width, bytes_per_pixel=self._bytes_per_pixel(), memory=memory, halo=halo, smallest=SMALLEST_TILE
-        )
-        _, largest = self.window_limits()
-        if height > largest[0] or width > largest[1]:
-            allowed = min(largest) // FAST_MULTIPLE * FAST_MULTIPLE - 2 * halo
-            fitting = max(SMALLEST_TILE, min(fitting or allowed, allowed))
-        wanted = self._wanted_tile(fitting, height, width)
-        if memory < self._memory and fitting > 0:
-            wanted = min(wanted or fitting, fitting)
-        return plan_tiles(height, width, tile=wanted, halo=halo, blend=approximate, multiple=self.card.size_multiple)
-
-    def _kept_schedules(self, backend: Backend, gpu: int) -> dict[int, Schedule]:
-        key = schedule_key(self.bundle, backend, self._windows.precision, gpu)
-        return read_schedules(key, default_schedules()) if key else {}
-
-    def _wanted_tile(self, fitting: int, height: int, width: int) -> int:
-        if self._tile != "auto":
-            return self._tile
-        scheduled = self._frames.schedule(height, width).tile if self._frames else 0
-        return min(scheduled or fitting, fitting or scheduled)
+    def _scheduled_tile(self, height: int, width: int) -> int:
+        return self._frames.schedule(height, width).tile if self._frames else 0
 
     def _run_frame(
         self, pixels: Array, tiling: Tiling, progress: Progress | None, planes: PlaneFormat | None = None
@@ -322,7 +280,7 @@ class Upscaler(ImageUpscaler):
         """Fill `large` from `frame`, both (1,H,W,3); where a tile is not healthy, as images of the host are upscaled."""
         assert self._frames is not None
         _, height, width, _ = frame.shape
-        tiling = self._plan(*self._padded_size(height, width), self._memory)
+        tiling = self.plan(height, width)
         runner = self._frames.runner(tiling, (height, width), frame.dtype.__name__, first=True)
         health = runner.run_on_device(frame, large, stream=stream)
         if health.is_good:
@@ -351,7 +309,7 @@ class Upscaler(ImageUpscaler):
                 above = fading.copy()
             paste(large, window, row, column, scale)
             if column.end == width:
-                _fade(above, fading, axis=0)
+                fade(above, fading, axis=0)
         return large
 
     def _run_windows(
@@ -367,35 +325,10 @@ class Upscaler(ImageUpscaler):
                 progress(done, len(tiles))
             yield row, column, window
 
-    def _count(self, outcome: Outcome, tiles: int = 1) -> None:
+    def _count(self, outcome: TileOutcome, tiles: int = 1) -> None:
         with self._stats_lock:
             self._stats = Stats(
                 self._stats.tiles + tiles,
                 self._stats.recomputed + (outcome != "good"),
                 self._stats.replaced + (outcome == "replaced"),
             )
-
-
-def paste(large: Array, window: Array, row: Region, column: Region, scale: int) -> None:
-    """Put a window's share into `large`, fading from what its left neighbor put there."""
-    share = window[
-        (row.fade_from - row.start) * scale : (row.end - row.start) * scale,
-        (column.fade_from - column.start) * scale : (column.end - column.start) * scale,
-    ]
-    rows = slice(row.fade_from * scale, row.end * scale)
-    target = large[rows, column.fade_from * scale : column.end * scale]
-    fading = target[:, : (column.solid_from - column.fade_from) * scale]
-    left = fading.copy()
-    target[...] = share
-    _fade(left, fading, axis=1)
-
-
-def _fade(first: Array, second: Array, *, axis: Literal[0, 1]) -> None:
-    """Turn `second` into a linear fade along `axis` from `first` to itself."""
-    length = second.shape[axis]
-    if length == 0:
-        return
-    weights = (np.arange(length, dtype=np.float32) + 0.5) / length
-    weights = weights[:, None, None] if axis == 0 else weights[None, :, None]
-    mixed = first + weights * (second.astype(np.float32) - first)
-    second[...] = np.round(mixed) if second.dtype != np.float32 else mixed

@@ -18,10 +18,8 @@ from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 
 from sr_deploy.errors import UsageError
+from sr_deploy.pictures.image import CONTAINERS
 from sr_deploy.video.frame import VideoFormat
-
-CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
-"""File endings that are written, and FFmpeg's name of their format."""
 
 _FALLBACK_RATE = Fraction(25)
 _ERRORS = (av.error.FFmpegError, ValueError, OverflowError, MemoryError)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sr_deploy.errors import VideoError
+from sr_deploy.pictures.image import NUMBER, PIPE, names_stream
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.frame import VideoFormat
-from sr_deploy.video.names import NUMBER, PIPE, names_stream
 from sr_deploy.video.stages import FrameUpscaler
 
 _HEAD = 1 << 20

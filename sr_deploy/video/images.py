@@ -15,9 +15,8 @@ import numpy as np
 
 from sr_deploy.arrays import Array
 from sr_deploy.errors import VideoError
-from sr_deploy.pictures.image import read_image
+from sr_deploy.pictures.image import NUMBER, read_image
 from sr_deploy.video.frame import ColorTags, Frame, VideoFormat
-from sr_deploy.video.names import NUMBER
 from sr_deploy.video.source import Deinterlace, OnDamage, VideoSource
 
 RATE = Fraction(25)

@@ -38,7 +38,7 @@ _CONCLUDED = {"concluded": True}
 
 
 @dataclass(frozen=True)
-class Segment:
+class SegmentRecord:
     """A finished segment: its place in the order, its file, and what is in it. first, last: pts."""
 
     index: int
@@ -71,7 +71,7 @@ class Journal:
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], *, replace: bool = False, fresh: bool = False) -> None:
         self.folder = folder
-        self._segments: dict[int, Segment] = {}
+        self._segments: dict[int, SegmentRecord] = {}
         with _own_errors(folder):
             self._lock = _locked(folder)
             try:
@@ -81,7 +81,7 @@ class Journal:
                 raise
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[SegmentRecord, ...]:
         """What is finished, in order, also behind gaps."""
         return tuple(self._segments[index] for index in sorted(self._segments))
 
@@ -104,7 +104,7 @@ class Journal:
         """Where the segment of that number belongs."""
         return self.folder / f"{index:06d}{suffix}"
 
-    def add(self, index: int, path: Path, *, frames: int, first: int, last: int) -> Segment:
+    def add(self, index: int, path: Path, *, frames: int, first: int, last: int) -> SegmentRecord:
         """Vouch for a segment whose file is complete; both are on the disk when this returns.
 
         Raises: VideoError when the disk refuses.
@@ -112,7 +112,7 @@ class Journal:
         with _own_errors(path):
             sync(path)
             sync(self.folder)
-            segment = Segment(index, path.name, frames, first, last, path.stat().st_size, _sha256(path))
+            segment = SegmentRecord(index, path.name, frames, first, last, path.stat().st_size, _sha256(path))
             self._append(asdict(segment))
         self._segments[index] = segment
         return segment
@@ -148,7 +148,7 @@ class Journal:
                 path.unlink()
         self._rewrite(identity)
 
-    def _is_intact(self, segment: Segment) -> bool:
+    def _is_intact(self, segment: SegmentRecord) -> bool:
         path = self.folder / segment.name
         try:
             return path.stat().st_size == segment.bytes and _sha256(path) == segment.sha256
@@ -212,18 +212,18 @@ def _lock(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, list[Segment]]:
+def _read(path: Path) -> tuple[dict[str, Any] | None, list[SegmentRecord]]:
     """The identity and the lines up to the first that is torn; None without a header to trust."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return None, []
-    segments: list[Segment] = []
+    segments: list[SegmentRecord] = []
     header: dict[str, Any] | None = None
     with contextlib.suppress(ValueError, TypeError, KeyError):
         header = _header(json.loads(lines[0])) if lines else None
         for line in lines[1:]:
-            segments.append(Segment(**json.loads(line)))  # noqa: PERF401 - those before a torn line count
+            segments.append(SegmentRecord(**json.loads(line)))  # noqa: PERF401 - those before a torn line count
     return header, segments
 
 

@@ -18,9 +18,9 @@ from av.video.stream import VideoStream
 
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import Device, DeviceArray
-from sr_deploy.device.nvenc import first_line, load_library
+from sr_deploy.device.nvenc import load_library
 from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
-from sr_deploy.errors import BackendUnavailableError, EngineError
+from sr_deploy.errors import BackendUnavailableError, EngineError, first_line
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.colors import SHORTEST, meaning_of
 from sr_deploy.video.decoding import DoubtError
@@ -39,7 +39,7 @@ _FILTERS = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 
 
 @dataclass(frozen=True)
-class _Surface:
+class _SurfaceFormat:
     """What NVDEC gives for a pixel format: members of `cudaVideoChromaFormat` and `Pixel_Format`, and FFmpeg's name of it."""
 
     chroma: str
@@ -47,15 +47,15 @@ class _Surface:
     pixel_format: str
 
 
-_NV12 = _Surface("420", "NV12", "nv12")
+_NV12 = _SurfaceFormat("420", "NV12", "nv12")
 _SURFACES = {
     "yuv420p": _NV12,
     "yuvj420p": _NV12,
-    "yuv420p10le": _Surface("420", "P016", "p010le"),
-    "yuv420p12le": _Surface("420", "P016", "p012le"),
-    "yuv444p": _Surface("444", "YUV444", "yuv444p"),
-    "yuv444p10le": _Surface("444", "YUV444_16Bit", "yuv444p10msble"),
-    "yuv444p12le": _Surface("444", "YUV444_16Bit", "yuv444p12msble"),
+    "yuv420p10le": _SurfaceFormat("420", "P016", "p010le"),
+    "yuv420p12le": _SurfaceFormat("420", "P016", "p012le"),
+    "yuv444p": _SurfaceFormat("444", "YUV444", "yuv444p"),
+    "yuv444p10le": _SurfaceFormat("444", "YUV444_16Bit", "yuv444p10msble"),
+    "yuv444p12le": _SurfaceFormat("444", "YUV444_16Bit", "yuv444p12msble"),
 }
 
 
@@ -136,7 +136,7 @@ class Nvdec:
 class _Pass:
     """One way through a stream, by a decoder of its own."""
 
-    def __init__(self, planes: DevicePlanes, surface: _Surface, device: Device, decoder: Any) -> None:
+    def __init__(self, planes: DevicePlanes, surface: _SurfaceFormat, device: Device, decoder: Any) -> None:
         self._planes = planes
         self._surface = surface
         self._device = device

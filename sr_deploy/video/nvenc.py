@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import Device, DeviceArray
-from sr_deploy.device.nvenc import CODECS, NvencSession, Picture, load_library, nvenc_settings
+from sr_deploy.device.nvenc import CODECS, EncodedPicture, NvencSession, load_library, nvenc_settings
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError
 from sr_deploy.video.colors import codes_from_frame, frame_from_rgb
@@ -72,7 +72,7 @@ class NvencEncoder:
     def finish(self) -> Iterator[Packet[VideoStream]]:
         return self._packets(self._session.finish())
 
-    def _packets(self, pictures: list[Picture]) -> Iterator[Packet[VideoStream]]:
+    def _packets(self, pictures: list[EncodedPicture]) -> Iterator[Packet[VideoStream]]:
         for picture in pictures:
             packet = Packet(picture.data)
             packet.pts = packet.dts = self._count

@@ -16,6 +16,7 @@ import av
 from sr_deploy import __version__
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError, VideoError
+from sr_deploy.pictures.image import PICTURES_THAT_MOVE, PIPE, names_stream
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.upscaler import Upscaler
@@ -26,8 +27,7 @@ from sr_deploy.video.frame import Frame, VideoFormat
 from sr_deploy.video.identity import network_identity, source_identity
 from sr_deploy.video.images import FrameSource, open_source
 from sr_deploy.video.join import join
-from sr_deploy.video.journal import Journal, Segment, clear_concluded
-from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
+from sr_deploy.video.journal import Journal, SegmentRecord, clear_concluded
 from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.video.options import VideoOptions
 from sr_deploy.video.segment import put_in_place
@@ -80,7 +80,7 @@ def upscale_video(
     that cannot be read, a full disk, or a result that is not what it should be; CancelledError; what the upscaler raises. A
     note on the exception names the frame. Finished segments are kept.
     """
-    run = _Run(Path(source), Path(target), upscaler, options or VideoOptions(), observer or VideoObserver(), cancel)
+    run = _VideoRun(Path(source), Path(target), upscaler, options or VideoOptions(), observer or VideoObserver(), cancel)
     return run.run()
 
 
@@ -116,7 +116,7 @@ class _Output:
         return encoded_format(self.format, self.encoding)
 
 
-class _Run:
+class _VideoRun:
     def __init__(
         self,
         source: Path,
@@ -288,7 +288,7 @@ class _Run:
             done += 1
             self._observer.written(VideoProgress(done, self._bitrate))
 
-        def finished(segment: Segment) -> None:
+        def finished(segment: SegmentRecord) -> None:
             seconds = (segment.last - segment.first) * source.format.time_base
             self._bitrate = float(8 * segment.bytes / seconds) if seconds else None
 

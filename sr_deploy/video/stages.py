@@ -22,7 +22,7 @@ from sr_deploy.upscaling.reuse import FrameReuse, ReuseStats
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.encoding import Encoding
 from sr_deploy.video.frame import Frame, VideoFormat
-from sr_deploy.video.journal import Journal, Segment
+from sr_deploy.video.journal import Journal, SegmentRecord
 from sr_deploy.video.segment import OpenEncoder, SegmentWriter, segment_suffix
 
 Numbered = tuple[int, Frame]
@@ -166,7 +166,7 @@ class SegmentOutput:
         *,
         encoder: OpenEncoder | None = None,
         written: Callable[[int], None],
-        finished: Callable[[Segment], None],
+        finished: Callable[[SegmentRecord], None],
     ) -> None:
         self._journal = journal
         self._out = out
@@ -213,7 +213,7 @@ class SegmentOutput:
         return self._journal.path(index, segment_suffix(self._encoding))
 
 
-def require_whole(segments: Iterable[Segment], per_segment: int) -> None:
+def require_whole(segments: Iterable[SegmentRecord], per_segment: int) -> None:
     """Raises: VideoError unless all segments but the last are full."""
     short = [segment for segment in segments if segment.frames != per_segment][:-1]
     if short:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, cast
@@ -12,7 +11,7 @@ from av.video.plane import VideoPlane
 from numpy.typing import NDArray
 
 from sr_deploy.errors import UsageError, VideoError
-from sr_deploy.pictures.image import WRITABLE_SUFFIXES, Picture, write_image
+from sr_deploy.pictures.image import NUMBER, WRITABLE_SUFFIXES, Picture, write_image
 from sr_deploy.video.colors import frame_from_rgb
 from sr_deploy.video.encoding import encoded_format, raw_encoding
 from sr_deploy.video.frame import Frame, VideoFormat
@@ -36,7 +35,6 @@ _NAMES = {
     "yuv444p16le": "444p16",
 }
 _SITED = {1: "420mpeg2", 3: "420paldv"}
-_PATTERN = re.compile(r"%(0?)(\d*)d")
 
 
 class Y4MWriter:
@@ -102,7 +100,7 @@ class ImageSequence:
 
         Raises: UsageError for a name without a number, or a format that is not written.
         """
-        if len(_PATTERN.findall(pattern.name)) != 1 or "%" in _PATTERN.sub("", pattern.name):
+        if len(NUMBER.findall(pattern.name)) != 1 or "%" in NUMBER.sub("", pattern.name):
             raise UsageError(f"'{pattern.name}' names no sequence of images; expected one number in it, as in frame_%06d.png")
         if pattern.suffix.lower() not in WRITABLE_SUFFIXES:
             raise UsageError(
@@ -113,9 +111,9 @@ class ImageSequence:
 
     def path(self, number: int) -> Path:
         """The file of that number."""
-        zero, width = _PATTERN.findall(self._pattern.name)[0]
+        zero, width = NUMBER.findall(self._pattern.name)[0]
         digits = f"{number:{zero}{width}d}"
-        return self._pattern.with_name(_PATTERN.sub(digits, self._pattern.name))
+        return self._pattern.with_name(NUMBER.sub(digits, self._pattern.name))
 
     def write(self, frame: Frame) -> None:
         """Write the next file, complete or not at all. Raises: ImageError when the disk refuses."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,9 @@ def test_a_named_architecture_is_checked(tmp_path: Path) -> None:
     assert load_checkpoint(path, architecture="rfdn").architecture.name == "rfdn"
     with pytest.raises(UnknownArchitectureError, match=r"not rlfn: \d+ of 114 keys"):
         load_checkpoint(path, architecture="rlfn")
-    with pytest.raises(UsageError, match="unknown architecture 'rfdm'; did you mean 'rfdn'"):
-        load_checkpoint(path, architecture="rfdm")
+    for name, hint in (("rfdm", "did you mean 'rfdn'?"), ("RFDN", "did you mean 'rfdn'?"), ("zzz", "known: rfdn, rlfn, ")):
+        with pytest.raises(UsageError, match=re.escape(f"unknown architecture '{name}'; {hint}")):
+            load_checkpoint(path, architecture=name)
 
 
 def test_readings_state_only_what_is_open(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import sr_deploy
 from sr_deploy.bundle import Bundle
 from sr_deploy.device.device import Device
 from sr_deploy.device.tiling import DeviceTiling
-from sr_deploy.engines.pixels import INPUT, to_pixel_form, to_planes_form
+from sr_deploy.engines.pixels import INPUT, to_pixel_form
+from sr_deploy.engines.planes import to_planes_form
 from sr_deploy.upscaling.tiling import plan_tiles
 from tests.graphs import image_graph
 

@@ -252,8 +252,8 @@ def test_engines_of_no_folder(invoke: Invoke) -> None:
 SLOW = """
 import time
 from sr_deploy import cli
-from sr_deploy.cli.build import Progress
-Progress.__call__ = lambda self, phase, done: time.sleep(0.02)
+from sr_deploy.cli.build import ProgressLine
+ProgressLine.__call__ = lambda self, phase, done: time.sleep(0.02)
 cli.main()
 """
 

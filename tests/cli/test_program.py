@@ -15,8 +15,7 @@ from click.testing import CliRunner, Result
 
 import sr_deploy
 from sr_deploy import cli
-from sr_deploy.cli.command import Command
-from sr_deploy.cli.group import Group, verbose_option
+from sr_deploy.cli import Command, Group, verbose_option
 from sr_deploy.errors import BackendUnavailableError, CheckpointError, UsageError
 from sr_deploy.pictures.image import Picture, write_image
 

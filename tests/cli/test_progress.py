@@ -16,8 +16,8 @@ import pytest
 
 from sr_deploy.batch.folder import Outcome, Summary
 from sr_deploy.batch.naming import Failure, Job
-from sr_deploy.cli.pace import FilmPace, Pace
-from sr_deploy.cli.progress import JsonReport, shares, summary_line, video_line, warnings_as_notes
+from sr_deploy.cli.progress import FilmPace, Pace, shares, summary_line, video_line, warnings_as_notes
+from sr_deploy.cli.progress_json import JsonReport
 from sr_deploy.pipeline import Timing
 from sr_deploy.upscaling.image_upscaler import Stats
 from sr_deploy.upscaling.reuse import ReuseStats

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import Result
 
+from sr_deploy.arrays import Array
+from sr_deploy.engines.mask_guided import MaskGuidedEngine
+from sr_deploy.masked.masked_upscaler import MaskedUpscaler, write_heat
+from sr_deploy.pictures.color import bleed
 from sr_deploy.pictures.image import Picture, read_image, write_image
-from tests.graphs import image_graph, save
+from tests.graphs import image_graph, masked_bundle, save
 from tests.upscaling.gpu.test_frames import photo
 
 Invoke = Callable[..., Result]
@@ -34,6 +38,63 @@ def test_a_pair_writes_the_picture_and_what_comes_first(invoke: Invoke, tmp_path
     assert read_image(out).pixels.shape == (180, 140, 3)
     heat = read_image(masks / picture.name).pixels
     assert heat.shape == (180, 140, 1) and np.ptp(heat) > 0
+
+
+@pytest.fixture
+def guided(tmp_path: Path) -> Path:
+    folder = tmp_path / "guided"
+    folder.mkdir()
+    return masked_bundle(folder).folder
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of each image that a mask-guided network runs on."""
+    seen: list[tuple[int, ...]] = []
+    run = MaskGuidedEngine._run
+
+    def noted(self: MaskGuidedEngine, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        seen.append(next(iter(feeds.values())).shape)
+        return run(self, feeds)
+
+    monkeypatch.setattr(MaskGuidedEngine, "_run", noted)
+    return seen
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_maps_come_from_the_run_itself(
+    invoke: Invoke, tmp_path: Path, guided: Path, runs: list[tuple[int, ...]], alpha: bool
+) -> None:
+    pixels = photo(90, 70)
+    ramp = np.linspace(0, 255, 90 * 70).reshape(90, 70).astype(np.uint8)
+    write_image(tmp_path / "a.png", Picture(pixels, alpha=ramp if alpha else None))
+    with MaskedUpscaler(guided, k=0.2, backend="onnxruntime") as upscale:
+        write_heat(tmp_path / "expected.png", upscale.heat(bleed(pixels, ramp) if alpha else pixels), 2)
+    runs.clear()
+    command = ("upscale", tmp_path / "a.png", "-m", guided, "--backend", "onnxruntime", "--mask-out", tmp_path / "masks")
+    result = invoke(*command, "-o", tmp_path / "out.png")
+    assert (result.exit_code, len(runs)) == (0, 2 if alpha else 1), result.stderr
+    expected, mask = read_image(tmp_path / "expected.png").pixels, tmp_path / "masks" / "a.png"
+    np.testing.assert_array_equal(read_image(mask).pixels, expected)
+    assert np.ptp(expected) > 0
+
+
+def test_a_picture_that_was_done_before_gets_its_map(
+    invoke: Invoke, tmp_path: Path, picture: Path, guided: Path, runs: list[tuple[int, ...]]
+) -> None:
+    command = ("upscale", picture, "-m", guided, "--backend", "onnxruntime", "-o", tmp_path / "out.png")
+    for number, masks in enumerate(((), ("--mask-out", tmp_path / "masks"))):
+        assert invoke(*command, *masks).exit_code == 0
+        assert len(runs) == number + 1
+    assert np.ptp(read_image(tmp_path / "masks" / picture.name).pixels) > 0
+
+
+def test_a_map_that_cannot_be_written_costs_no_picture(invoke: Invoke, tmp_path: Path, picture: Path, guided: Path) -> None:
+    (tmp_path / "masks").write_bytes(b"")
+    arguments = ("-m", guided, "--mask-out", tmp_path / "masks", "-o", tmp_path / "out.png")
+    result = invoke("upscale", picture, *arguments)
+    assert (result.exit_code, "note: no map of" in result.stderr) == (0, True), result.stderr
+    assert read_image(tmp_path / "out.png").pixels.shape == (180, 140, 3)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from sr_deploy.batch.naming import WRITABLE_VIDEOS
 from sr_deploy.cli import program
 from sr_deploy.pictures.image import Picture, read_image, write_image
-from sr_deploy.video.encoding import CONTAINERS
 from tests.video.clips import Clips, ffmpeg, frame_hashes, frames, times_of, video_stream
 
 Invoke = Callable[..., Result]
@@ -244,10 +242,6 @@ def test_a_setting_that_suits_one_of_two(invoke: Invoke, bundle: Path, film: Pat
     result = invoke("upscale", film, clips["odd"], "-m", bundle, "-o", "out", "--codec", "libx264")
     assert (result.exit_code, result.stdout) == (1, f"out/{film.name}\n")
     assert "'.webm' cannot hold libx264; use .mkv" in result.stderr
-
-
-def test_the_endings_that_are_named_are_those_that_are_written() -> None:
-    assert frozenset(CONTAINERS) == WRITABLE_VIDEOS
 
 
 def test_options_of_pictures_do_nothing_for_videos(invoke: Invoke, bundle: Path, film: Path) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sr_deploy.device.device import Device, load_warp, stream_handle, to_pycuda
+from sr_deploy.device.device import Device, load_warp, to_pycuda
+from sr_deploy.device.streams import stream_handle
 from sr_deploy.errors import FeedError, MissingDependencyError, UsageError
 from tests.device.test_device import OnGPU
 

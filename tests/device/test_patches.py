@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as arrays
 from sr_deploy.bundle import Masked
 from sr_deploy.device.device import Device
 from sr_deploy.device.gpu import find_gpus
+from sr_deploy.device.health import are_healthy
 from sr_deploy.device.patches import PatchBatch, PatchSelector
-from sr_deploy.engines.health import are_healthy
 from sr_deploy.errors import BackendUnavailableError, FeedError
 
 Array = np.ndarray[Any, np.dtype[Any]]

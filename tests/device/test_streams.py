@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sr_deploy.device import streams
 from sr_deploy.device.device import Device, DeviceArray, load_warp
 from sr_deploy.device.streams import Recordings
-from sr_deploy.errors import EngineError
+from sr_deploy.errors import EngineError, warn_once
 from tests.device.fake_gpu import FakeGPU
 
 Busy = Callable[[], None]
@@ -25,7 +24,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
     pytest.importorskip("warp")
     found = FakeGPU()
     found.install(monkeypatch)
-    streams._note_once.cache_clear()
+    warn_once.cache_clear()
     return found
 
 

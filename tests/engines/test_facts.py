@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.facts import graph_facts
@@ -38,6 +38,19 @@ def test_costs_are_those_counted_by_hand() -> None:
 
 def test_global_pooling_is_never_exact() -> None:
     assert not graph_facts(image_graph(pooled=True)).exact
+
+
+@pytest.mark.parametrize("operator", ["InstanceNormalization", "MeanVarianceNormalization"])
+def test_normalization_over_all_pixels_is_never_exact(operator: str) -> None:
+    """Of the same shapes before and after, so the shapes do not tell."""
+    model = image_graph(depth=1)
+    nodes, weights = model.graph.node, model.graph.initializer
+    for name in ("gain", "offset"):
+        weights.append(numpy_helper.from_array(np.ones(3, np.float32), name))
+    inputs, attributes = (["conv0", "gain", "offset"], {}) if operator[0] == "I" else (["conv0"], {"axes": [2, 3]})
+    nodes.insert(1, helper.make_node(operator, inputs, ["normalized"], name="normal", **attributes))
+    nodes[2].input[0] = "normalized"
+    assert not graph_facts(model).exact
 
 
 def test_a_strided_window_sets_the_smallest_size() -> None:

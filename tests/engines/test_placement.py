@@ -12,8 +12,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from sr_deploy.engines import onnxruntime as onnxruntime_module
-from sr_deploy.engines import placement
 from sr_deploy.engines.placement import stray_nodes, warn_of_strays
+from sr_deploy.errors import warn_once
 from tests.graphs import image_graph
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -21,9 +21,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.fixture(autouse=True)
 def _forget_warnings() -> Iterator[None]:
-    placement._warn_once.cache_clear()
+    warn_once.cache_clear()
     yield
-    placement._warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 def resized() -> ModelProto:

@@ -269,6 +269,22 @@ def test_frames_on_a_device_equal_those_of_the_host(
     assert machine.runs
 
 
+@pytest.mark.usefixtures("machine")
+def test_heat_of_a_device_equals_that_of_the_host(guided: Path) -> None:
+    """Frames leave their scores on the device: the first map takes a run from the host, the others come from theirs."""
+    images = [photo(30, 41, seed) for seed in range(2)]
+    with MaskedUpscaler(guided, precision="fp32", k=3) as upscale:
+        found = []
+        for image in images:
+            upscale(image)
+            found.append(upscale.last_heat(image))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upscaler_module, "select_backend", select_backend)
+        with MaskedUpscaler(guided, backend="onnxruntime", precision="fp32", k=3) as upscale:
+            expected = [upscale.heat(image) for image in images]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def spoil_refined(*precisions: str) -> Callable[[str, dict[str, Array]], None]:
     def spoil(precision: str, results: dict[str, Array]) -> None:
         if FEATURES not in results and precision in precisions:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_deploy import Upscaler
+from sr_deploy import Upscaler, open_bundle
 from sr_deploy.masked.pair_blocks import Grid
 from tests.graphs import image_graph, save
 
@@ -15,10 +15,10 @@ from tests.graphs import image_graph, save
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_windows_hold_their_blocks_with_a_border(tmp_path: Path, shape: tuple[int, int], multiple: int) -> None:
     """Each block of both sizes lies once in the image, and in its window with 4 pixels around it, but at the image's border."""
-    graph = save(image_graph(scale=2), tmp_path, "network.onnx")
+    bundle = open_bundle(save(image_graph(scale=2), tmp_path, "network.onnx"))
+    bundle = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, size_multiple=multiple))
     height, width = shape
-    with Upscaler(graph, backend="onnxruntime", precision="fp32") as network:
-        network.card = dataclasses.replace(network.card, size_multiple=multiple)
+    with Upscaler(bundle, backend="onnxruntime", precision="fp32") as network:
         grid = Grid.of(np.zeros((height, width, 3), np.uint8), [network])
     (view,) = grid.views
     for number, (rows, columns) in enumerate(view.sizes):

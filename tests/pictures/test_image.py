@@ -25,9 +25,9 @@ from sr_deploy.pictures.image import (
     Picture,
     is_whole,
     read_image,
-    resample,
     write_image,
 )
+from sr_deploy.pictures.resample import resample
 
 ODD = Path(__file__).parents[3] / "shared" / "images" / "odd"
 ODD_FILES = sorted(str(path.relative_to(ODD)) for path in ODD.rglob("*") if path.is_file()) if ODD.is_dir() else []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.export.probes import probe_picture
-from sr_deploy.training import Recipe, read_recipe
+from sr_deploy.training import TrainingRecipe, read_recipe
 
 RECIPE = """
 name = "tiny"
@@ -46,7 +46,7 @@ losses = {{ mse = 1.0, fourier = 0.01, contrastive = 0.1 }}
 """
 NETWORK = "scale = 2\ncolors = 3\nchannels = 8\nblocks = 1"
 
-MakeRecipe = Callable[..., Recipe]
+MakeRecipe = Callable[..., TrainingRecipe]
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_recipe(photos: Path) -> MakeRecipe:
     """Write a recipe beside the photos and read it."""
 
-    def make(architecture: str = "ecbsr", network: str = NETWORK, **given: object) -> Recipe:
+    def make(architecture: str = "ecbsr", network: str = NETWORK, **given: object) -> TrainingRecipe:
         path = photos.parent / "tiny.toml"
         path.write_text(RECIPE.format(architecture=architecture, network=network), encoding="utf-8")
         return read_recipe(path, **given)

@@ -21,7 +21,7 @@ from sr_deploy.training import train
 from sr_deploy.training.losses import Loss
 from sr_deploy.training.objectives import error_map, objective
 from sr_deploy.training.optimization import Optimization
-from sr_deploy.training.recipe import Part, Stage, Weights
+from sr_deploy.training.recipe import TrainedPart, TrainingStage, Weights
 from tests.training.conftest import MakeRecipe
 
 PAN = MGAConfig(scale=2, colors=3, channels=8, blocks=3, refine_blocks=1)
@@ -82,10 +82,10 @@ def test_two_equal_images_have_no_error() -> None:
     ("part", "trained"),
     [("decomposed", {"base", "refine"}), ("patches", {"base", "refine"}), ("mask", {"mask"})],
 )
-def test_a_stage_trains_its_part_alone(part: Part, trained: set[str]) -> None:
+def test_a_stage_trains_its_part_alone(part: TrainedPart, trained: set[str]) -> None:
     network = build()
     before, average = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
-    stage = Stage(steps=3, batch=2, crop=16, learning_rate=1e-2, losses=Weights(l1=1.0), ema=0.5, part=part)
+    stage = TrainingStage(steps=3, batch=2, crop=16, learning_rate=1e-2, losses=Weights(l1=1.0), ema=0.5, part=part)
     loss = Loss(stage.losses, 3, 1)
     run = Optimization(objective(stage, network, 1.0, loss), objective(stage, average, 1.0, loss), stage, half=False)
     values = [run.step(number, images(2, 3, 8, 8), images(2, 3, 16, 16)) for number in range(3)]
@@ -98,7 +98,7 @@ def test_a_stage_trains_its_part_alone(part: Part, trained: set[str]) -> None:
 @pytest.mark.parametrize("coarse", [1.0, 0.25, 0.0])
 def test_the_base_s_own_image_counts_as_the_stage_says(coarse: float) -> None:
     network, lr, hr = build(), images(2, 3, 8, 8), images(2, 3, 16, 16)
-    stage = Stage(steps=1, batch=2, crop=16, learning_rate=1e-2, losses=Weights(l1=1.0), part="patches", coarse=coarse)
+    stage = TrainingStage(steps=1, batch=2, crop=16, learning_rate=1e-2, losses=Weights(l1=1.0), part="patches", coarse=coarse)
     patches = objective(stage, network, 1.0, Loss(stage.losses, 3, 1))
     with torch.no_grad():
         own = float(patches.loss(patches.outputs(lr), hr, lr))
@@ -116,12 +116,12 @@ def test_the_plain_network_has_no_use_for_the_base_s_upsampler() -> None:
 THREE = [{"part": part, "steps": 3, "crop": 32} for part in ("decomposed", "patches", "mask")]
 
 
-def stages(recipe_stage: Stage) -> tuple[Stage, ...]:
+def stages(recipe_stage: TrainingStage) -> tuple[TrainingStage, ...]:
     return tuple(replace(recipe_stage, **step) for step in THREE)  # type: ignore[arg-type]
 
 
 def test_three_steps_leave_a_mask_guided_network(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    plain = Stage(steps=3, batch=2, crop=32, learning_rate=1e-3, losses=Weights(l1=1.0))
+    plain = TrainingStage(steps=3, batch=2, crop=32, learning_rate=1e-3, losses=Weights(l1=1.0))
     recipe = make_recipe("pan_mga", NETWORK, stages=stages(plain))
     trained = train(recipe, tmp_path / "run")
     assert load_checkpoint(trained.checkpoint).architecture.name == "pan_mga"
@@ -146,7 +146,7 @@ def test_three_steps_leave_a_mask_guided_network(make_recipe: MakeRecipe, tmp_pa
 def test_parts_that_do_not_fit(
     make_recipe: MakeRecipe, architecture: str, network: str | None, stage: dict[str, object], words: str
 ) -> None:
-    plain = Stage(steps=3, batch=2, crop=32, learning_rate=1e-3, losses=Weights(l1=1.0))
+    plain = TrainingStage(steps=3, batch=2, crop=32, learning_rate=1e-3, losses=Weights(l1=1.0))
     given = (architecture, network) if network else (architecture,)
     with pytest.raises(UsageError, match=words):
         make_recipe(*given, stages=(replace(plain, **stage),))  # type: ignore[arg-type]

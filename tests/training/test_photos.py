@@ -11,6 +11,7 @@ from PIL import Image
 
 from sr_deploy.bicubic import imresize
 from sr_deploy.errors import ImageError, UsageError
+from sr_deploy.pictures.image import READABLE_SUFFIXES
 from sr_deploy.training.photos import Ahead, Crops, Photo, fingerprint, hold_out, read_photos
 
 
@@ -22,6 +23,16 @@ def test_photos_are_the_files_and_their_bicubic(photos: Path) -> None:
         height, width = (size // 2 * 2 for size in expected.shape[:2])
         np.testing.assert_array_equal(photo.hr, expected[:height, :width])
         np.testing.assert_array_equal(photo.lr, imresize(photo.hr, height // 2, width // 2))
+
+
+@pytest.mark.parametrize("suffix", sorted(READABLE_SUFFIXES))
+def test_photos_may_be_of_every_format_that_is_read(tmp_path: Path, suffix: str) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (16, 24, 3), np.uint8)
+    kinds = {".jpe": "JPEG", ".jfif": "JPEG", ".j2k": "JPEG2000", ".pgm": "PPM", ".pnm": "PPM"}
+    Image.fromarray(pixels).resize((48, 32)).save(tmp_path / f"a{suffix}", format=kinds.get(suffix), quality=100)
+    (photo,) = read_photos([str(tmp_path)], 2)
+    with Image.open(tmp_path / f"a{suffix}") as expected:
+        np.testing.assert_allclose(photo.hr.astype(int), np.asarray(expected.convert("RGB")), atol=3)
 
 
 def test_luma_photos_have_one_channel(photos: Path) -> None:

@@ -38,6 +38,7 @@ def test_blocks_are_of_the_training_form(make_recipe: MakeRecipe) -> None:
         ("ema = 0.8", "emma = 0.8", "unknown key 'emma'; did you mean 'ema'"),
         ("channels = 8", "chanels = 8", "unknown key 'chanels'; did you mean 'channels'"),
         ('architecture = "ecbsr"', 'architecture = "ecbs"', "unknown architecture 'ecbs'; did you mean 'ecbsr'"),
+        ('architecture = "ecbsr"', 'architecture = "ECBSR"', "unknown architecture 'ECBSR'; did you mean 'ecbsr'"),
         ("crop = 32", "crop = 33", "stage 1: crop 33 is no multiple of the scale 2; 32 is"),
         ("halve_every = 2", "", "stage 2: schedule 'halving' needs halve_every"),
         ("ema = 0.8", "ema = 1.0", r"ema 1.0 is not in \[0, 1\)"),

@@ -11,9 +11,9 @@ import torch
 
 from sr_deploy.architectures import read_checkpoint
 from sr_deploy.errors import CheckpointError, UsageError
-from sr_deploy.training.state import Entry, State, alone, load_state, save_state
+from sr_deploy.training.state import LogLine, TrainingState, alone, load_state, save_state
 
-STATE = State(
+STATE = TrainingState(
     identity="abc",
     stage=1,
     step=20,
@@ -22,7 +22,7 @@ STATE = State(
     params={"w": torch.rand(3)},
     params_ema={"w": torch.rand(3)},
     optimizer={"state": {0: {"step": torch.tensor(20.0)}}, "param_groups": [{"lr": 1e-3}]},
-    log=(Entry(10, 1, 1e-3, 0.1, 30.0, 0.9, 1.0),),
+    log=(LogLine(10, 1, 1e-3, 0.1, 30.0, 0.9, 1.0),),
 )
 
 

@@ -143,10 +143,12 @@ def test_a_change_of_depth_starts_over(exact: Upscaler) -> None:
     assert check(exact, [PICTURE, PICTURE.astype(np.uint16), PICTURE]).stats.tiles_reused == 0
 
 
-def test_sizes_that_the_network_does_not_take_are_padded(exact: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "card", replace(exact.card, size_multiple=16))
+def test_sizes_that_the_network_does_not_take_are_padded(exact: Upscaler) -> None:
     frames = [PICTURE[:83, :117], changed(PICTURE[:83, :117], slice(80, 83), slice(110, 117))]
-    stats = check(exact, [*frames, frames[0]]).stats
+    bundle = replace(exact.bundle, card=replace(exact.card, size_multiple=16))
+    with Upscaler(bundle, tile=TILE) as upscaler:
+        assert upscaler.plan(83, 117).rows.size == 96
+        stats = check(upscaler, [*frames, frames[0]]).stats
     assert 0 < stats.tiles_reused < stats.tiles_computed + stats.tiles_reused
 
 

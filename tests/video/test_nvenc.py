@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from sr_deploy import Upscaler
-from sr_deploy.engines.pixels import HEALTH, LEVELS
+from sr_deploy.engines.pixels import HEALTH
+from sr_deploy.engines.planes import LEVELS
 from sr_deploy.errors import EngineError, UsageError
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.upscaling.gpu.frames import Schedule

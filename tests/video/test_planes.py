@@ -16,7 +16,8 @@ from sr_deploy import Upscaler
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.device.ycbcr import Meaning
 from sr_deploy.engines import select_backend
-from sr_deploy.engines.pixels import HEALTH, LEVELS
+from sr_deploy.engines.pixels import HEALTH
+from sr_deploy.engines.planes import LEVELS
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.upscaling import upscaler as upscaler_module
 from sr_deploy.upscaling.gpu.frames import Schedule

@@ -14,8 +14,8 @@ from onnx import ModelProto
 from sr_deploy.bundle import Bundle, Masked, ModelCard, Part, Precision
 from sr_deploy.device.gpu import GPU, find_gpus
 from sr_deploy.engines.pixels import INPUT, PATCHES, load_float_form, load_pixel_form
-from sr_deploy.engines.tensorrt.cache import EngineCache, EngineKey, EngineRecord, Entry, ShapeRange
-from sr_deploy.engines.tensorrt.compile import Progress, compile_engine, flags_of, require_listed, why_stale
+from sr_deploy.engines.tensorrt.cache import EngineCache, EngineFile, EngineKey, EngineRecord, ShapeRange
+from sr_deploy.engines.tensorrt.compile import BuildProgress, compile_engine, flags_of, require_listed, why_stale
 from sr_deploy.engines.tensorrt.library import FLAVOURS, TENSORRT_RTX, Flavour, Library, load_library
 from sr_deploy.engines.tensorrt.target import BuildSettings
 from sr_deploy.errors import BackendUnavailableError, EngineError, MissingDependencyError, UsageError
@@ -50,7 +50,7 @@ def build_engine(
     part: Part = "",
     gpu: GPU | None = None,
     say: Say | None = None,
-    progress: Progress | None = None,
+    progress: BuildProgress | None = None,
 ) -> BuiltEngine:
     """The engine of a bundle in `folder`, compiled unless one with the same key is there and whole.
 
@@ -81,7 +81,7 @@ def build_graph(
     gpu: GPU | None = None,
     say: Say | None = None,
     notice: str = "",
-    progress: Progress | None = None,
+    progress: BuildProgress | None = None,
 ) -> BuiltEngine:
     """As `build_engine`, of a graph in the form that `engine_graph` returns, or of any other image graph.
 
@@ -119,7 +119,7 @@ def build_graph(
 
 
 def _compile(
-    graph: bytes, key: EngineKey, card: ModelCard, library: Library, cache: EngineCache, progress: Progress | None
+    graph: bytes, key: EngineKey, card: ModelCard, library: Library, cache: EngineCache, progress: BuildProgress | None
 ) -> BuiltEngine:
     start = time.monotonic()
     compiled = compile_engine(
@@ -197,7 +197,7 @@ def fitting_engines(graph: bytes, library: Library, gpu: GPU, folders: Iterable[
                 yield BuiltEngine(entry.path, entry.record, compiled=False)
 
 
-def problem_of(entry: Entry) -> str:
+def problem_of(entry: EngineFile) -> str:
     """Why an engine of a folder is of no use any more, '' when nothing speaks against it.
 
     It is damaged, or the library that built it is installed here in another version.

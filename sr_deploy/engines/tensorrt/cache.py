@@ -80,7 +80,7 @@ class EngineRecord:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EngineFile:
     """An engine file, and what is wrong with it, '' when it is whole."""
 
     path: Path
@@ -98,14 +98,14 @@ class EngineCache:
         """Where the engine of that key lies, or would lie."""
         return self.folder / f"{key.digest}.engine"
 
-    def find(self, key: EngineKey) -> Entry | None:
+    def find(self, key: EngineKey) -> EngineFile | None:
         """The engine of that key, checked byte by byte; None when there is none."""
         path = self.path(key)
         if not path.is_file() and not path.with_suffix(".json").is_file():
             return None
         entry = read_entry(path)
         if entry.record is not None and entry.record.key != key:
-            return Entry(path, entry.record, "its key is another one")
+            return EngineFile(path, entry.record, "its key is another one")
         return entry
 
     def store(self, record: EngineRecord, engine: bytes) -> EngineRecord:
@@ -132,7 +132,7 @@ class EngineCache:
         """Raises: EngineError when the folder cannot be written."""
         write_whole(self._timing_path(key), timings)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[EngineFile]:
         """All engines of the folder, the damaged ones too.
 
         Raises: UsageError when there is no such folder.
@@ -140,7 +140,7 @@ class EngineCache:
         stems = sorted({match["stem"] for path in self._files() if (match := _OURS.fullmatch(path.name)) and match["stem"]})
         return [read_entry(self.folder / f"{stem}.engine") for stem in stems]
 
-    def fitting(self, fits: Callable[[EngineRecord], bool]) -> Iterator[Entry]:
+    def fitting(self, fits: Callable[[EngineRecord], bool]) -> Iterator[EngineFile]:
         """The engines whose record `fits`, the newest first; only these are read, one by one."""
         stems = {path.stem for path in self.folder.glob("*.json") if _OURS.fullmatch(path.name)}
         records = {stem: _read_record(self.folder / f"{stem}.json") for stem in stems}
@@ -148,7 +148,7 @@ class EngineCache:
         for stem in sorted(found, key=lambda stem: (found[stem].built, stem), reverse=True):
             yield read_entry(self.folder / f"{stem}.engine")
 
-    def prune(self, problem_of: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
+    def prune(self, problem_of: Callable[[EngineFile], str]) -> list[tuple[EngineFile, str]]:
         """Delete the engines of which `problem_of` says something, and what killed builds left; says what it deleted.
 
         Raises: UsageError when there is no such folder.
@@ -223,17 +223,17 @@ def default_folder() -> Path:
     return Path(base) / "sr-deploy" / "engines"
 
 
-def read_entry(path: Path) -> Entry:
+def read_entry(path: Path) -> EngineFile:
     """An engine with its record; `problem` says what is damaged."""
     record = _read_record(path.with_suffix(".json"))
     if isinstance(record, str):
-        return Entry(path, None, record)
+        return EngineFile(path, None, record)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
-        return Entry(path, record, f"not readable ({exc.strerror})")
-    return Entry(path, record, "" if digest == record.sha256 else "changed since it was built")
+        return EngineFile(path, record, f"not readable ({exc.strerror})")
+    return EngineFile(path, record, "" if digest == record.sha256 else "changed since it was built")
 
 
 def _read_record(sidecar: Path) -> EngineRecord | str:

@@ -18,10 +18,10 @@ from sr_deploy.engines.engine import TensorSpec
 from sr_deploy.engines.tensorrt.library import Flavour, Library
 from sr_deploy.errors import EngineError, UsageError
 
-Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+ProfileShapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Smallest, usual and largest shape by input name."""
 
-Progress = Callable[[str, float], None]
+BuildProgress = Callable[[str, float], None]
 """Called with the phase that runs, and the fraction of the whole that is done."""
 
 FLAGS = ("strongly typed", "no TF32", "no auxiliary streams", "scratch memory by shape")
@@ -50,12 +50,12 @@ def compile_engine(
     graph: ModelProto | Path | bytes,
     library: Library,
     *,
-    shapes: Shapes,
+    shapes: ProfileShapes,
     capabilities: Sequence[str] = (),
     workspace: int | None = None,
     optimization_level: int | None = None,
     timing_cache: bytes = b"",
-    progress: Progress | None = None,
+    progress: BuildProgress | None = None,
 ) -> Compiled:
     """Compile `graph` with `library`.
 
@@ -170,7 +170,7 @@ def _where(error: Any) -> str:
     return f"node '{error.node_name()}' ({error.node_operator()}): " if error.node_operator() else ""
 
 
-def _set_shapes(library: Library, builder: Any, network: Any, config: Any, shapes: Shapes) -> None:
+def _set_shapes(library: Library, builder: Any, network: Any, config: Any, shapes: ProfileShapes) -> None:
     names = {network.get_input(index).name: network.get_input(index) for index in range(network.num_inputs)}
     if set(names) != set(shapes):
         raise UsageError(f"shapes are given for {sorted(shapes)}, the graph has the inputs {sorted(names)}")
@@ -202,7 +202,7 @@ def _spec(module: Any, tensor: Any) -> TensorSpec:
 class _Phases:
     """Nested phases of a build, as one fraction. Never raises: whatever happens here is kept until the library returned."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: BuildProgress | None) -> None:
         self.stop = False
         self._progress = progress
         self._lock = threading.Lock()

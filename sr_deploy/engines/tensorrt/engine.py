@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import ALIGNMENT, Device, DeviceArray, load_warp
-from sr_deploy.device.streams import Stream, stream_handle
-from sr_deploy.engines.engine import DeviceEngine, TensorSpec, check_arrays
+from sr_deploy.device.device import Device, DeviceArray, load_warp
+from sr_deploy.device.streams import Stream
+from sr_deploy.engines.engine import DeviceEngine, Shapes, TensorSpec, check_arrays
 from sr_deploy.engines.tensorrt.cache import write_whole
+from sr_deploy.engines.tensorrt.context import ExecutionContext
 from sr_deploy.engines.tensorrt.library import Library
 from sr_deploy.errors import EngineError, FeedError
 
@@ -27,8 +28,6 @@ _HOST = -1
 """The context of `run`, beside those of `enqueue`."""
 
 _PROFILE = 0
-
-Shapes = dict[str, tuple[int, ...]]
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class TensorRTEngine(DeviceEngine):
         self.capturable = True
         self._library = library
         self._making = threading.Lock()
-        self._contexts: dict[int, _Context] = {}
+        self._contexts: dict[int, ExecutionContext] = {}
         self._buffers: _Buffers | None = None
         self._stream = device.stream()
         with self._inside("does not load the engine"):
@@ -85,7 +84,7 @@ class TensorRTEngine(DeviceEngine):
         check_arrays(self, arrays, context)
         self._enqueue(self._context(context), arrays, stream)
 
-    def _enqueue(self, slot: _Context, arrays: Mapping[str, DeviceArray], stream: Stream) -> None:
+    def _enqueue(self, slot: ExecutionContext, arrays: Mapping[str, DeviceArray], stream: Stream) -> None:
         shapes = {spec.name: tuple(arrays[spec.name].shape) for spec in self.inputs}
         apart = contextlib.nullcontext() if slot.is_ready_for(shapes) else self.device.preparing()
         with slot.lock, apart, self._inside("failed while running"):
@@ -96,7 +95,7 @@ class TensorRTEngine(DeviceEngine):
             if slot.is_fresh:
                 self._after_first_run(slot, stream)
 
-    def _after_first_run(self, slot: _Context, stream: Stream) -> None:
+    def _after_first_run(self, slot: ExecutionContext, stream: Stream) -> None:
         slot.is_fresh = False
         if self._library.flavour.compiles_at_run:
             self.capturable = self.capturable and slot.is_capturable(stream)
@@ -124,7 +123,7 @@ class TensorRTEngine(DeviceEngine):
             self._buffers = _Buffers.of(self, shapes, slot.results)
         return self._buffers
 
-    def _context(self, number: int) -> _Context:
+    def _context(self, number: int) -> ExecutionContext:
         if (known := self._contexts.get(number)) is not None:
             return known
         with self.device.preparing(), self._making:
@@ -133,7 +132,13 @@ class TensorRTEngine(DeviceEngine):
                     context = self._engine.create_execution_context(self._config)
                     if context is None:
                         raise self._library.error("cannot make an execution context")
-                self._contexts[number] = _Context(context, self)
+                self._contexts[number] = ExecutionContext(
+                    context,
+                    self._library,
+                    self.device,
+                    outputs=[spec.name for spec in self.outputs],
+                    largest_scratch=int(self._engine.device_memory_size_v2),
+                )
             return self._contexts[number]
 
     def _check_limits(self, feeds: Mapping[str, Array]) -> None:
@@ -145,7 +150,7 @@ class TensorRTEngine(DeviceEngine):
                     "tiles, or build an engine for this size with `sr-deploy build`"
                 )
 
-    def _check_results(self, slot: _Context, arrays: Mapping[str, DeviceArray]) -> None:
+    def _check_results(self, slot: ExecutionContext, arrays: Mapping[str, DeviceArray]) -> None:
         for name, shape in slot.results.items():
             if tuple(arrays[name].shape) != shape:
                 raise FeedError(f"{self.description}: gives {list(shape)} for '{name}', not {list(arrays[name].shape)}")
@@ -175,100 +180,6 @@ class TensorRTEngine(DeviceEngine):
     def _wait(self) -> None:
         for slot in self._contexts.values():
             slot.finish()
-
-
-class _Context:
-    """One execution context with its scratch memory, for use inside the guard. It `is_fresh` until new shapes have run."""
-
-    def __init__(self, context: Any, owner: TensorRTEngine) -> None:
-        self.lock = threading.Lock()
-        self.results: Shapes = {}
-        self.is_fresh = False
-        self._context = context
-        self._library = owner._library
-        self._largest_scratch = int(owner._engine.device_memory_size_v2)
-        self._device = owner.device
-        self._outputs = [spec.name for spec in owner.outputs]
-        self._shapes: Shapes = {}
-        self._known: list[Shapes] = []
-        self._scratch: DeviceArray = None
-        self._stand_ins: dict[str, DeviceArray] = {}
-        self._last: Stream = None
-
-    def is_ready_for(self, shapes: Shapes) -> bool:
-        """Whether inputs of these shapes have run, and were the latest: nothing is to be made for them."""
-        return shapes == self._shapes and not self.is_fresh
-
-    def prepare(self, shapes: Shapes) -> None:
-        """Take inputs of these shapes from now on."""
-        if shapes == self._shapes:
-            return
-        context = self._context
-        self._shapes = {}
-        for name, shape in shapes.items():
-            if not context.set_input_shape(name, shape):
-                raise self._library.error(f"refuses {list(shape)} for '{name}'")
-        self._reserve(context.update_device_memory_size_for_shapes())
-        self.results = {name: tuple(context.get_tensor_shape(name)) for name in self._outputs}
-        self._shapes = shapes
-        self.is_fresh = shapes not in self._known
-
-    def enqueue(self, arrays: Mapping[str, DeviceArray], stream: Stream) -> None:
-        if _handle(stream) != _handle(self._last):
-            self.finish()
-        placed = {name: self._placed(name, array) for name, array in arrays.items()}
-        for name, array in placed.items():
-            if not self._context.set_tensor_address(name, array.ptr):
-                raise self._library.error(f"refuses the memory of '{name}'")
-        self._last = stream
-        moved = [name for name, array in placed.items() if array is not arrays[name]]
-        for name in moved:
-            if name not in self._outputs:
-                self._device.copy(placed[name], arrays[name], stream=stream)
-        self._execute(stream)
-        for name in moved:
-            if name in self._outputs:
-                self._device.copy(arrays[name], placed[name], stream=stream)
-        if self.is_fresh:
-            self._known.append(self._shapes)
-
-    def _execute(self, stream: Stream) -> None:
-        """Run. The library tells two sizes for scratch memory: the larger one is for when it refuses the smaller."""
-        if self._context.execute_async_v3(_handle(stream)):
-            return
-        refused = self._library.error("failed while running")
-        if not self.is_fresh or self._scratch.size >= self._largest_scratch:
-            raise refused
-        self._reserve(self._largest_scratch)
-        if not self._context.execute_async_v3(_handle(stream)):
-            raise refused
-
-    def _placed(self, name: str, array: DeviceArray) -> DeviceArray:
-        """The array itself, or one of its kind where the library takes it."""
-        if array.ptr % ALIGNMENT == 0:
-            return array
-        found = self._stand_ins.get(name)
-        if found is None or found.shape != array.shape or found.dtype != array.dtype:
-            self.finish()
-            self._stand_ins[name] = found = self._device.empty(array.shape, array.dtype.__name__)
-        return found
-
-    def is_capturable(self, stream: Stream) -> bool:
-        context = self._context
-        return bool(context.is_stream_capturable(_handle(stream)))
-
-    def finish(self) -> None:
-        """Return when the last run is done; what failed in it has been told before, or nobody asks any more."""
-        with contextlib.suppress(EngineError):
-            self._device.synchronize(self._last)
-
-    def _reserve(self, size: int) -> None:
-        context = self._context
-        if self._scratch is None or self._scratch.size < size:
-            self.finish()
-            self._scratch = None
-            self._scratch = self._device.empty((max(size, 1),), np.uint8)
-        context.set_device_memory(self._scratch.ptr, self._scratch.size)
 
 
 @dataclass(frozen=True)
@@ -348,7 +259,3 @@ def _specs(library: Library, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple
 def _limits(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     smallest, _, largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, _PROFILE))
     return smallest, largest
-
-
-def _handle(stream: Stream) -> int:
-    return 0 if stream is None else stream_handle(stream)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, SrDeployError, UsageError
+from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, SrDeployError, UsageError, first_line
 
 _LINES_KEPT = 50
 _LINES_SHOWN = 3
@@ -93,7 +93,7 @@ class Library:
         except SrDeployError:
             raise
         except (RuntimeError, TypeError, ValueError, MemoryError) as exc:
-            raise self.error(what, (str(exc).splitlines() or [type(exc).__name__])[0]) from exc
+            raise self.error(what, first_line(exc)) from exc
 
     def _last_words(self) -> list[str]:
         lines = list(self.logger.lines)
@@ -124,7 +124,7 @@ def load_library(flavour: Flavour) -> Library:
             return Library(flavour, importlib.import_module(name))
         except ImportError as exc:
             missing = isinstance(exc, ModuleNotFoundError)
-            reasons.append((missing, (str(exc).splitlines() or [name])[0]))
+            reasons.append((missing, first_line(exc)))
     _, reason = min(reasons, key=lambda entry: entry[0])
     raise BackendUnavailableError(f"{flavour.title} cannot be loaded ({reason}); install it with `{flavour.install}`")
 

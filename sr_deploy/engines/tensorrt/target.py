@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from sr_deploy.bundle import PrecisionChoice
 from sr_deploy.device import gpu
 from sr_deploy.engines.tensorrt import library as libraries
 from sr_deploy.errors import BackendUnavailableError, UsageError
@@ -54,7 +54,7 @@ class Target:
 
     name: str
     backend: str = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: PrecisionChoice = "auto"
     tile: int | None = None
     memory: int | None = None
     threads: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from sr_deploy.pictures.formats import boxes, jpeg, png, tiff
+from sr_deploy.pictures.formats import png
 from sr_deploy.pictures.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
 
 _FOREIGN = (
@@ -56,8 +56,12 @@ def _dispatch(data: memoryview, deep: bool) -> Header:
     if start.startswith(png.SIGNATURE):
         return png.read_header(data, deep=deep)
     if start.startswith(b"\xff\xd8\xff"):
+        from sr_deploy.pictures.formats import jpeg
+
         return jpeg.read_header(data)
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        from sr_deploy.pictures.formats import tiff
+
         return tiff.read_header(data)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return _webp(data)
@@ -66,9 +70,13 @@ def _dispatch(data: memoryview, deep: bool) -> Header:
     if start[:2] == b"BM":
         return _bmp(data)
     if start[4:12] == b"jP  \r\n\x87\n" or start[:4] == b"\xff\x4f\xff\x51":
+        from sr_deploy.pictures.formats import boxes
+
         return boxes.read_jp2(data)
     if start[4:8] == b"ftyp":
         if start[8:12] in (b"avif", b"avis") or (start[8:12] in (b"mif1", b"msf1") and b"avif" in bytes(data[:64])):
+            from sr_deploy.pictures.formats import boxes
+
             return boxes.read_avif(data)
         heic = start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
         what = "a HEIC picture; convert it to JPEG or PNG" if heic else "a video; give it as a video"

@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sr_deploy.pictures.color import from_float, to_float
-from sr_deploy.pictures.formats import jpeg, png, tiff
+from sr_deploy.pictures.formats import png
 from sr_deploy.pictures.formats.header import ContainerError
 
 _ROWS = 128
@@ -19,7 +18,7 @@ AVIF_QUALITY = 90
 
 
 @dataclass
-class Source:
+class EncoderInput:
     """What is to be written; `notes` collects what the format could not hold.
 
     pixels: (H, W, 3) RGB or (H, W, 1) gray, uint8, uint16 or float32; alpha: (H, W) of the same dtype or None.
@@ -46,9 +45,13 @@ class Source:
             block = np.repeat(block, 3, axis=2)
         if self.alpha is not None:
             block = np.concatenate([block, self.alpha[start:stop, :, None]], axis=2)
+        if block.dtype == dtype and top is None:
+            return block
+        from sr_deploy.pictures.color import from_float, to_float
+
         if top is not None:
             return np.clip(np.rint(np.nan_to_num(to_float(block)) * top), 0, top).astype(dtype)
-        return block if block.dtype == dtype else from_float(to_float(block), dtype)
+        return from_float(to_float(block), dtype)
 
     def for_opencv(self, dtype: DTypeLike, top: int | None = None) -> NDArray[Any]:
         """The whole picture as OpenCV wants it: (H, W, 1) gray, or (H, W, 3 or 4) BGR(A)."""
@@ -85,7 +88,7 @@ class Source:
 LABELS = {"exif": "EXIF", "icc": "ICC profile", "xmp": "XMP"}
 
 
-def encode(file: BinaryIO, suffix: str, source: Source) -> None:
+def encode(file: BinaryIO, suffix: str, source: EncoderInput) -> None:
     """Write the picture in the format of the suffix.
 
     Raises: ContainerError when the format cannot hold the picture.
@@ -94,7 +97,7 @@ def encode(file: BinaryIO, suffix: str, source: Source) -> None:
     ENCODERS[suffix](file, source)
 
 
-def _png(file: BinaryIO, source: Source) -> None:
+def _png(file: BinaryIO, source: EncoderInput) -> None:
     deep = source.pixels.dtype != np.uint8
     if source.pixels.dtype == np.float32:
         source.notes.append("32-bit float")
@@ -110,7 +113,9 @@ def _png(file: BinaryIO, source: Source) -> None:
     )
 
 
-def _tiff(file: BinaryIO, source: Source) -> None:
+def _tiff(file: BinaryIO, source: EncoderInput) -> None:
+    from sr_deploy.pictures.formats import tiff
+
     dtype = source.pixels.dtype
     if source.shape[2] == 2:
         # Hardly any reader gets gray with alpha right: OpenCV drops the alpha, or fails.
@@ -127,8 +132,10 @@ def _tiff(file: BinaryIO, source: Source) -> None:
     )
 
 
-def _jpeg(file: BinaryIO, source: Source) -> None:
+def _jpeg(file: BinaryIO, source: EncoderInput) -> None:
     import cv2
+
+    from sr_deploy.pictures.formats import jpeg
 
     _check_size(source, 65535, "JPEG")
     if source.alpha is not None:
@@ -153,7 +160,7 @@ def _jpeg(file: BinaryIO, source: Source) -> None:
     file.write(encoded[behind_jfif:])
 
 
-def _webp(file: BinaryIO, source: Source) -> None:
+def _webp(file: BinaryIO, source: EncoderInput) -> None:
     import cv2
 
     _check_size(source, 16383, "WebP")
@@ -165,7 +172,7 @@ def _webp(file: BinaryIO, source: Source) -> None:
     file.write(_imencode(".webp", source.for_opencv(np.uint8), parameters, source))
 
 
-def _avif(file: BinaryIO, source: Source) -> None:
+def _avif(file: BinaryIO, source: EncoderInput) -> None:
     import cv2
 
     _check_size(source, 65535, "AVIF")
@@ -177,20 +184,20 @@ def _avif(file: BinaryIO, source: Source) -> None:
     file.write(_imencode(".avif", image, parameters, source))
 
 
-def _bmp(file: BinaryIO, source: Source) -> None:
+def _bmp(file: BinaryIO, source: EncoderInput) -> None:
     _check_size(source, 65535, "BMP")
     source.drop_depth()
     source.drop("exif", "icc", "xmp")
     file.write(_imencode(".bmp", source.for_opencv(np.uint8), [], None))
 
 
-def _check_size(source: Source, limit: int, name: str) -> None:
+def _check_size(source: EncoderInput, limit: int, name: str) -> None:
     height, width, _ = source.shape
     if max(height, width) > limit:
         raise ContainerError(f"{width}x{height} pixels do not fit into {name}, whose limit is {limit}; write .png instead")
 
 
-def _imencode(suffix: str, image: NDArray[Any], parameters: list[int], metadata: Source | None) -> memoryview:
+def _imencode(suffix: str, image: NDArray[Any], parameters: list[int], metadata: EncoderInput | None) -> memoryview:
     import cv2
 
     kinds, blocks = [], []
@@ -213,7 +220,7 @@ def _imencode(suffix: str, image: NDArray[Any], parameters: list[int], metadata:
     return view
 
 
-ENCODERS: dict[str, Callable[[BinaryIO, Source], None]] = {
+ENCODERS: dict[str, Callable[[BinaryIO, EncoderInput], None]] = {
     ".png": _png,
     ".jpg": _jpeg,
     ".jpeg": _jpeg,
@@ -223,3 +230,6 @@ ENCODERS: dict[str, Callable[[BinaryIO, Source], None]] = {
     ".avif": _avif,
     ".bmp": _bmp,
 }
+
+LOSSY_SUFFIXES = (".avif", ".jpeg", ".jpg", ".webp")
+"""Those whose quality can be chosen."""

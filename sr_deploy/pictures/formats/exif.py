@@ -25,7 +25,7 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])"
 
 
 @dataclass(frozen=True)
-class Entry:
+class IfdEntry:
     """One tag of an IFD; `position` is where its value lies in the data."""
 
     tag: int
@@ -57,13 +57,13 @@ def byte_order(data: Data) -> str:
     return order
 
 
-def read_ifd(data: Data, offset: int, order: str, *, big: bool = False) -> tuple[dict[int, Entry], int]:
+def read_ifd(data: Data, offset: int, order: str, *, big: bool = False) -> tuple[dict[int, IfdEntry], int]:
     """The entries of the IFD at `offset`, and the offset of the next IFD (0 for none).
 
     Raises: ContainerError when a part of it lies outside of the data.
     """
     count_format, entry_format, offset_format, inline = ("Q", "HHQ", "Q", 8) if big else ("H", "HHI", "I", 4)
-    entries: dict[int, Entry] = {}
+    entries: dict[int, IfdEntry] = {}
     if offset >= len(data):
         raise ContainerError("a tag directory lies outside of the file")
     try:
@@ -80,7 +80,7 @@ def read_ifd(data: Data, offset: int, order: str, *, big: bool = False) -> tuple
                 (place,) = struct.unpack_from(order + offset_format, data, place)
             if place + size > len(data):
                 raise ContainerError(f"the value of tag {tag} lies outside of the file")
-            entries[tag] = Entry(tag, kind, length, place)
+            entries[tag] = IfdEntry(tag, kind, length, place)
             position += head + inline
         (following,) = struct.unpack_from(order + offset_format, data, position) if position < len(data) else (0,)
     except struct.error as exc:
@@ -88,7 +88,7 @@ def read_ifd(data: Data, offset: int, order: str, *, big: bool = False) -> tuple
     return entries, following
 
 
-def integers(data: Data, entry: Entry | None, order: str) -> list[int]:
+def integers(data: Data, entry: IfdEntry | None, order: str) -> list[int]:
     """The values of an entry of an unsigned integer type, empty for others and for None."""
     if entry is None or entry.type not in _UNSIGNED:
         return []
@@ -142,19 +142,19 @@ def upright_xmp(xmp: bytes) -> bytes:
     return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
 
 
-def _patch(data: bytearray, entries: dict[int, Entry], new: dict[int, int], order: str) -> None:
+def _patch(data: bytearray, entries: dict[int, IfdEntry], new: dict[int, int], order: str) -> None:
     for tag, value in new.items():
         entry = entries.get(tag)
         if entry is not None and entry.count == 1 and entry.type in (3, 4) and value < 1 << 8 * entry.size:
             struct.pack_into(order + ("H" if entry.type == 3 else "I"), data, entry.position, value)
 
 
-def set_integers(data: memoryview, entry: Entry, order: str, value: int) -> None:
+def set_integers(data: memoryview, entry: IfdEntry, order: str, value: int) -> None:
     """Overwrite every value of an entry of an unsigned integer type."""
     np.frombuffer(data, order + _UNSIGNED[entry.type], entry.count, entry.position)[:] = value
 
 
-def collect(data: Data, entries: dict[int, Entry], order: str) -> tuple[Field, ...]:
+def collect(data: Data, entries: dict[int, IfdEntry], order: str) -> tuple[Field, ...]:
     """The entries as fields to write elsewhere, sub-IFDs included; damaged ones are left out."""
     fields = []
     for tag, entry in sorted(entries.items()):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.pictures.formats import exif as tags
 from sr_deploy.pictures.formats.deflate import LEVEL, in_order, strips
-from sr_deploy.pictures.formats.exif import Entry, Field, integers, read_ifd
+from sr_deploy.pictures.formats.exif import Field, IfdEntry, integers, read_ifd
 from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
@@ -86,7 +86,7 @@ def prepare(data: memoryview) -> None:
             tags.set_integers(data, page[tag], order, 1)
 
 
-def _check_supported(data: memoryview, page: dict[int, Entry], order: str) -> None:
+def _check_supported(data: memoryview, page: dict[int, IfdEntry], order: str) -> None:
     photometric = (integers(data, page.get(_PHOTOMETRIC), order) or [-1])[0]
     bits = integers(data, page.get(_BITS), order) or [1]
     kind = (integers(data, page.get(_SAMPLE_FORMAT), order) or [_UNSIGNED])[0]
@@ -120,14 +120,14 @@ def _first_offset(data: memoryview, order: str) -> tuple[int, bool]:
     return struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0], big
 
 
-def _first_page(data: memoryview, order: str) -> dict[int, Entry]:
+def _first_page(data: memoryview, order: str) -> dict[int, IfdEntry]:
     offset, big = _first_offset(data, order)
     return read_ifd(data, offset, order, big=big)[0]
 
 
-def _pages(data: memoryview, offset: int, order: str, big: bool) -> list[dict[int, Entry]]:
+def _pages(data: memoryview, offset: int, order: str, big: bool) -> list[dict[int, IfdEntry]]:
     """The directories of full pictures, without thumbnails and masks."""
-    pages: list[dict[int, Entry]] = []
+    pages: list[dict[int, IfdEntry]] = []
     seen: set[int] = set()
     while offset and offset not in seen:
         seen.add(offset)
@@ -138,7 +138,7 @@ def _pages(data: memoryview, offset: int, order: str, big: bool) -> list[dict[in
     return pages
 
 
-def _bytes(data: memoryview, entry: Entry | None) -> bytes | None:
+def _bytes(data: memoryview, entry: IfdEntry | None) -> bytes | None:
     return bytes(data[entry.position : entry.position + entry.size]) or None if entry is not None else None
 
 

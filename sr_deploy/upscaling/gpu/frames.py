@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import Device, DeviceArray, Stream, describe
+from sr_deploy.device.device import Device, DeviceArray, describe
 from sr_deploy.device.gpu import free_memory
+from sr_deploy.device.streams import Stream
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.engines.engine import DeviceEngine
 from sr_deploy.errors import FeedError

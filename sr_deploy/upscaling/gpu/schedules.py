@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import importlib
 import json
@@ -17,7 +16,7 @@ from sr_deploy.device import gpu
 from sr_deploy.engines import Backend
 from sr_deploy.engines.tensorrt.cache import default_folder, write_whole
 from sr_deploy.engines.tensorrt.library import FLAVOURS, load_library
-from sr_deploy.errors import EngineError
+from sr_deploy.errors import EngineError, warn_once
 from sr_deploy.upscaling.gpu.frames import Schedule, size_class
 
 FORMAT = 2
@@ -73,6 +72,12 @@ def schedule_key(bundle: Bundle, backend: Backend, precision: Arithmetic, number
     return ScheduleKey(found.name, found.capability, machine.driver, backend.name, _version(backend), graph.sha256)
 
 
+def kept_schedules(bundle: Bundle, backend: Backend, precision: Arithmetic, number: int) -> dict[int, Schedule]:
+    """What was measured for a bundle on the GPU of that number, by size class."""
+    key = schedule_key(bundle, backend, precision, number)
+    return read_schedules(key, default_schedules()) if key else {}
+
+
 def keep_schedule(kept: KeptSchedule, folder: Path) -> Path:
     """Write a schedule into `folder`, in place of an earlier one for frames of about that size; returns its path.
 
@@ -96,7 +101,7 @@ def read_schedules(key: ScheduleKey, folder: Path) -> dict[int, Schedule]:
             (width, height), schedule = _read(path, key)
             found[size_class(height, width)] = schedule
         except (OSError, ValueError, TypeError, KeyError) as exc:
-            _warn_once(f"{path}: not a kept schedule ({type(exc).__name__}: {exc}); run `sr-deploy tune` again")
+            warn_once(_log, f"{path}: not a kept schedule ({type(exc).__name__}: {exc}); run `sr-deploy tune` again")
     return found
 
 
@@ -111,11 +116,6 @@ def _read(path: Path, key: ScheduleKey) -> tuple[tuple[int, int], Schedule]:
     if not all(type(number) is int and number >= 0 for number in numbers) or not set(map(type, schedule.options)) <= {str}:
         raise ValueError("numbers that cannot be")
     return (width, height), schedule
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    _log.warning("%s", message)
 
 
 def _version(backend: Backend) -> str:

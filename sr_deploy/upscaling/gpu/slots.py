@@ -11,25 +11,23 @@ import math
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from sr_deploy.arrays import Array
-from sr_deploy.device.device import Command, Device, DeviceArray, Stream, chained
+from sr_deploy.device.device import DeviceArray, Launch, chained
+from sr_deploy.device.health import are_healthy
+from sr_deploy.device.streams import Stream
 from sr_deploy.device.tiling import DeviceTiling, HealthMeter, Measured
 from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
 from sr_deploy.engines.engine import DeviceEngine
-from sr_deploy.engines.health import are_healthy
-from sr_deploy.engines.pixels import HEALTH, WHITE
+from sr_deploy.engines.pixels import HEALTH
+from sr_deploy.engines.planes import WHITE
 from sr_deploy.errors import EngineError
+from sr_deploy.upscaling.gpu.lending import Lender
 from sr_deploy.upscaling.tiling import Tiling
-
-_LENT_AT_MOST = 8
-"""Page-locked memory cannot be swapped out: whoever keeps more results than that gets ordinary copies."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Context:
         """Put it all on the stream: (1,H,W,3) -> (1,sH,sW,3). Allocates only when it runs for the first time."""
         self.bound(frame, large)(stream)
 
-    def bound(self, frame: DeviceArray, large: DeviceArray) -> Command:
+    def bound(self, frame: DeviceArray, large: DeviceArray) -> Launch:
         """`enqueue` of these arrays for many times, prepared once; it keeps them alive."""
         if self._is_native(frame, large):
             tiles = self._native(frame)
@@ -162,9 +160,9 @@ class Context:
     def _takes_bytes(self) -> bool:
         return self._input.dtype == np.uint8
 
-    def _runs(self, tiles: DeviceArray, large_tiles: DeviceArray) -> list[Command]:
+    def _runs(self, tiles: DeviceArray, large_tiles: DeviceArray) -> list[Launch]:
         """Of the engine, batch by batch."""
-        commands: list[Command] = []
+        commands: list[Launch] = []
         for first in range(0, self._padded, self._batch):
             part = slice(first, first + self._batch)
             arrays = {self._input.name: tiles[part], self._output.name: large_tiles[part]}
@@ -287,7 +285,7 @@ class Slot:
             self._planes.from_rgb(large, self._codes[0], stream=self._stream)
 
     @functools.cached_property
-    def _bound(self) -> Command:
+    def _bound(self) -> Launch:
         return self._context.bound(self._frame, self._large)
 
     @functools.cached_property
@@ -309,10 +307,10 @@ class Slot:
         return self._device.empty((batch, channels, height, width), np.float32).transpose((0, 2, 3, 1))
 
     @functools.cached_property
-    def _results(self) -> _Lender:
+    def _results(self) -> Lender:
         if self._planes is None:
-            return _Lender(self._device, self._large_shape, np.uint8)
-        return _Lender(self._device, self._codes.shape, self._planes.format.dtype)
+            return Lender(self._device, self._large_shape, np.uint8)
+        return Lender(self._device, self._codes.shape, self._planes.format.dtype)
 
     @functools.cached_property
     def _codes(self) -> DeviceArray:
@@ -320,45 +318,3 @@ class Slot:
         assert self._planes is not None
         codes = self._planes.empty()
         return codes.reshape((1, *codes.shape))
-
-
-class _Lender:
-    """Page-locked arrays of one form, lent out as results, and used again when nobody holds them any more."""
-
-    def __init__(self, device: Device, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        self._new = functools.partial(device.host, shape, dtype)
-        self._free: deque[DeviceArray] = deque()
-        self._made = 0
-        self._spare: DeviceArray = None
-
-    def take(self) -> DeviceArray:
-        """An array to write to; `result` makes a result of it."""
-        if self._free:
-            return self._free.popleft()
-        if self._made < _LENT_AT_MOST:
-            array = self._new()
-            self._made += 1
-            return array
-        if self._spare is None:
-            self._spare = self._new()
-        return self._spare
-
-    def give_back(self, array: DeviceArray) -> None:
-        """What was taken holds no result."""
-        if array is not self._spare:
-            self._free.append(array)
-
-    def result(self, array: DeviceArray) -> Array:
-        return array.numpy().copy() if array is self._spare else np.asarray(_Lent(array, self._free))
-
-
-class _Lent:
-    """A lent array, alive as long as any view of its result."""
-
-    def __init__(self, array: DeviceArray, free: deque[DeviceArray]) -> None:
-        self._array = array
-        self._free = free
-        self.__array_interface__ = array.numpy().__array_interface__
-
-    def __del__(self) -> None:
-        self._free.append(self._array)

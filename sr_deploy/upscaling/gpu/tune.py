@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, ModelCard
+from sr_deploy.bundle import Bundle, ModelCard, PrecisionChoice
 from sr_deploy.device import gpu
 from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.open import open_bundle
@@ -31,7 +31,7 @@ from sr_deploy.errors import BackendUnavailableError, EngineError, UnhealthyOutp
 from sr_deploy.pipeline import run_pipeline
 from sr_deploy.upscaling.gpu.frames import Schedule
 from sr_deploy.upscaling.gpu.schedules import KeptSchedule, default_schedules, keep_schedule, schedule_key
-from sr_deploy.upscaling.sentinel import Precision, WindowRunner
+from sr_deploy.upscaling.sentinel import WindowRunner
 from sr_deploy.upscaling.tiling import plan_tiles
 from sr_deploy.upscaling.upscaler import Upscaler
 
@@ -72,7 +72,7 @@ def tune(
     model: str | Path | Bundle,
     *,
     backend: str = "auto",
-    precision: Precision = "auto",
+    precision: PrecisionChoice = "auto",
     gpus: Sequence[int] = (0,),
     size: tuple[int, int] = (960, 540),
     seconds: float = 2.0,
@@ -218,7 +218,7 @@ def _complexity(measurement: Measurement) -> tuple[int, ...]:
 
 
 def _keep(
-    bundle: Bundle, backend: Backend, precision: Precision, gpus: Sequence[int], size: tuple[int, int], best: Measurement
+    bundle: Bundle, backend: Backend, precision: PrecisionChoice, gpus: Sequence[int], size: tuple[int, int], best: Measurement
 ) -> Path | None:
     windows = WindowRunner(bundle, backend=backend, precision=precision, on_failure="raise", threads=None)
     key = schedule_key(bundle, backend, windows.precision, gpus[0])

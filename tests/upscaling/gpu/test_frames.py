@@ -24,7 +24,8 @@ from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.engines import Backend, open_engine, select_backend
 from sr_deploy.engines.engine import DeviceEngine
 from sr_deploy.engines.function import DeviceFunctionEngine
-from sr_deploy.engines.pixels import HEALTH, INPUT, LEVELS, OUTPUT, to_pixel_form, to_planes_form
+from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form
+from sr_deploy.engines.planes import LEVELS, to_planes_form
 from sr_deploy.errors import EngineError, FeedError, OutOfMemoryError, UnhealthyOutputError, UsageError
 from sr_deploy.pipeline import run_pipeline
 from sr_deploy.upscaling import upscaler as upscaler_module

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from sr_deploy.arrays import Array
-from sr_deploy.device import streams
 from sr_deploy.device.device import Device
 from sr_deploy.engines.pixels import HEALTH, INPUT, OUTPUT, to_pixel_form
 from sr_deploy.engines.tensorrt.compile import compile_engine
 from sr_deploy.engines.tensorrt.engine import TensorRTEngine
 from sr_deploy.engines.tensorrt.library import TENSORRT, Library
-from sr_deploy.errors import EngineError
+from sr_deploy.errors import EngineError, warn_once
 from sr_deploy.upscaling.gpu.frames import FrameRunner
 from sr_deploy.upscaling.tiling import Tiling, plan_tiles
 from tests.device.fake_gpu import FakeGPU
@@ -34,7 +33,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
     Device("cpu")
     found = FakeGPU()
     found.install(monkeypatch)
-    streams._note_once.cache_clear()
+    warn_once.cache_clear()
     return found
 
 

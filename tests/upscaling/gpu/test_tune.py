@@ -16,8 +16,7 @@ from sr_deploy.device import gpu
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.engines import BACKENDS
 from sr_deploy.engines.pixels import HEALTH
-from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError
-from sr_deploy.upscaling.gpu import schedules as schedules_module
+from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError, warn_once
 from sr_deploy.upscaling.gpu import tune as tune_module
 from sr_deploy.upscaling.gpu.frames import FrameRunner, Schedule, size_class
 from sr_deploy.upscaling.gpu.schedules import default_schedules
@@ -43,7 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 @pytest.fixture(autouse=True)
 def _forget_warnings() -> Iterator[None]:
-    schedules_module._warn_once.cache_clear()
+    warn_once.cache_clear()
     yield
 
 
