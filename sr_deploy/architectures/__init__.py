@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sr_deploy.architectures import bsrn, bsrn_s, ecbsr, msrn, pan, pan_mga, reprfn, rfdn, rfdn_mga, rlfn
+from sr_deploy.architectures import bsrn, bsrn_s, compact, ecbsr, msrn, pan, pan_mga, reprfn, rfdn, rfdn_mga, rlfn
 from sr_deploy.architectures.architecture import Architecture, Config, detect, require
 from sr_deploy.architectures.blocks import Network
 from sr_deploy.architectures.checkpoint import Checkpoint, read_checkpoint
@@ -40,6 +40,7 @@ REGISTRY: tuple[Architecture[Any], ...] = (
     pan.ARCHITECTURE,
     msrn.ARCHITECTURE,
     ecbsr.ARCHITECTURE,
+    compact.ARCHITECTURE,
     rfdn_mga.ARCHITECTURE,
     pan_mga.ARCHITECTURE,
 )

@@ -207,17 +207,17 @@ def scale_of(channels: int, colors: int, *, key: str) -> int:
     return scale
 
 
-def count(state: StateDict, prefix: str, *, first: int = 0) -> int:
-    """How many numbered parts there are: `prefix` with '{}' for the number, counted from `first` without a gap.
+def count(state: StateDict, prefix: str, *, first: int = 0, step: int = 1) -> int:
+    """How many numbered parts there are: `prefix` with '{}' for the number, counted from `first` by `step` without a gap.
 
     Raises: KeyError when there is none.
     """
     number = first
     while any(key.startswith(prefix.format(number)) for key in state):
-        number += 1
+        number += step
     if number == first:
         raise KeyError(prefix.format(first))
-    return number - first
+    return (number - first) // step
 
 
 def _fits(shape: torch.Size, pattern: tuple[int | None, ...]) -> bool:

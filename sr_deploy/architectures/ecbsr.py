@@ -24,6 +24,7 @@ from sr_deploy.architectures.blocks import (
     conv3,
     conv_of,
     kernel_of,
+    repeated,
     scale_input,
     scale_output,
     sum_of,
@@ -120,21 +121,12 @@ class ECBSR(Network):
         self.shuffle = nn.PixelShuffle(config.scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.shuffle(self.backbone(x) + _repeated(x, self.scale**2))
+        y: Tensor = self.shuffle(self.backbone(x) + repeated(x, self.scale**2))
         return y
 
     def fold_value_range(self, value_range: float) -> None:
         scale_input(self.backbone.get_submodule("0.0"), value_range)
         scale_output(self.backbone.get_submodule(f"{len(self.backbone) - 1}.0"), 1 / value_range)
-
-
-def _repeated(x: Tensor, times: int) -> Tensor:
-    """Each channel `times` times, by a conv: a pixel shuffle makes nearest-neighbor upscaling of it.
-
-    A sum before the shuffle lets runtimes add where the conv before it ends, and move bytes in the shuffle.
-    """
-    weight = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).repeat_interleave(times, dim=0)
-    return F.conv2d(x, weight[:, :, None, None])
 
 
 def _block(config: ECBSRConfig, inputs: int, outputs: int, *, activated: bool) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import nn
 from sr_deploy.architectures import REGISTRY, Architecture, Config
 from sr_deploy.architectures.bsrn import BSRNConfig
 from sr_deploy.architectures.bsrn_s import BSRNSConfig
+from sr_deploy.architectures.compact import CompactConfig
 from sr_deploy.architectures.ecbsr import ECBSRConfig
 from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.msrn import MSRNConfig
@@ -42,6 +43,11 @@ CONFIGS: tuple[tuple[str, Config], ...] = (
     ("ecbsr", ECBSRConfig(scale=4, colors=1, channels=4, blocks=0, merged=True)),
     ("ecbsr", ECBSRConfig(scale=3, colors=1, channels=4, blocks=2, merged=False, identity=False)),
     ("ecbsr", ECBSRConfig(scale=2, colors=1, channels=4, blocks=1, merged=False, identity=True)),
+    ("compact", CompactConfig(scale=4, colors=3, channels=6, blocks=2)),
+    ("compact", CompactConfig(scale=2, colors=1, channels=5, blocks=0)),
+    ("compact", CompactConfig(scale=1, colors=3, channels=4, blocks=1)),
+    ("compact", CompactConfig(scale=3, colors=3, channels=4, blocks=2, activation="relu")),
+    ("compact", CompactConfig(scale=2, colors=3, channels=4, blocks=1, activation="lrelu")),
     ("rfdn_mga", MGAConfig(scale=4, colors=3, channels=8, blocks=2, refine_blocks=1)),
     ("rfdn_mga", MGAConfig(scale=2, colors=1, channels=8, blocks=1, refine_blocks=2)),
     ("pan_mga", MGAConfig(scale=4, colors=3, channels=8, blocks=3, refine_blocks=1)),

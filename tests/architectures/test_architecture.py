@@ -35,6 +35,9 @@ OURS = {
     "ECBSR_M4C16_x2.pth": "ecbsr",
     "ECBSR_M4C16_x4.pth": "ecbsr",
     "ECBSR_M4C32_x3.pth": "ecbsr",
+    "realesr-animevideov3.pth": "compact",
+    "realesr-animevideov3.safetensors": "compact",
+    "sudo_UltraCompact_2x_1.121.175_G.pth": "compact",
 }
 
 
@@ -173,6 +176,8 @@ def test_readings_state_only_what_is_open(tmp_path: Path) -> None:
     assert {str(reading) for reading in assumed("ecbsr", merged=False)} == {
         str({"value_range": value_range, "identity": identity}) for value_range in (1.0, 255.0) for identity in (True, False)
     }
+    assert assumed("compact") == [{}]
+    assert assumed("compact", activation="lrelu") == [{"activation": "relu"}, {"activation": "lrelu"}]
     assert {reading["scale"] for reading in assumed("pan", scale=2)} == {2, 3}
     assert assumed("pan", scale=4) == [{"value_range": 1.0}, {"value_range": 255.0}]
     assert assumed("msrn", blocks=1) == [{}]

@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from sr_deploy.bundle import PROBE_FILE
-from sr_deploy.engines import available_backends
+from sr_deploy.engines import available_backends, select_backend
 from sr_deploy.errors import CertificationError
 from sr_deploy.export.activations import measure_activations
 from sr_deploy.export.certify import certify, run_original, write_probes
@@ -37,7 +37,8 @@ def test_a_good_chain_covers_every_backend_and_probe(chain: Chain) -> None:
     assert {link.probe for link in links} == set(PROBES)
     targets = {link.target for link in links}
     for backend in available_backends():
-        assert {f"fp32.onnx on {backend}", f"fp16.onnx on {backend}"} <= targets
+        named = {"fp32", "fp16"} & set(select_backend(backend).precisions())
+        assert {f"{precision}.onnx on {backend}" for precision in named} <= targets
     assert next(link for link in links if link.target == "reparameterized").max_lsb == 0
     assert all(link.source == "original" and link.floor for link in links)
 

@@ -9,7 +9,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from sr_deploy.architectures import load_checkpoint
+from sr_deploy import architectures
+from sr_deploy.architectures import REGISTRY, load_checkpoint
 from sr_deploy.bundle import Bundle
 from sr_deploy.errors import ExportError, MissingDependencyError
 from sr_deploy.export import export_bundle
@@ -102,12 +103,18 @@ def test_no_torch_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*bicubic has")
-def test_what_spandrel_knows(shared: Path, tmp_path: Path) -> None:
+def test_what_spandrel_knows(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         import_spandrel()
     except MissingDependencyError as exc:
         assert SPANDREL_INSTALL in str(exc)
         pytest.skip("spandrel is not installed")
-    bundle = export_bundle(shared / "checkpoints" / "sudo_UltraCompact_2x_1.121.175_G.pth", tmp_path / "net")
+    checkpoint = shared / "checkpoints" / "sudo_UltraCompact_2x_1.121.175_G.pth"
+    ours = load_checkpoint(checkpoint)
+    monkeypatch.setattr(architectures, "REGISTRY", tuple(entry for entry in REGISTRY if entry.name != "compact"))
+    bundle = export_bundle(checkpoint, tmp_path / "net")
     assert (bundle.card.architecture, bundle.card.scale) == ("Compact", 2)
     assert all(link.passed for link in bundle.certificate if "bf16" not in link.target)
+    with torch.inference_mode():
+        expected = ours.network(ours.readings[0])(torch.from_numpy(X)).clamp(0, 1)
+    np.testing.assert_allclose(output_of(bundle), expected, atol=1e-5)
