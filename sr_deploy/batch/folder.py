@@ -94,7 +94,7 @@ def upscale_files(
     observer: Observer | None = None,
     upscaled: Callable[[Job, Picture], object] | None = None,
 ) -> Summary:
-    """Upscale files and folders, see `jobs.py` for what is called how; returns what became of them.
+    """Upscale files and folders, see `naming.py` for what is called how; returns what became of them.
 
     Pictures come first, then videos. Reading, upscaling and writing overlap, a handful of pictures are in memory at any time.
     An output that exists and is whole is skipped, a torn one is made again. An error in one picture is reported and the next
