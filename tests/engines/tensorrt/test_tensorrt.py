@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,6 @@ pytest.importorskip("tensorrt_rtx_bindings")
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 NETWORKS = tuple(entry.name for entry in REGISTRY if not entry.mask_guided)
-SECONDS_FOR_ALL = 60.0
-spent: dict[str, float] = {}
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +91,7 @@ def test_every_network_compiles_for_five_generations(
     name: str, form: str, graph_of: Callable[[str], ModelProto], library: Library
 ) -> None:
     graph = graph_of(name) if form == "plain" else to_pixel_form(graph_of(name), cast_last=True)
-    start = time.monotonic()
     result = compiled(graph, library, (64, 64), (540, 960), (1920, 1920), capabilities=CAPABILITIES)
-    spent[f"{name} {form}"] = time.monotonic() - start
     assert len(result.engine) > 100_000
     assert [spec.name for spec in result.inputs] == [value.name for value in graph.graph.input]
     assert [spec.name for spec in result.outputs] == [value.name for value in graph.graph.output]
@@ -144,10 +139,6 @@ def test_both_graphs_of_a_mask_guided_network_compile_for_five_generations(name:
     assert {spec.name: spec.dtype for spec in looks.outputs}[SCORES] == np.float32
     assert {spec.name: spec.dtype for spec in looks.outputs}[FEATURES] == refines.inputs[0].dtype == np.float16
     assert refines.inputs[0].shape == (-1, features, 6, 6)
-
-
-def test_all_together_are_quick() -> None:
-    assert sum(spent.values()) < SECONDS_FOR_ALL, spent
 
 
 def read_back(engine: bytes) -> str:
