@@ -37,7 +37,7 @@ GROUPS = {
     "Options for pictures": FOR_PICTURES,
     "Options for videos": FOR_VIDEOS,
     "Options for the machine": (
-        *("backend", "gpus", "allow_cpu", "precision", "fp32", "on_failure", "tile", "memory", "threads", "target"),
+        *("backend", "gpus", "allow_cpu", "precision", "fp32", "strict", "tile", "memory", "threads", "target"),
     ),
 }
 """Parameters by what they are about, as the help shows them."""
@@ -66,13 +66,8 @@ GROUPS = {
 @click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic.  [default: auto]")
 @click.option("--fp32", is_flag=True, help="The same as --precision fp32.")
-@click.option(
-    "--on-failure",
-    type=click.Choice(["raise", "bicubic"]),
-    default="raise",
-    show_default=True,
-    help="What to do with a tile that is not sane in fp32 either.",
-)
+@click.option("--strict", is_flag=True, help="Fail where a tile is not sane in fp32 either, instead of taking bicubic there.")
+@click.option("--on-failure", type=click.Choice(["raise", "bicubic"]), hidden=True)
 @click.option(
     "--base", type=Network(), help="With --refine: a bundle that restores what has little detail; the fast one of a pair."
 )
@@ -237,7 +232,7 @@ def _engine_options(options: dict[str, Any]) -> dict[str, Any]:
         "backend": target.backend,
         "precision": target.precision,
         "tile": "auto" if target.tile is None else target.tile,
-        "on_failure": options["on_failure"],
+        "on_failure": "raise" if options["strict"] else options["on_failure"] or "bicubic",
         "memory": None if target.memory is None else target.memory * MEGABYTE,
         "threads": target.threads,
         "allow_cpu": options["allow_cpu"],
@@ -267,6 +262,8 @@ def _size(options: dict[str, Any]) -> TargetSize | None:
         raise click.UsageError("-s and --to contradict each other; give one of them.")
     if options["fp32"] and options["precision"] not in (None, "fp32"):
         raise click.UsageError(f"--fp32 and --precision {options['precision']} contradict each other; give one of them.")
+    if options["strict"] and options["on_failure"] == "bicubic":
+        raise click.UsageError("--strict and --on-failure bicubic contradict each other; give one of them.")
     if options["outscale"] is None and options["to_size"] is None:
         return None
     from sr_deploy.pictures.size import TargetSize
