@@ -37,7 +37,7 @@ GROUPS = {
     "Options for pictures": FOR_PICTURES,
     "Options for videos": FOR_VIDEOS,
     "Options for the machine": (
-        *("backend", "gpus", "allow_cpu", "precision", "fp32", "strict", "tile", "memory", "threads", "target"),
+        *("backend", "gpus", "allow_cpu", "precision", "fp32", "on_failure", "strict", "tile", "memory", "threads", "target"),
     ),
 }
 """Parameters by what they are about, as the help shows them."""
@@ -66,8 +66,12 @@ GROUPS = {
 @click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic.  [default: auto]")
 @click.option("--fp32", is_flag=True, help="The same as --precision fp32.")
-@click.option("--strict", is_flag=True, help="Fail where a tile is not sane in fp32 either, instead of taking bicubic there.")
-@click.option("--on-failure", type=click.Choice(["raise", "bicubic"]), hidden=True)
+@click.option(
+    "--on-failure",
+    type=click.Choice(["bicubic", "raise"]),
+    help="What to do with a tile that is not sane in fp32 either.  [default: bicubic]",
+)
+@click.option("--strict", is_flag=True, help="The same as --on-failure raise.")
 @click.option(
     "--base", type=Network(), help="With --refine: a bundle that restores what has little detail; the fast one of a pair."
 )

@@ -80,7 +80,7 @@ class WindowRunner:
         raise UnhealthyOutputError(
             f"{self._bundle.card.name} gives unusable pixels (mean {health:.3g} for an input of mean {brightness:.3g}) in "
             f"{' and '.join(precisions)} for the tile x={left} y={top} {width}x{height}; "
-            "the network diverges on this content: take bicubic there (on_failure='bicubic', or no --strict), or another network"
+            "the network diverges on this content: take bicubic there (on_failure='bicubic', no --strict) or another network"
         )
 
     def device_engine(self, dtype: DTypeLike, gpu: int, options: tuple[str, ...] = ()) -> DeviceEngine:
@@ -183,7 +183,8 @@ def _is_true_to(window: Array, large: Array) -> bool:
 
     Where black and white alternate from pixel to pixel, a network may overshoot far beyond them, and be right once clamped.
     """
-    return _error_of_shrunk(large, window) <= 0.5 * _error_of_shrunk(_bicubic(window, large.shape[0] // window.shape[0]), window)
+    bicubic = _bicubic(window, large.shape[0] // window.shape[0])
+    return _error_of_shrunk(large, window) <= 0.5 * _error_of_shrunk(bicubic, window)
 
 
 def _error_of_shrunk(large: Array, window: Array) -> float:
