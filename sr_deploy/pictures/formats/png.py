@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.pictures.formats.deflate import LEVEL, adler32_combine, in_order, strips
+from sr_deploy.pictures.formats.deflate import LEVEL, adler32_combine, check, in_order, strips
 from sr_deploy.pictures.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -30,8 +30,9 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
     Raises: ContainerError.
     """
     header: Header | None = None
-    color = depth = packed = 0
+    color = depth = 0
     ended = False
+    packed: list[memoryview] = []
     kept: list[memoryview] = [data[:8]]
     for kind, start, stop in _chunks(data):
         body = data[start:stop]
@@ -45,7 +46,7 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
         if critical or (kind == b"tRNS" and color == 3):
             kept.append(data[start - 8 : stop + 4])
         if kind == b"IDAT":
-            packed += len(body)
+            packed.append(body)
         elif kind == b"IEND":
             ended = True
             break
@@ -58,11 +59,14 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
     if header is None or not ended:
         raise cut_off("PNG")
     # Deflate packs at most 1032 to 1: less data than that cannot fill the picture that the header claims.
-    if packed * 1032 + 4096 < header.height * ((header.width * _SAMPLES[color] * depth + 7) // 8):
+    size, count = header.height * ((header.width * _SAMPLES[color] * depth + 7) // 8), sum(map(len, packed))
+    if count * 1032 + 4096 < size:
         raise ContainerError(
-            f"its header claims {header.width}x{header.height} pixels, its {packed} bytes of data cannot hold them; "
+            f"its header claims {header.width}x{header.height} pixels, its {count} bytes of data cannot hold them; "
             "get a good copy of the file"
         )
+    if deep and header.frames < 2:
+        check(packed, 2 * size + 4096 + 8 * header.height)
     # libpng would act on, or complain of, what is not needed for the pixels.
     if deep and sum(map(len, kept)) < len(data):
         header.decode = b"".join(kept)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.pictures.formats import exif as tags
-from sr_deploy.pictures.formats.deflate import LEVEL, in_order, strips
+from sr_deploy.pictures.formats.deflate import LEVEL, check, in_order, strips
 from sr_deploy.pictures.formats.exif import Entry, Field, integers, read_ifd
 from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
 
@@ -25,6 +25,13 @@ _XMP, _ICC = 700, 34675
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _UNSIGNED, _FLOAT = 1, 3
 _LIMIT = (1 << 32) - (1 << 24)
+_DEFLATE = (8, 32946)
+_FILL_ORDER = 266
+_FOREIGN = {
+    34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG", 34925: "LZMA",
+    50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
+"""Compressions that OpenCV's wheel does not decode."""
 
 
 def read_header(data: memoryview) -> Header:
@@ -72,7 +79,7 @@ def read_header(data: memoryview) -> Header:
 
 
 def prepare(data: memoryview) -> None:
-    """Take orientation and the meaning of alpha out of the file, in place, and refuse what would decode to wrong colors.
+    """Take orientation and the meaning of alpha out of the file, in place, and refuse what would decode to wrong pixels.
 
     The decoder would otherwise turn the picture itself, and multiply the colors with a straight alpha.
 
@@ -81,12 +88,30 @@ def prepare(data: memoryview) -> None:
     order = tags.byte_order(data)
     page = _first_page(data, order)
     _check_supported(data, page, order)
+    _check_deflated(data, page, order)
     for tag in (tags.ORIENTATION, _EXTRA_SAMPLES):
         if integers(data, page.get(tag), order):
             tags.set_integers(data, page[tag], order, 1)
 
 
+def _check_deflated(data: memoryview, page: dict[int, Entry], order: str) -> None:
+    def all_of(tag: int, default: int) -> list[int]:
+        return integers(data, page.get(tag), order) or [default]
+
+    if all_of(_COMPRESSION, 1)[0] not in _DEFLATE or all_of(_FILL_ORDER, 1)[0] != 1:
+        return
+    row = (all_of(_WIDTH, 0)[0] + 4096) * all_of(_SAMPLES, 1)[0] * max(8, *all_of(_BITS, 1)) // 8
+    most = 2 * row * (all_of(_HEIGHT, 0)[0] + 4096)
+    for offsets, sizes in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
+        for place, size in zip(all_of(offsets, 0), all_of(sizes, 0), strict=False):
+            if size:
+                check([data[place : place + size]], most)
+
+
 def _check_supported(data: memoryview, page: dict[int, Entry], order: str) -> None:
+    compression = (integers(data, page.get(_COMPRESSION), order) or [1])[0]
+    if compression in _FOREIGN:
+        raise ContainerError(f"a TIFF compressed by {_FOREIGN[compression]} is not supported; save it with LZW or deflate")
     photometric = (integers(data, page.get(_PHOTOMETRIC), order) or [-1])[0]
     bits = integers(data, page.get(_BITS), order) or [1]
     kind = (integers(data, page.get(_SAMPLE_FORMAT), order) or [_UNSIGNED])[0]

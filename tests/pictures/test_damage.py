@@ -1,0 +1,140 @@
+"""Pixels that their own file calls wrong are refused."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sr_deploy.errors import ImageError
+from sr_deploy.pictures.image import decode_image, read_image
+
+SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[:40, :60], np.uint8(90)), axis=2).astype(np.uint8) * np.uint8(4)
+KINDS = [
+    *(("RGB", name) for name in ("tiff_adobe_deflate", "tiff_deflate", "tiff_lzw", "jpeg", "packbits")),
+    *(("I;16", name) for name in ("tiff_adobe_deflate", "tiff_lzw")),
+    *(("1", name) for name in ("group3", "group4", "tiff_ccitt")),
+]
+
+
+def tiff(mode: str, compression: str, predictor: int = 1) -> bytes:
+    picture = (
+        Image.fromarray(SMOOTH).convert(mode) if mode != "I;16" else Image.fromarray(SMOOTH[..., 0].astype(np.uint16) * 99)
+    )
+    file = io.BytesIO()
+    picture.save(file, "TIFF", compression=compression, tiffinfo={317: predictor} if predictor > 1 else {})
+    return file.getvalue()
+
+
+def flipped(data: bytes, count: int) -> list[bytes]:
+    """The TIFF with one bit of its first strip changed, `count` times."""
+    with Image.open(io.BytesIO(data)) as opened:
+        (start, *_), (size, *_) = opened.tag_v2[273], opened.tag_v2[279]
+    dice, results = random.Random(1), []
+    for _ in range(count):
+        copy = bytearray(data)
+        copy[start + dice.randrange(size)] ^= 1 << dice.randrange(8)
+        results.append(bytes(copy))
+    return results
+
+
+def pillow(data: bytes) -> np.ndarray | None:
+    with Image.open(io.BytesIO(data)) as opened:
+        try:
+            return np.asarray(opened.convert("RGB") if opened.mode != "I;16" else opened)
+        except OSError:
+            return None
+
+
+@pytest.mark.parametrize("name", ["img_2654.tif", "img_1031.tif"])
+def test_a_flipped_bit_in_a_compressed_tiff(shared: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ImageError, match=rf"{name}: its pixels are damaged"):
+        read_image(shared / "faults" / name)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("mode", "compression"), KINDS)
+def test_what_pillow_refuses_is_refused(mode: str, compression: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = tiff(mode, compression)
+    whole = decode_image(data).pixels
+    refused = 0
+    for damaged in flipped(data, 40):
+        reference = pillow(damaged)
+        capfd.readouterr()
+        try:
+            found = decode_image(damaged).pixels
+        except ImageError as exc:
+            assert "\n" not in str(exc)
+            refused += 1
+        else:
+            assert reference is not None
+            if "deflate" in compression:
+                assert np.array_equal(found, whole)
+        assert capfd.readouterr().err == ""
+    assert refused >= {"packbits": 0, "tiff_lzw": 1}.get(compression, 15)
+
+
+@pytest.mark.parametrize("predictor", [1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+def test_whole_tiffs_pass(mode: str, predictor: int) -> None:
+    data = tiff(mode, "tiff_adobe_deflate", predictor)
+    assert np.array_equal(decode_image(data).pixels.squeeze(), np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize(("compression", "name"), [("zstd", "Zstandard"), ("lzma", "LZMA")])
+def test_a_compression_that_cannot_be_decoded_is_named(compression: str, name: str) -> None:
+    with pytest.raises(ImageError, match=f"compressed by {name} is not supported; save it with LZW or deflate"):
+        decode_image(tiff("RGB", compression))
+
+
+def test_complaints_are_heard_without_stderr() -> None:
+    code = (
+        "import os, sys; os.close(2)\n"
+        "from sr_deploy.pictures.image import decode_image\n"
+        "try: decode_image(sys.stdin.buffer.read())\n"
+        "except Exception as exc: print(exc)"
+    )
+    damaged = flipped(tiff("1", "group4"), 1)[0]
+    told = subprocess.run([sys.executable, "-c", code], input=damaged, stdout=subprocess.PIPE, check=True).stdout
+    assert b"its pixels are damaged" in told
+
+
+def png(mode: str, pieces: list[int], mangle: int) -> bytes:
+    """A PNG whose zlib stream is cut at `pieces`, with the byte at `mangle` changed and every CRC right."""
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).convert(mode).save(file, "PNG")
+    data = file.getvalue()
+    chunks, position, stream = [], 8, b""
+    while position < len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length]
+        position += 12 + length
+        if kind != b"IDAT":
+            chunks.append((kind, body))
+            continue
+        stream += body
+    damaged = bytearray(stream)
+    damaged[mangle] ^= 16
+    edges = [0, *(len(damaged) + piece for piece in pieces), len(damaged)]
+    bodies = [bytes(damaged[start:stop]) for start, stop in itertools.pairwise(edges)]
+    chunks[-1:-1] = [(b"IDAT", body) for body in bodies]
+    packed = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks]
+    return data[:8] + b"".join(packed)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+@pytest.mark.parametrize("pieces", [[], [-4], [-2, -2]])
+def test_a_wrong_checksum_of_zlib_in_a_png(mode: str, pieces: list[int]) -> None:
+    """Also where it has a chunk of its own, which decoders never read."""
+    for byte in (-1, -4):
+        with pytest.raises(ImageError, match=r"its pixels are damaged \(incorrect data check\)"):
+            decode_image(png(mode, pieces, byte))
