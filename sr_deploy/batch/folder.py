@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.batch.naming import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
+from sr_deploy.files import sweep
 from sr_deploy.pictures.image import Picture, is_whole, read_image, write_image
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
@@ -140,6 +141,8 @@ class _Folder:
     def run(self, plan: Plan) -> Summary:
         before = self._upscaler.stats
         self._alone = len(plan.jobs) == 1
+        for folder in {job.target.parent for job in plan.jobs}:
+            sweep(folder)
         self._observer.planned(plan)
         pictures = self._read_all(job for job in plan.jobs if not job.video)
         timing = run_pipeline(pictures, self._upscale, self._write)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import mmap
 import os
-import secrets
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,8 +13,9 @@ from numpy.typing import NDArray
 
 from sr_deploy.arrays import Array
 from sr_deploy.errors import ImageError, UsageError
+from sr_deploy.files import growing, odd_kind, read_regular
 from sr_deploy.pictures.formats import tiff
-from sr_deploy.pictures.formats.containers import inspect
+from sr_deploy.pictures.formats.containers import inspect, may_move
 from sr_deploy.pictures.formats.decode import decode, turn_upright
 from sr_deploy.pictures.formats.encode import ENCODERS, Source, encode
 from sr_deploy.pictures.formats.exif import exif_orientation, upright_exif, upright_xmp, xmp_orientation
@@ -32,6 +31,7 @@ __all__ = [
     "check_suffix",
     "decode_image",
     "encode_image",
+    "is_animated",
     "is_whole",
     "read_image",
     "resample",
@@ -42,6 +42,7 @@ __all__ = [
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 WRITABLE_SUFFIXES = frozenset(ENCODERS)
+_HEAD = 1 << 16
 READABLE_SUFFIXES = WRITABLE_SUFFIXES | {".jpe", ".jfif", ".gif", ".jp2", ".j2k", ".pgm", ".ppm", ".pnm"}
 
 
@@ -55,7 +56,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     """
     path = as_path(path, "read_image")
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        data = np.frombuffer(read_regular(path), np.uint8)
     except OSError as exc:
         raise ImageError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
     return _decoded(data, str(path))
@@ -125,17 +126,12 @@ def write_image(
     """
     path = as_path(path, "write_image")
     suffix = check_suffix(path)
+    if kind := odd_kind(path):
+        raise ImageError(f"{path}: cannot be written, it is {kind}; choose another name")
     source = _source(as_picture(image, "written"), quality, strip_metadata)
-    # Short, so that any name that fits the file system still does; unique, so that two writers never share it.
-    part = path.with_name(f"{path.stem[:40]}.{os.getpid():x}-{secrets.token_hex(4)}.part")
     try:
-        try:
-            with part.open("xb") as file:
-                _encode(file, suffix, source, str(path))
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with growing(path) as file:
+            _encode(file, suffix, source, str(path))
     except OSError as exc:
         raise ImageError(f"{path}: cannot be written ({exc.strerror or exc}); free space or choose another folder") from exc
     return tuple(source.notes)
@@ -195,9 +191,17 @@ def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Sour
 def is_whole(path: Path) -> bool:
     """Whether the file is an image whose container is complete to its end; its pixels are not decoded."""
     try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        inspect(memoryview(data), deep=False)
-    except (OSError, ValueError, ContainerError):
+        inspect(memoryview(read_regular(path)), deep=False)
+    except (OSError, ContainerError):
         return False
     return True
+
+
+def is_animated(path: Path) -> bool:
+    """Whether the file is an image of several frames; False for what cannot be read."""
+    try:
+        if not may_move(memoryview(read_regular(path, _HEAD))):
+            return False
+        return inspect(memoryview(read_regular(path)), deep=False).frames > 1
+    except (OSError, ContainerError):
+        return False

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -276,3 +280,30 @@ def test_memory_stays_flat(monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"in/{index:03}.png").touch()
     assert len(run().done) == 305
     assert most <= 5
+
+
+def test_what_a_killed_run_left_is_swept_and_nothing_else() -> None:
+    Path("out").mkdir()
+    writes = "import os, sys; from pathlib import Path; from sr_deploy.files import growing\n"
+    writes += "with growing(Path('out/{0}.png')) as file: print(flush=True); {1}"
+    killed = subprocess.Popen([sys.executable, "-c", writes.format("1", "os.kill(os.getpid(), 9)")], stdout=subprocess.DEVNULL)
+    alive = subprocess.Popen(
+        [sys.executable, "-c", writes.format("x", "sys.stdin.read()")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert killed.wait() == -9 and alive.stdout and alive.stdout.readline()
+    left = {path.name for path in Path("out").iterdir()}
+    assert sorted(name[:2] for name in left) == ["1.", "x."]
+    dead = f"{killed.pid:x}"
+    others = [f"mine.{dead}.part", f"mine.{os.getpid():x}-00000000.part", "mine.part", f"{dead}-00000000.part.png"]
+    for name in others:
+        Path("out", name).write_bytes(b"mine")
+    locked = Path("out", f"locked.{dead}-00000000.part")
+    with locked.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert len(run().done) == 5
+    found = {path.name for path in Path("out").iterdir()} - {f"{index}.png" for index in range(5)}
+    assert found == {*others, locked.name, *(name for name in left if name.startswith("x."))}
+    alive.communicate(b"")
+    assert Path("out/x.png").read_bytes() == b""
+    for name in (*others, locked.name):
+        Path("out", name).unlink()

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import random
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sr_deploy import files
 from sr_deploy.errors import ImageError
-from sr_deploy.pictures.image import decode_image, read_image
+from sr_deploy.pictures.image import Picture, decode_image, is_animated, is_whole, read_image, write_image
 
 SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[:40, :60], np.uint8(90)), axis=2).astype(np.uint8) * np.uint8(4)
 KINDS = [
@@ -138,3 +141,40 @@ def test_a_wrong_checksum_of_zlib_in_a_png(mode: str, pieces: list[int]) -> None
     for byte in (-1, -4):
         with pytest.raises(ImageError, match=r"its pixels are damaged \(incorrect data check\)"):
             decode_image(png(mode, pieces, byte))
+
+
+# ---- files that are none, and files that others change meanwhile
+
+
+def test_pipes_devices_and_sockets_are_neither_read_nor_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "a.png"
+    os.mkfifo(pipe)
+    for path, kind in ((pipe, "a pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a folder")):
+        with pytest.raises(ImageError, match=f"cannot be read .*it is {kind}"):
+            read_image(path)
+        assert not is_whole(path)
+        assert not is_animated(path)
+    with pytest.raises(ImageError, match="cannot be written, it is a pipe"):
+        write_image(pipe, Picture(SMOOTH))
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".avif", ".png"])
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(SMOOTH).save(path)
+    size = path.stat().st_size
+    monkeypatch.setattr(files.os, "fstat", lambda _: SimpleNamespace(st_size=size + 9000))
+    with pytest.raises(ImageError, match=r"cannot be read .*it became shorter while it was read"):
+        read_image(path)
+    assert not is_whole(path)
+    assert not is_animated(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_animations_are_known(tmp_path: Path, suffix: str, count: int) -> None:
+    frames = [Image.fromarray(np.roll(SMOOTH, 9 * index, 1)) for index in range(count)]
+    path = tmp_path / f"a{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], icc_profile=random.Random(0).randbytes(90_000))
+    assert is_animated(path) == (count > 1)

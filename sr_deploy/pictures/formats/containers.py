@@ -38,6 +38,16 @@ def inspect(data: memoryview, *, deep: bool = True) -> Header:
     return header
 
 
+def may_move(head: memoryview) -> bool:
+    """Whether a file may be animated, by its first bytes, so that a folder of still pictures need not be read for that."""
+    start = bytes(head[:21])
+    if start.startswith(png.SIGNATURE):
+        return png.may_move(head)
+    if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
+        return bool(start[20] & 2)
+    return start[8:12] != b"WEBP"
+
+
 def _check_size(header: Header) -> None:
     if not header.width or not header.height:
         raise ContainerError(

@@ -73,6 +73,17 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
     return header
 
 
+def may_move(head: memoryview) -> bool:
+    """Whether the first bytes of a PNG leave it open, or say, that it is animated."""
+    try:
+        for kind, _, _ in _chunks(head):
+            if kind in (b"acTL", b"IDAT"):
+                return kind == b"acTL"
+    except ContainerError:
+        pass
+    return True
+
+
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and stop of the body of every chunk."""
     position = len(SIGNATURE)
