@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.pictures.image import Picture, read_image, write_image
@@ -325,3 +326,13 @@ def test_a_tile_that_diverges_costs_no_picture_unless_strict(invoke: Invoke, pic
         assert result.exit_code == 1
         assert "the network diverges on this content" in result.stderr
         assert not Path("strict/c.webp").exists()
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+def test_lost_transparency_is_told_once(invoke: Invoke, bundle: Path, suffix: str) -> None:
+    frames = [Image.new("RGBA", (32, 24), (200, 40 * index, 9, 255 * index)) for index in range(2)]
+    frames[0].save(f"a.{suffix}", save_all=True, append_images=frames[1:], disposal=2)
+    result = invoke("upscale", f"a.{suffix}", "-m", bundle, "-o", "a.mkv", "--json")
+    assert result.exit_code == 0
+    assert [entry["note"] for entry in json.loads(result.stdout)["notes"]].count("Its transparency is left out.") == 1
+    assert result.stderr.count("transparen") == 1
