@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from sr_deploy.batch.naming import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
 from sr_deploy.files import sweep
-from sr_deploy.pictures.image import Picture, is_whole, read_image, write_image
+from sr_deploy.pictures.image import Picture, check_target, is_whole, read_image, write_image
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.image_upscaler import Stats
@@ -176,7 +176,10 @@ class _Folder:
                 if is_whole(job.target):
                     return replace(item, outcome=Outcome(job, "skipped", notes))
                 notes += (f"{job.target} was not complete, it is made again",)
-            return _timed(replace(item, picture=read_image(job.source), notes=notes))
+            picture = read_image(job.source)
+            size = (self._size or TargetSize()).resolve(*picture.pixels.shape[:2], self._upscaler.scale)
+            check_target(job.target, picture, *size)
+            return _timed(replace(item, picture=picture, notes=notes))
         except Exception as exc:
             return self._failed(item, exc)
 

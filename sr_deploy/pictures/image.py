@@ -17,7 +17,7 @@ from sr_deploy.files import growing, odd_kind, read_regular
 from sr_deploy.pictures.formats import tiff
 from sr_deploy.pictures.formats.containers import inspect, may_move
 from sr_deploy.pictures.formats.decode import decode, turn_upright
-from sr_deploy.pictures.formats.encode import ENCODERS, Source, encode
+from sr_deploy.pictures.formats.encode import ENCODERS, Source, check, encode
 from sr_deploy.pictures.formats.exif import exif_orientation, upright_exif, upright_xmp, xmp_orientation
 from sr_deploy.pictures.formats.header import ContainerError, Header
 from sr_deploy.pictures.picture import Metadata, Picture, as_path, as_picture
@@ -29,6 +29,7 @@ __all__ = [
     "Metadata",
     "Picture",
     "check_suffix",
+    "check_target",
     "decode_image",
     "encode_image",
     "is_animated",
@@ -166,6 +167,17 @@ def check_suffix(path: Path) -> str:
     if suffix not in ENCODERS:
         raise ImageError(f"{path}: cannot write '{path.suffix}'; expected one of {', '.join(sorted(ENCODERS))}")
     return suffix
+
+
+def check_target(path: Path, picture: Picture, height: int, width: int) -> None:
+    """Make sure, before a picture is upscaled to that size, that the file can hold it.
+
+    Raises: ImageError for a picture that its format cannot hold, by size or for its transparency; as `check_suffix`.
+    """
+    try:
+        check(check_suffix(path), height, width, picture.pixels, picture.alpha)
+    except ContainerError as exc:
+        raise ImageError(f"{path}: {exc}") from exc
 
 
 def _encode(file: BinaryIO, suffix: str, source: Source, name: str) -> None:

@@ -149,10 +149,10 @@ class ImageUpscaler(ABC):
         """
         picture = as_picture(picture, "upscaled")
         pixels, alpha = picture.pixels, picture.alpha
+        target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale) if size is not None else None
         large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
         large_alpha = None if alpha is None else self._upscale_alpha(alpha)
-        if size is not None:
-            target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale)
+        if target is not None:
             large = resample(large, target)
             large_alpha = None if large_alpha is None else resample(large_alpha, target)
         return replace(picture, pixels=large, alpha=large_alpha)

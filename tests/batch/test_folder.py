@@ -307,3 +307,29 @@ def test_what_a_killed_run_left_is_swept_and_nothing_else() -> None:
     assert Path("out/x.png").read_bytes() == b""
     for name in (*others, locked.name):
         Path("out", name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "alpha", "words"),
+    [
+        ("a.jpg", (2, 40_000, 3), False, "80000x4 pixels do not fit into JPEG, whose limit is 65535; write .png instead"),
+        ("a.webp", (9000, 2, 3), False, "4x18000 pixels do not fit into WebP"),
+        ("a.avif", (2, 40_000, 1), False, "80000x4 pixels do not fit into AVIF"),
+        ("a.bmp", (2, 40_000, 3), False, "80000x4 pixels do not fit into BMP"),
+        ("a.jpg", (5, 5, 3), True, "a JPEG cannot hold the picture's alpha"),
+    ],
+)
+def test_what_the_format_cannot_hold_is_told_before_the_network_runs(
+    name: str, shape: tuple[int, ...], alpha: bool, words: str
+) -> None:
+    pixels = np.zeros(shape, np.uint8)
+    write_image(Path("in/wide.png"), Picture(pixels, pixels[..., 0] if alpha else None))
+    summary = run("in/wide.png", upscaler=FakeUpscaler(lambda _: pytest.fail("the network ran")), output=f"out/{name}")
+    assert str(summary.failed[0]).startswith(f"in/wide.png: out/{name}: {words}")
+    assert not Path("out").exists()
+
+
+def test_a_panorama_too_wide_for_its_format(shared: Path) -> None:
+    upscaler = FakeUpscaler(lambda _: pytest.fail("the network ran"), scale=4)
+    summary = run(str(shared / "faults" / "pano_16400x8.jpg"), upscaler=upscaler)
+    assert "65600x32 pixels do not fit into JPEG, whose limit is 65535; write .png instead" in str(summary.failed[0])

@@ -16,6 +16,13 @@ from sr_deploy.pictures.formats.header import ContainerError
 _ROWS = 128
 JPEG_QUALITY = 95
 AVIF_QUALITY = 90
+_SIDES = {
+    ".jpg": ("JPEG", 65535),
+    ".jpeg": ("JPEG", 65535),
+    ".webp": ("WebP", 16383),
+    ".avif": ("AVIF", 65535),
+    ".bmp": ("BMP", 65535),
+}
 
 
 @dataclass
@@ -90,8 +97,29 @@ def encode(file: BinaryIO, suffix: str, source: Source) -> None:
 
     Raises: ContainerError when the format cannot hold the picture.
     """
+    check(suffix, source.shape[0], source.shape[1], source.pixels, source.alpha)
     source.drop_foreign_profile(b"GRAY" if source.pixels.shape[2] == 1 else b"RGB ")
     ENCODERS[suffix](file, source)
+
+
+def check(suffix: str, height: int, width: int, pixels: NDArray[Any], alpha: NDArray[Any] | None) -> None:
+    """Make sure that the format of the suffix can hold a picture like this one at that size.
+
+    Raises: ContainerError.
+    """
+    name, limit = _SIDES.get(suffix, ("", 0))
+    if limit and max(height, width) > limit:
+        raise ContainerError(f"{width}x{height} pixels do not fit into {name}, whose limit is {limit}; write .png instead")
+    if suffix == ".png":
+        png.check_size(height, width)
+    if suffix in (".tif", ".tiff"):
+        tiff.check_size(height, width, (pixels.shape[2] if alpha is None else 4) * pixels.itemsize)
+    if (
+        name == "JPEG"
+        and alpha is not None
+        and (alpha < (1.0 if alpha.dtype == np.float32 else np.iinfo(alpha.dtype).max)).any()
+    ):
+        raise ContainerError("a JPEG cannot hold the picture's alpha; write .png, .webp or .tif instead")
 
 
 def _png(file: BinaryIO, source: Source) -> None:
@@ -130,12 +158,7 @@ def _tiff(file: BinaryIO, source: Source) -> None:
 def _jpeg(file: BinaryIO, source: Source) -> None:
     import cv2
 
-    _check_size(source, 65535, "JPEG")
-    if source.alpha is not None:
-        opaque = 1.0 if source.alpha.dtype == np.float32 else np.iinfo(source.alpha.dtype).max
-        if (source.alpha < opaque).any():
-            raise ContainerError("a JPEG cannot hold the picture's alpha; write .png, .webp or .tif instead")
-        source.alpha = None
+    source.alpha = None
     source.drop_depth()
     head, left_out = jpeg.segments(source.exif, source.icc, source.xmp)
     source.notes.extend(left_out)
@@ -156,7 +179,6 @@ def _jpeg(file: BinaryIO, source: Source) -> None:
 def _webp(file: BinaryIO, source: Source) -> None:
     import cv2
 
-    _check_size(source, 16383, "WebP")
     source.drop_depth()
     source.drop_foreign_profile(b"RGB ")
     source.gray_as_rgb = True
@@ -168,7 +190,6 @@ def _webp(file: BinaryIO, source: Source) -> None:
 def _avif(file: BinaryIO, source: Source) -> None:
     import cv2
 
-    _check_size(source, 65535, "AVIF")
     source.drop_depth()
     deep = source.pixels.dtype != np.uint8
     quality = AVIF_QUALITY if source.quality is None else source.quality
@@ -178,16 +199,9 @@ def _avif(file: BinaryIO, source: Source) -> None:
 
 
 def _bmp(file: BinaryIO, source: Source) -> None:
-    _check_size(source, 65535, "BMP")
     source.drop_depth()
     source.drop("exif", "icc", "xmp")
     file.write(_imencode(".bmp", source.for_opencv(np.uint8), [], None))
-
-
-def _check_size(source: Source, limit: int, name: str) -> None:
-    height, width, _ = source.shape
-    if max(height, width) > limit:
-        raise ContainerError(f"{width}x{height} pixels do not fit into {name}, whose limit is {limit}; write .png instead")
 
 
 def _imencode(suffix: str, image: NDArray[Any], parameters: list[int], metadata: Source | None) -> memoryview:

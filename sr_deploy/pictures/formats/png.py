@@ -143,6 +143,12 @@ def _inflate(packed: bytes) -> bytes:
     return data if machine.eof else b""
 
 
+def check_size(height: int, width: int) -> None:
+    """Raises: ContainerError when a picture is too large for a PNG."""
+    if width * height > MAX_PIXELS:
+        raise ContainerError(f"{width}x{height} are more than {MAX_PIXELS} pixels, which readers refuse; make it smaller")
+
+
 def write(
     file: BinaryIO,
     rows: Callable[[int, int], NDArray[Any]],
@@ -160,8 +166,7 @@ def write(
     Raises: ContainerError when the picture is too large for a PNG.
     """
     height, width, channels = shape
-    if width * height > MAX_PIXELS:
-        raise ContainerError(f"{width}x{height} are more than {MAX_PIXELS} pixels, which readers refuse; make it smaller")
+    check_size(height, width)
     color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     file.write(SIGNATURE)
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))

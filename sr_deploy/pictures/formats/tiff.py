@@ -167,6 +167,12 @@ def _bytes(data: memoryview, entry: Entry | None) -> bytes | None:
     return bytes(data[entry.position : entry.position + entry.size]) or None if entry is not None else None
 
 
+def check_size(height: int, width: int, pixel_bytes: int) -> None:
+    """Raises: ContainerError when a picture is too large for a TIFF."""
+    if height * width * pixel_bytes > _LIMIT:
+        raise ContainerError(f"{width}x{height} pixels need more than the 4 GB of a TIFF; write a PNG instead")
+
+
 def write(
     file: BinaryIO,
     rows: Callable[[int, int], NDArray[Any]],
@@ -185,8 +191,7 @@ def write(
     """
     height, width, channels = shape
     row_bytes = width * channels * dtype.itemsize
-    if height * row_bytes > _LIMIT:
-        raise ContainerError(f"{width}x{height} pixels need more than the 4 GB of a TIFF; write a PNG instead")
+    check_size(height, width, channels * dtype.itemsize)
     ranges = strips(height, row_bytes)
     differences = _float_differences if dtype == np.float32 else _integer_differences
     file.write(b"II*\0\0\0\0\0")
