@@ -177,8 +177,8 @@ class _Folder:
                     return replace(item, outcome=Outcome(job, "skipped", notes))
                 notes += (f"{job.target} was not complete, it is made again",)
             picture = read_image(job.source)
-            size = (self._size or TargetSize()).resolve(*picture.pixels.shape[:2], self._upscaler.scale)
-            check_target(job.target, picture, *size)
+            height, width = picture.pixels.shape[:2]
+            check_target(job.target, picture, *(self._size or TargetSize()).resolve(height, width, self._upscaler.scale))
             return _timed(replace(item, picture=picture, notes=notes))
         except Exception as exc:
             return self._failed(item, exc)

@@ -114,12 +114,13 @@ def check(suffix: str, height: int, width: int, pixels: NDArray[Any], alpha: NDA
         png.check_size(height, width)
     if suffix in (".tif", ".tiff"):
         tiff.check_size(height, width, (pixels.shape[2] if alpha is None else 4) * pixels.itemsize)
-    if (
-        name == "JPEG"
-        and alpha is not None
-        and (alpha < (1.0 if alpha.dtype == np.float32 else np.iinfo(alpha.dtype).max)).any()
-    ):
+    if name == "JPEG" and alpha is not None and not _is_opaque(alpha):
         raise ContainerError("a JPEG cannot hold the picture's alpha; write .png, .webp or .tif instead")
+
+
+def _is_opaque(alpha: NDArray[Any]) -> bool:
+    opaque = 1.0 if alpha.dtype == np.float32 else np.iinfo(alpha.dtype).max
+    return bool((alpha >= opaque).all())
 
 
 def _png(file: BinaryIO, source: Source) -> None:
