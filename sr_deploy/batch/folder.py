@@ -179,6 +179,8 @@ class _Folder:
             picture = read_image(job.source)
             height, width = picture.pixels.shape[:2]
             check_target(job.target, picture, *(self._size or TargetSize()).resolve(height, width, self._upscaler.scale))
+            if picture.lost:
+                notes += (f"left out: its {', '.join(picture.lost)}",)
             return _timed(replace(item, picture=picture, notes=notes))
         except Exception as exc:
             return self._failed(item, exc)

@@ -17,9 +17,11 @@ from sr_deploy.files import growing, odd_kind, read_regular
 from sr_deploy.pictures.formats import tiff
 from sr_deploy.pictures.formats.containers import inspect, may_move
 from sr_deploy.pictures.formats.decode import decode, turn_upright
+from sr_deploy.pictures.formats.density import of_exif as density_of_exif
 from sr_deploy.pictures.formats.encode import ENCODERS, Source, check, encode
 from sr_deploy.pictures.formats.exif import exif_orientation, upright_exif, upright_xmp, xmp_orientation
 from sr_deploy.pictures.formats.header import ContainerError, Header
+from sr_deploy.pictures.formats.xmp import without_promises, without_thumbnails
 from sr_deploy.pictures.picture import Metadata, Picture, as_path, as_picture
 from sr_deploy.pictures.resample import resample
 
@@ -91,11 +93,29 @@ def _decoded(data: NDArray[np.uint8], name: str) -> Picture:
     except ContainerError as exc:
         raise ImageError(f"{name}: {exc}") from exc
     orientation = header.orientation or exif_orientation(header.exif) or xmp_orientation(header.xmp) or 1
-    metadata = Metadata(
-        upright_exif(header.exif) if header.exif else None, header.icc, upright_xmp(header.xmp) if header.xmp else None
-    )
+    metadata, lost = _metadata(header, orientation)
     upright_alpha = None if alpha is None else turn_upright(alpha, orientation)
-    return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format)
+    return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format, lost)
+
+
+def _metadata(header: Header, orientation: int) -> tuple[Metadata, tuple[str, ...]]:
+    """What is kept of what the file says, as it is true of the upright picture, and what is not."""
+    turned, lost, xmp = orientation != 1, header.lost, header.xmp
+    if xmp:
+        xmp, promised = without_promises(upright_xmp(without_thumbnails(xmp) if turned else xmp))
+        lost = [*promised, *(what for what in lost if not promised or what != "further pictures")]
+    if turned and header.geo:
+        lost.append("GeoTIFF tags")
+    dots = header.density or density_of_exif(header.exif)
+    metadata = Metadata(
+        upright_exif(header.exif, turned=turned) if header.exif else None,
+        header.icc,
+        xmp or None,
+        header.colorimetry,
+        dots.turned() if dots and orientation > 4 else dots,
+        () if turned else header.geo,
+    )
+    return metadata, tuple(dict.fromkeys(lost))
 
 
 def _refuse_several(header: Header) -> None:
@@ -115,7 +135,8 @@ def write_image(
 
     The file appears only when it is complete, and replaces an older one. PNG, TIFF and BMP are lossless, WebP is unless
     `quality` is given; without it JPEG takes 95 and AVIF 90. Deeper samples than the format holds are rounded, float is clipped
-    to [0, 1], NaN becomes 0. The notes are of '16-bit depth', '32-bit float', 'EXIF', 'ICC profile', 'XMP'.
+    to [0, 1], NaN becomes 0. The notes are of '16-bit depth', '32-bit float', 'EXIF', 'ICC profile', 'XMP', 'GeoTIFF
+    tags', 'dots per inch' and the color space.
 
     path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff, .avif or .bmp.
     image: a Picture, or an array (H,W) or (H,W,C) with C 1 (gray), 3 (RGB), 2 or 4 (with alpha last); uint8, uint16 or float32.
@@ -197,7 +218,12 @@ def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Sour
     height, width = picture.pixels.shape[:2]
     exif = upright_exif(metadata.exif, (height, width)) if metadata.exif else None
     xmp = upright_xmp(metadata.xmp) if metadata.xmp else None
-    return Source(picture.pixels, picture.alpha, exif, metadata.icc, xmp, quality, [])
+    return Source(
+        *(picture.pixels, picture.alpha, exif, metadata.icc, xmp, quality, []),
+        colors=metadata.colorimetry,
+        dots=metadata.density,
+        geo=metadata.geo,
+    )
 
 
 def is_whole(path: Path) -> bool:

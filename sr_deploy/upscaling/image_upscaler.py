@@ -9,11 +9,13 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import Bundle
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.color import bleed
+from sr_deploy.pictures.nodata import put_back
 from sr_deploy.pictures.picture import Picture, as_picture, planes_of
 from sr_deploy.pictures.resample import resample
 from sr_deploy.pictures.size import TargetSize
@@ -85,6 +87,17 @@ def _trouble(name: str, count: int, recomputed: int, given_up: int, instead: str
     return f"of {count} {name} {recomputed} were not sane: {recomputed - given_up} computed again in fp32, {given_up} {instead}"
 
 
+def _visible(pixels: Array, alpha: Array | None, hidden: NDArray[np.bool_] | None) -> Array:
+    """The pixels with the colors of visible neighbors where they are transparent, or hold no data."""
+    if hidden is None:
+        return pixels if alpha is None else bleed(pixels, alpha)
+    if hidden.all():
+        return np.zeros_like(pixels)
+    known = ~hidden
+    seen = known if alpha is None else known & (alpha > 0)
+    return bleed(np.where(hidden[..., None], np.zeros((), pixels.dtype), pixels), seen if seen.any() else known)
+
+
 class ImageUpscaler(ABC):
     """A callable from image to image at `scale` times its size; `bundle` names what it runs.
 
@@ -150,12 +163,16 @@ class ImageUpscaler(ABC):
         picture = as_picture(picture, "upscaled")
         pixels, alpha = picture.pixels, picture.alpha
         target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale) if size is not None else None
-        large = self._upscale(pixels if alpha is None else bleed(pixels, alpha), progress)
+        hidden = picture.hidden
+        large = self._upscale(_visible(pixels, alpha, hidden), progress)
         large_alpha = None if alpha is None else self._upscale_alpha(alpha)
         if target is not None:
             large = resample(large, target)
             large_alpha = None if large_alpha is None else resample(large_alpha, target)
-        return replace(picture, pixels=large, alpha=large_alpha)
+        if hidden is not None:
+            put_back(large, pixels, hidden)
+        down, across = (new / old for new, old in zip(large.shape[:2], pixels.shape[:2], strict=True))
+        return replace(picture, pixels=large, alpha=large_alpha, metadata=picture.metadata.scaled(down, across))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.description}>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from sr_deploy.pictures.formats import boxes, jpeg, png, tiff
+from sr_deploy.pictures.formats import boxes, density, jpeg, png, tiff
 from sr_deploy.pictures.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
 
 _FOREIGN = (
@@ -157,6 +157,7 @@ def _bmp(data: memoryview) -> Header:
         raise ContainerError("a BMP of the OS/2 kind is not supported; convert it to PNG")
     width, height, _, depth, compression = struct.unpack_from("<iiHHI", data, 18)
     header = Header("bmp", max(0, width), abs(height))
+    header.density = density.of_bmp(data)
     needed = offset + (width * depth + 31) // 32 * 4 * abs(height)
     if compression in (0, 3, 6) and needed > len(data):
         raise cut_off("BMP", needed - len(data))

@@ -11,6 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from sr_deploy.pictures.color import from_float, to_float
 from sr_deploy.pictures.formats import jpeg, png, tiff
+from sr_deploy.pictures.formats.colorimetry import Colorimetry, put_into_avif
+from sr_deploy.pictures.formats.density import Density, of_exif
+from sr_deploy.pictures.formats.exif import Field, exif_block
 from sr_deploy.pictures.formats.header import ContainerError
 
 _ROWS = 128
@@ -39,6 +42,9 @@ class Source:
     xmp: bytes | None
     quality: int | None
     notes: list[str]
+    colors: Colorimetry | None = None
+    dots: Density | None = None
+    geo: tuple[Field, ...] = ()
     gray_as_rgb: bool = False
 
     @property
@@ -88,8 +94,20 @@ class Source:
         if self.icc and self.icc[16:20] != space:
             self.drop("icc")
 
+    def drop_colors(self) -> None:
+        """Note that the format cannot say what the colors are; a profile says it too."""
+        if self.colors and not self.colors.is_usual and not self.icc:
+            self.notes.append(self.colors.words)
 
-LABELS = {"exif": "EXIF", "icc": "ICC profile", "xmp": "XMP"}
+    def dots_into_exif(self) -> None:
+        """Say the dots per inch in EXIF, for formats that say it nowhere else."""
+        if self.dots and not self.exif:
+            self.exif = exif_block(self.dots.fields)
+        elif self.dots and of_exif(self.exif) is None:
+            self.drop("dots")
+
+
+LABELS = {"exif": "EXIF", "icc": "ICC profile", "xmp": "XMP", "geo": "GeoTIFF tags", "dots": "dots per inch"}
 
 
 def encode(file: BinaryIO, suffix: str, source: Source) -> None:
@@ -99,6 +117,10 @@ def encode(file: BinaryIO, suffix: str, source: Source) -> None:
     """
     check(suffix, source.shape[0], source.shape[1], source.pixels, source.alpha)
     source.drop_foreign_profile(b"GRAY" if source.pixels.shape[2] == 1 else b"RGB ")
+    if suffix not in (".tif", ".tiff"):
+        source.drop("geo")
+    if suffix not in (".png", ".avif"):
+        source.drop_colors()
     ENCODERS[suffix](file, source)
 
 
@@ -136,6 +158,8 @@ def _png(file: BinaryIO, source: Source) -> None:
         exif=source.exif,
         icc=source.icc,
         xmp=source.xmp,
+        colors=source.colors,
+        dots=source.dots,
     )
 
 
@@ -153,6 +177,8 @@ def _tiff(file: BinaryIO, source: Source) -> None:
         exif=source.exif,
         icc=source.icc,
         xmp=source.xmp,
+        dots=source.dots,
+        geo=source.geo,
     )
 
 
@@ -172,7 +198,10 @@ def _jpeg(file: BinaryIO, source: Source) -> None:
     ]
     encoded = _imencode(".jpg", source.for_opencv(np.uint8), parameters, None)
     behind_jfif = 4 + int.from_bytes(encoded[4:6], "big") if bytes(encoded[2:4]) == b"\xff\xe0" else 2
-    file.write(encoded[:behind_jfif])
+    first = bytearray(encoded[:behind_jfif])
+    if source.dots and not source.dots.put_into_jpeg(first):
+        source.drop("dots")
+    file.write(first)
     file.write(head)
     file.write(encoded[behind_jfif:])
 
@@ -183,6 +212,7 @@ def _webp(file: BinaryIO, source: Source) -> None:
     source.drop_depth()
     source.drop_foreign_profile(b"RGB ")
     source.gray_as_rgb = True
+    source.dots_into_exif()
     lossless = [cv2.IMWRITE_WEBP_LOSSLESS_MODE, cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR]
     parameters = lossless if source.quality is None else [cv2.IMWRITE_WEBP_QUALITY, source.quality]
     file.write(_imencode(".webp", source.for_opencv(np.uint8), parameters, source))
@@ -196,13 +226,20 @@ def _avif(file: BinaryIO, source: Source) -> None:
     quality = AVIF_QUALITY if source.quality is None else source.quality
     parameters = [cv2.IMWRITE_AVIF_QUALITY, quality, cv2.IMWRITE_AVIF_DEPTH, 10 if deep else 8]
     image = source.for_opencv(np.uint16, 1023) if deep else source.for_opencv(np.uint8)
-    file.write(_imencode(".avif", image, parameters, source))
+    source.dots_into_exif()
+    encoded = bytearray(_imencode(".avif", image, parameters, source))
+    if source.colors and not put_into_avif(encoded, source.colors):
+        source.drop_colors()
+    file.write(encoded)
 
 
 def _bmp(file: BinaryIO, source: Source) -> None:
     source.drop_depth()
     source.drop("exif", "icc", "xmp")
-    file.write(_imencode(".bmp", source.for_opencv(np.uint8), [], None))
+    encoded = bytearray(_imencode(".bmp", source.for_opencv(np.uint8), [], None))
+    if source.dots and not source.dots.put_into_bmp(encoded):
+        source.drop("dots")
+    file.write(encoded)
 
 
 def _imencode(suffix: str, image: NDArray[Any], parameters: list[int], metadata: Source | None) -> memoryview:

@@ -13,7 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.pictures.formats import colorimetry, density
+from sr_deploy.pictures.formats.colorimetry import Colorimetry
 from sr_deploy.pictures.formats.deflate import LEVEL, adler32_combine, check, in_order, strips
+from sr_deploy.pictures.formats.density import Density
 from sr_deploy.pictures.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -33,6 +36,7 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
     color = depth = 0
     ended = False
     packed: list[memoryview] = []
+    told: dict[bytes, bytes] = {}
     kept: list[memoryview] = [data[:8]]
     for kind, start, stop in _chunks(data):
         body = data[start:stop]
@@ -55,7 +59,8 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
         elif kind == b"tRNS" and color in (0, 2):
             header.color_key = _color_key(bytes(body), depth, color)
         elif deep:
-            _read_metadata(header, kind, bytes(body))
+            told[kind] = bytes(body)
+            _read_metadata(header, kind, told[kind])
     if header is None or not ended:
         raise cut_off("PNG")
     # Deflate packs at most 1032 to 1: less data than that cannot fill the picture that the header claims.
@@ -65,6 +70,7 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
             f"its header claims {header.width}x{header.height} pixels, its {count} bytes of data cannot hold them; "
             "get a good copy of the file"
         )
+    header.colorimetry, header.density = colorimetry.of_chunks(told), density.of_phys(told.get(b"pHYs", b""))
     if deep and header.frames < 2:
         check(packed, 2 * size + 4096 + 8 * header.height)
     # libpng would act on, or complain of, what is not needed for the pixels.
@@ -127,6 +133,8 @@ def _read_metadata(header: Header, kind: bytes, body: bytes) -> None:
     elif kind == b"iCCP":
         _, _, packed = body.partition(b"\0")
         header.icc = _inflate(packed[1:]) or None
+    elif kind in (b"mDCV", b"cLLI"):
+        header.lost.append("HDR metadata")
     elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD + b"\0"):
         flags, rest = body[len(_XMP_KEYWORD) + 1 :][:2], body[len(_XMP_KEYWORD) + 3 :]
         text = rest.split(b"\0", 2)[-1]
@@ -158,6 +166,8 @@ def write(
     exif: bytes | None,
     icc: bytes | None,
     xmp: bytes | None,
+    colors: Colorimetry | None,
+    dots: Density | None,
 ) -> None:
     """Write a PNG of (H, W, C) samples: C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA; uint8 or uint16 by `depth`.
 
@@ -170,6 +180,10 @@ def write(
     color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     file.write(SIGNATURE)
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    for kind, body in colors.chunks() if colors else ():
+        _write_chunk(file, kind, body)
+    if dots:
+        _write_chunk(file, b"pHYs", dots.phys)
     if icc:
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if exif:

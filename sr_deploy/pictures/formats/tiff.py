@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.pictures.formats import exif as tags
+from sr_deploy.pictures.formats import geotiff
 from sr_deploy.pictures.formats.deflate import LEVEL, check, in_order, strips
+from sr_deploy.pictures.formats.density import Density
 from sr_deploy.pictures.formats.exif import Entry, Field, integers, read_ifd
 from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
 
@@ -26,7 +28,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _UNSIGNED, _FLOAT = 1, 3
 _LIMIT = (1 << 32) - (1 << 24)
 _DEFLATE = (8, 32946)
-_FILL_ORDER = 266
+_FILL_ORDER, _RPC = 266, 50844
 _FOREIGN = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG", 34925: "LZMA",
     50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
@@ -69,6 +71,9 @@ def read_header(data: memoryview) -> Header:
     header.orientation = one(tags.ORIENTATION, 0) or None
     header.exif = tags.exif_block(tags.descriptive(tags.collect(data, page, order)))
     header.xmp = _bytes(data, page.get(_XMP))
+    header.geo = tags.collect(data, {tag: entry for tag, entry in page.items() if tag in geotiff.TAGS}, order)
+    if _RPC in page:
+        header.lost.append("RPC coefficients")
     if photometric == _CMYK:
         header.alpha = "none"
     else:
@@ -182,6 +187,8 @@ def write(
     exif: bytes | None,
     icc: bytes | None,
     xmp: bytes | None,
+    dots: Density | None,
+    geo: tuple[Field, ...],
 ) -> None:
     """Write a TIFF of (H, W, C) samples: C = 1 gray, 3 RGB, 4 RGBA; uint8, uint16 or float32.
 
@@ -219,8 +226,12 @@ def write(
         *([_shorts(_EXTRA_SAMPLES, 2)] if channels == 4 else []),
         *([Field(_XMP, 1, len(xmp), xmp)] if xmp else []),
         *([Field(_ICC, 7, len(icc), icc)] if icc else []),
+        *geo,
         *tags.exif_fields(exif),
     ]
+    if dots:
+        given = {item.tag for item in fields}
+        fields += [item for item in dots.fields if item.tag not in given]
     file.write(tags.pack_ifd(tuple(fields), position))
     file.seek(4)
     file.write(struct.pack("<I", position))
