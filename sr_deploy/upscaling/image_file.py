@@ -15,7 +15,7 @@ from sr_deploy.upscaling.upscaler import Upscaler
 def upscale_image(
     source: str | os.PathLike[str], target: str | os.PathLike[str], upscaler: ImageUpscaler | None = None
 ) -> tuple[str, ...]:
-    """Upscale an image file into another; returns what the target's format could not hold, empty when it held everything.
+    """Upscale an image file into another; returns what was lost, because its format cannot hold it or it is not read.
 
     Gray, depth, alpha, color profile, EXIF and XMP are kept; orientation is applied. The target appears only when it is
     complete, and replaces an older one.
@@ -44,7 +44,7 @@ def upscale_image(
 def _upscale_into(target: Path, picture: Picture, upscaler: ImageUpscaler) -> tuple[str, ...]:
     height, width = (side * upscaler.scale for side in picture.pixels.shape[:2])
     check_target(target, picture, height, width)
-    return write_image(target, upscaler.upscale_picture(picture))
+    return picture.lost + write_image(target, upscaler.upscale_picture(picture))
 
 
 def _check_place(source: Path, target: Path) -> None:

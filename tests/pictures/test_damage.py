@@ -111,6 +111,36 @@ def test_complaints_are_heard_without_stderr() -> None:
     assert b"its pixels are damaged" in told
 
 
+@pytest.mark.parametrize("format", ["JPEG2000", "JPEG", "WEBP", "GIF", "AVIF", "PNG"])
+def test_what_pillow_refuses_of_other_formats_is_refused(format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, format)
+    data, dice, refused = file.getvalue(), random.Random(7), 0
+    for number in range(60):
+        damaged = bytearray(data)
+        place = dice.randrange(20, len(data))
+        if number % 3 == 0:
+            damaged[place] ^= 1 << dice.randrange(8)
+        elif number % 3 == 1:
+            damaged[place : place + 8] = bytes(len(damaged[place : place + 8]))
+        else:
+            del damaged[place : place + dice.randrange(1, 9)]
+        try:
+            reference = pillow(bytes(damaged))
+        except (OSError, SyntaxError, ValueError, RuntimeError):
+            reference = None
+        capfd.readouterr()
+        try:
+            found = decode_image(bytes(damaged)).pixels
+        except ImageError:
+            refused += 1
+        else:
+            assert reference is not None
+            assert np.abs(found.astype(int) - reference).max() <= 3
+        assert capfd.readouterr().err == ""
+    assert refused >= 10
+
+
 def png(mode: str, pieces: list[int], mangle: int) -> bytes:
     """A PNG whose zlib stream is cut at `pieces`, with the byte at `mangle` changed and every CRC right."""
     file = io.BytesIO()

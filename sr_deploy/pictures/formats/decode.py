@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from sr_deploy.pictures.formats.header import ContainerError, Header
 
-# libjpeg, libpng and libtiff report damage on the C-level stderr only, libtiff through OpenCV's log; libjpeg and libtiff then
-# deliver gray or black pixels as if nothing had happened.
+# libjpeg and libpng report damage on the C-level stderr only, libtiff and OpenJPEG in OpenCV's log; most of them then deliver
+# gray or black pixels as if nothing had happened.
 _COMPLAINTS = re.compile(
     rb"(?:libpng (?:warning|error): |Corrupt JPEG data: |Premature end of JPEG|Invalid SOS param|Unknown Adobe|"
     rb"Inconsistent progression|Warning: unknown JFIF|Unsupported marker)[^\n]*\n"
-    rb"|\[ ?(?:WARN|ERROR):[^\n]*(?:grfmt_tiff|loadsave)[^\n]*\n(?:> [^\n]*\n|\n)*"
+    rb"|\[ ?(?:WARN|ERROR):[^\n]*(?:grfmt_tiff|grfmt_jpeg2000|loadsave)[^\n]*\n(?:[> \t][^\n]*\n|\n)*"
 )
 _DAMAGE = re.compile(
     rb"libpng error: ([^\n]*)|(?:Corrupt JPEG data: |Premature)((?:premature|bad|found| end)[^\n]*)"
+    rb"|errorLogCallback OpenJPEG\d*: ([^\n]*)|warningLogCallback OpenJPEG\d*: ([^\n]*(?:not end|runcate|orrupt|enough)[^\n]*)"
     rb"|TIFF_Error ([^\n]*)|TIFF_Warning ((?:Fax|CCITT|LZW|PackBits|ZIP|JPEGLib: (?:Corrupt|Premature))[^\n]*)"
 )
 _STDERR = threading.Lock()
@@ -45,7 +46,7 @@ def decode(data: NDArray[np.uint8], header: Header) -> tuple[NDArray[Any], NDArr
 
     Raises: ContainerError when the decoder refuses, complains of damage, or gives something else than the header says.
     """
-    image, complaint = _imdecode(data, logged=header.format == "tiff")
+    image, complaint = _imdecode(data, logged=header.format in ("tiff", "jp2"))
     if complaint:
         raise ContainerError(f"its pixels are damaged ({complaint}); get a good copy of the file")
     if image is None:
