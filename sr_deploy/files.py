@@ -1,9 +1,26 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that others may change meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+_PART = re.compile(r".{0,40}\.(?P<process>[0-9a-f]{1,8})-[0-9a-f]{8}\.part", re.DOTALL)
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def write_whole(path: Path, part: Path, contents: bytes) -> None:
@@ -19,3 +36,98 @@ def write_whole(path: Path, part: Path, contents: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def growing(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write, which takes the name `path` when the block is left well, and vanishes otherwise.
+
+    It grows beside `path`, as STEM.PROCESS-RANDOM.part: short, so that any name that fits the file system still does; unique,
+    so that two writers never share it; locked, so that `sweep` knows it for one that grows.
+
+    Raises: OSError, with `path` as it was.
+    """
+    part = path.with_name(f"{path.stem[:40]}.{os.getpid():x}-{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            _lock(file)
+            yield file
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def sweep(folder: Path) -> tuple[Path, ...]:
+    """Remove what processes of this machine that are dead left in a folder while a file was `growing`; returns what it was.
+
+    Where it is not certain that nobody writes, it stays: on Windows, and where another machine or container holds its lock.
+    """
+    swept: list[Path] = []
+    if sys.platform == "win32":
+        return ()
+    with contextlib.suppress(OSError):
+        for entry in sorted(folder.iterdir()):
+            found = _PART.fullmatch(entry.name)
+            if found and not entry.is_symlink() and not odd_kind(entry) and not _is_alive(int(found["process"], 16)):
+                with contextlib.suppress(OSError), entry.open("rb") as file:
+                    if _lock(file):
+                        entry.unlink()
+                        swept.append(entry)
+    return tuple(swept)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether the file is ours until it is closed, or the file system knows no locks."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def odd_kind(path: Path) -> str:
+    """What a path names that is no regular file: 'a pipe', 'a folder'; empty for a regular file and where there is nothing."""
+    try:
+        return _kind(path.stat())
+    except OSError:
+        return ""
+
+
+def read_regular(path: Path, most: int | None = None) -> bytearray:
+    """The bytes of a regular file, or the first `most` of them. Pipes, sockets and devices are not opened: they may never end.
+
+    Raises: OSError, also for what is no regular file, and for a file that becomes shorter while it is read.
+    """
+    if kind := _kind(path.stat()):
+        raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file", str(path))
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = bytearray(size if most is None else min(size, most))
+        rest = memoryview(data)
+        while rest:
+            count = file.readinto(rest)
+            if not count:
+                raise OSError(errno.EIO, "it became shorter while it was read", str(path))
+            rest = rest[count:]
+    return data
+
+
+def _kind(found: os.stat_result) -> str:
+    return "" if stat.S_ISREG(found.st_mode) else _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")

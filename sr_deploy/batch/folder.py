@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.batch.naming import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
-from sr_deploy.pictures.image import Picture, is_whole, read_image, write_image
+from sr_deploy.files import sweep
+from sr_deploy.pictures.image import Picture, check_target, is_whole, read_image, write_image
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.image_upscaler import Stats
 
@@ -144,6 +145,8 @@ class _FolderRun:
     def run(self, plan: Plan) -> Summary:
         before = self._upscaler.stats
         self._alone = len(plan.jobs) == 1
+        for folder in {job.target.parent for job in plan.jobs}:
+            sweep(folder)
         self._observer.planned(plan)
         pictures = self._read_all(job for job in plan.jobs if not job.video)
         timing = run_pipeline(pictures, self._upscale, self._write)
@@ -177,7 +180,12 @@ class _FolderRun:
                 if is_whole(job.target):
                     return replace(item, outcome=Outcome(job, "skipped", notes))
                 notes += (f"{job.target} was not complete, it is made again",)
-            return _timed(replace(item, picture=read_image(job.source), notes=notes))
+            picture = read_image(job.source)
+            height, width = picture.pixels.shape[:2]
+            check_target(job.target, picture, *(self._size or TargetSize()).resolve(height, width, self._upscaler.scale))
+            if picture.lost:
+                notes += (f"left out: its {', '.join(picture.lost)}",)
+            return _timed(replace(item, picture=picture, notes=notes))
         except Exception as exc:
             return self._failed(item, exc)
 

@@ -11,10 +11,8 @@ Wherever a target would lie in its source's own folder, it gets MODEL_xN into it
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
-import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +20,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sr_deploy.errors import UsageError
-from sr_deploy.pictures.formats.containers import inspect
-from sr_deploy.pictures.formats.header import ContainerError
-from sr_deploy.pictures.image import CONTAINERS, PICTURES_THAT_MOVE, PIPE, READABLE_SUFFIXES, WRITABLE_SUFFIXES, names_stream
+from sr_deploy.files import odd_kind
+from sr_deploy.pictures.image import (
+    CONTAINERS,
+    PICTURES_THAT_MOVE,
+    PIPE,
+    READABLE_SUFFIXES,
+    WRITABLE_SUFFIXES,
+    is_animated,
+    names_stream,
+)
 
 WRITABLE_VIDEOS = frozenset(CONTAINERS)
 READABLE_VIDEOS = WRITABLE_VIDEOS | {
@@ -191,6 +196,9 @@ class _Planner:
             images = [at / name for name in sorted(files) if not name.startswith(".") and _suffix(name) in readable]
             stems = {image.stem for image in images}
             for image in images:
+                if kind := odd_kind(image):
+                    self.notes.append((image, f"left out: it is {kind}, no picture"))
+                    continue
                 if self.naming.mark and self.naming.is_output(image, stems):
                     ignored += 1
                     continue
@@ -211,8 +219,8 @@ class _Planner:
             return True
         if not path.exists():
             self.failures.append(Failure(path, "no such file or folder"))
-        elif not path.is_file():
-            self.failures.append(Failure(path, "not a regular file; expected an image, a video or a folder"))
+        elif kind := odd_kind(path):
+            self.failures.append(Failure(path, f"it is {kind}; expected an image, a video or a folder"))
         elif path.suffix and path.suffix.lower() not in READABLE_SUFFIXES | READABLE_VIDEOS:
             self.failures.append(Failure(path, f"neither an image nor a video; {READS}"))
         else:
@@ -246,8 +254,8 @@ class _Planner:
             elif found in inputs:
                 message = f"its output {job.target} would overwrite the input {inputs[found]}; change --suffix, -f or -o"
                 self.failures.append(Failure(job.source, message))
-            elif job.target.is_dir():
-                self.failures.append(Failure(job.source, f"its output {job.target} is a folder; change --suffix, -f or -o"))
+            elif kind := odd_kind(job.target):
+                self.failures.append(Failure(job.source, f"its output {job.target} is {kind}; change --suffix, -f or -o"))
             else:
                 yield job
 
@@ -259,12 +267,7 @@ def holds_video(path: Path) -> bool:
         return True
     if suffix not in PICTURES_THAT_MOVE:
         return suffix in READABLE_VIDEOS
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return inspect(memoryview(data), deep=False).frames > 1
-    except (OSError, ValueError, ContainerError):
-        return False
+    return is_animated(path)
 
 
 def _is_hidden(name: str) -> bool:
@@ -324,4 +327,4 @@ def _identity(path: Path) -> tuple[int, int] | None:
         found = path.stat()
     except OSError:
         return None
-    return None if stat.S_ISFIFO(found.st_mode) else (found.st_dev, found.st_ino)
+    return found.st_dev, found.st_ino

@@ -43,7 +43,7 @@ GROUPS = {
     "Options for pictures": FOR_PICTURES,
     "Options for videos": FOR_VIDEOS,
     "Options for the machine": (
-        *("backend", "gpus", "allow_cpu", "precision", "fp32", "on_failure", "tile", "memory", "threads", "target"),
+        *("backend", "gpus", "allow_cpu", "precision", "fp32", "on_failure", "strict", "tile", "memory", "threads", "target"),
     ),
 }
 """Parameters by what they are about, as the help shows them."""
@@ -76,11 +76,10 @@ GROUPS = {
 @click.option("--fp32", is_flag=True, help="The same as --precision fp32.")
 @click.option(
     "--on-failure",
-    type=click.Choice(["raise", "bicubic"]),
-    default="raise",
-    show_default=True,
-    help="What to do with a tile that is not sane in fp32 either.",
+    type=click.Choice(["bicubic", "raise"]),
+    help="What to do with a tile that is not sane in fp32 either.  [default: bicubic]",
 )
+@click.option("--strict", is_flag=True, help="The same as --on-failure raise.")
 @click.option(
     "--base",
     type=ModelReference(),

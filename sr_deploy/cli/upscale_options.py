@@ -74,7 +74,8 @@ class UpscaleOptions:
     allow_cpu: bool
     precision: PrecisionChoice | None
     fp32: bool
-    on_failure: Literal["raise", "bicubic"]
+    on_failure: Literal["raise", "bicubic"] | None
+    strict: bool
     tile: int | Literal["auto"] | None
     memory: int | None
     threads: int | None
@@ -91,6 +92,8 @@ class UpscaleOptions:
             raise click.UsageError("-s and --to contradict each other; give one of them.")
         if self.fp32 and self.precision not in (None, "fp32"):
             raise click.UsageError(f"--fp32 and --precision {self.precision} contradict each other; give one of them.")
+        if self.strict and self.on_failure == "bicubic":
+            raise click.UsageError("--strict and --on-failure bicubic contradict each other; give one of them.")
         if self.output == "-" and self.as_json:
             raise click.UsageError("-o - and --json both want stdout; give one of them.")
 
@@ -155,7 +158,7 @@ class UpscaleOptions:
             "backend": chosen["backend"],
             "precision": "fp32" if self.fp32 else chosen["precision"],
             "tile": "auto" if chosen["tile"] is None else chosen["tile"],
-            "on_failure": self.on_failure,
+            "on_failure": "raise" if self.strict else self.on_failure or "bicubic",
             "memory": None if chosen["memory"] is None else chosen["memory"] * MEGABYTE,
             "threads": chosen["threads"],
             "allow_cpu": self.allow_cpu,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import re
-import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.errors import ImageError, UsageError
-from sr_deploy.pictures.formats.containers import inspect
+from sr_deploy.files import growing, odd_kind, read_regular
+from sr_deploy.pictures.formats.containers import inspect, may_move
 from sr_deploy.pictures.formats.decode import decode, turn_upright
-from sr_deploy.pictures.formats.encode import ENCODERS, EncoderInput, encode
+from sr_deploy.pictures.formats.encode import ENCODERS, EncoderInput, check, encode
 from sr_deploy.pictures.formats.header import ContainerError, Header
 from sr_deploy.pictures.picture import Metadata, Picture, as_path, as_picture
 
@@ -34,8 +34,10 @@ __all__ = [
     "Metadata",
     "Picture",
     "check_suffix",
+    "check_target",
     "decode_image",
     "encode_image",
+    "is_animated",
     "is_whole",
     "names_stream",
     "read_image",
@@ -46,6 +48,7 @@ __all__ = [
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 WRITABLE_SUFFIXES = frozenset(ENCODERS)
+_HEAD = 1 << 16
 READABLE_SUFFIXES = WRITABLE_SUFFIXES | {".jpe", ".jfif", ".gif", ".jp2", ".j2k", ".pgm", ".ppm", ".pnm"}
 
 PIPE = Path("-")
@@ -71,7 +74,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     """
     path = as_path(path, "read_image")
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        data = np.frombuffer(read_regular(path), np.uint8)
     except OSError as exc:
         raise ImageError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
     return _decoded(data, str(path))
@@ -107,9 +110,35 @@ def _decoded(data: NDArray[np.uint8], name: str) -> Picture:
     except ContainerError as exc:
         raise ImageError(f"{name}: {exc}") from exc
     orientation = header.orientation or _orientation(header.exif, header.xmp)
-    metadata = _upright(Metadata(header.exif, header.icc, header.xmp))
+    metadata, lost = _metadata(header, orientation)
     upright_alpha = None if alpha is None else turn_upright(alpha, orientation)
-    return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format)
+    return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format, lost)
+
+
+def _metadata(header: Header, orientation: int) -> tuple[Metadata, tuple[str, ...]]:
+    """What is kept of what the file says, as it is true of the upright picture, and what is not."""
+    if not (header.exif or header.xmp or header.density or header.geo):
+        return Metadata(icc=header.icc, colorimetry=header.colorimetry), tuple(dict.fromkeys(header.lost))
+    from sr_deploy.pictures.formats.density import of_exif
+    from sr_deploy.pictures.formats.exif import upright_exif, upright_xmp
+    from sr_deploy.pictures.formats.xmp import without_promises, without_thumbnails
+
+    turned, lost, xmp = orientation != 1, header.lost, header.xmp
+    if xmp:
+        xmp, promised = without_promises(upright_xmp(without_thumbnails(xmp) if turned else xmp))
+        lost = [*promised, *(what for what in lost if not promised or what != "further pictures")]
+    if turned and header.geo:
+        lost.append("GeoTIFF tags")
+    dots = header.density or of_exif(header.exif)
+    metadata = Metadata(
+        upright_exif(header.exif, turned=turned) if header.exif else None,
+        header.icc,
+        xmp or None,
+        header.colorimetry,
+        dots.turned() if dots and orientation > 4 else dots,
+        () if turned else header.geo,
+    )
+    return metadata, tuple(dict.fromkeys(lost))
 
 
 def _refuse_several(header: Header) -> None:
@@ -129,7 +158,8 @@ def write_image(
 
     The file appears only when it is complete, and replaces an older one. PNG, TIFF and BMP are lossless, WebP is unless
     `quality` is given; without it JPEG takes 95 and AVIF 90. Deeper samples than the format holds are rounded, float is clipped
-    to [0, 1], NaN becomes 0. The notes are of '16-bit depth', '32-bit float', 'EXIF', 'ICC profile', 'XMP'.
+    to [0, 1], NaN becomes 0. The notes are of '16-bit depth', '32-bit float', 'EXIF', 'ICC profile', 'XMP', 'GeoTIFF
+    tags', 'dots per inch' and the color space.
 
     path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff, .avif or .bmp.
     image: a Picture, or an array (H,W) or (H,W,C) with C 1 (gray), 3 (RGB), 2 or 4 (with alpha last); uint8, uint16 or float32.
@@ -141,17 +171,12 @@ def write_image(
     """
     path = as_path(path, "write_image")
     suffix = check_suffix(path)
+    if kind := odd_kind(path):
+        raise ImageError(f"{path}: cannot be written, it is {kind}; choose another name")
     source = _source(as_picture(image, "written"), quality, strip_metadata)
-    # Short, so that any name that fits the file system still does; unique, so that two writers never share it.
-    part = path.with_name(f"{path.stem[:40]}.{os.getpid():x}-{secrets.token_hex(4)}.part")
     try:
-        try:
-            with part.open("xb") as file:
-                _encode(file, suffix, source, str(path))
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with growing(path) as file:
+            _encode(file, suffix, source, str(path))
     except OSError as exc:
         raise ImageError(f"{path}: cannot be written ({exc.strerror or exc}); free space or choose another folder") from exc
     return tuple(source.notes)
@@ -188,6 +213,17 @@ def check_suffix(path: Path) -> str:
     return suffix
 
 
+def check_target(path: Path, picture: Picture, height: int, width: int) -> None:
+    """Make sure, before a picture is upscaled to that size, that the file can hold it.
+
+    Raises: ImageError for a picture that its format cannot hold, by size or for its transparency; as `check_suffix`.
+    """
+    try:
+        check(check_suffix(path), height, width, picture.pixels, picture.alpha)
+    except ContainerError as exc:
+        raise ImageError(f"{path}: {exc}") from exc
+
+
 def _encode(file: BinaryIO, suffix: str, source: EncoderInput, name: str) -> None:
     try:
         encode(file, suffix, source)
@@ -203,7 +239,12 @@ def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Enco
         raise UsageError(f"quality {quality} is out of range; expected 1 to 100")
     height, width = picture.pixels.shape[:2]
     metadata = Metadata() if strip_metadata else _upright(picture.metadata, (height, width))
-    return EncoderInput(picture.pixels, picture.alpha, metadata.exif, metadata.icc, metadata.xmp, quality, [])
+    return EncoderInput(
+        *(picture.pixels, picture.alpha, metadata.exif, metadata.icc, metadata.xmp, quality, []),
+        colors=metadata.colorimetry,
+        dots=metadata.density,
+        geo=metadata.geo,
+    )
 
 
 def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
@@ -214,23 +255,21 @@ def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
     return exif_orientation(exif) or xmp_orientation(xmp) or 1
 
 
-def _upright(metadata: Metadata, size: tuple[int, int] | None = None) -> Metadata:
+def _upright(metadata: Metadata, size: tuple[int, int]) -> Metadata:
     """The metadata of the picture turned upright, of that (height, width)."""
     if not metadata.exif and not metadata.xmp:
         return metadata
     from sr_deploy.pictures.formats.exif import upright_exif, upright_xmp
 
     exif = upright_exif(metadata.exif, size) if metadata.exif else None
-    return Metadata(exif, metadata.icc, upright_xmp(metadata.xmp) if metadata.xmp else None)
+    return replace(metadata, exif=exif, xmp=upright_xmp(metadata.xmp) if metadata.xmp else None)
 
 
 def is_whole(path: Path) -> bool:
     """Whether the file is an image whose container is complete to its end; its pixels are not decoded."""
     try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        inspect(memoryview(data), deep=False)
-    except (OSError, ValueError, ContainerError):
+        inspect(memoryview(read_regular(path)), deep=False)
+    except (OSError, ContainerError):
         return False
     return True
 
@@ -239,3 +278,13 @@ def names_stream(path: Path) -> bool:
     """Whether it is no file: `-` is a pipe, and frame_%06d.png stands for many pictures."""
     pattern = NUMBER.search(path.name) and path.suffix.lower() in READABLE_SUFFIXES
     return path == PIPE or (bool(pattern) and not path.exists())
+
+
+def is_animated(path: Path) -> bool:
+    """Whether the file is an image of several frames; False for what cannot be read."""
+    try:
+        if not may_move(memoryview(read_regular(path, _HEAD))):
+            return False
+        return inspect(memoryview(read_regular(path)), deep=False).frames > 1
+    except (OSError, ContainerError):
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,9 @@ from sr_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from sr_deploy.arrays import Array
+    from sr_deploy.pictures.formats.colorimetry import Colorimetry
+    from sr_deploy.pictures.formats.density import Density
+    from sr_deploy.pictures.formats.exif import Field
 
 Use = Literal["upscaled", "written"]
 
@@ -29,11 +32,25 @@ class Metadata:
     exif: begins with its TIFF header, or None.
     icc: the color profile, or None.
     xmp: or None.
+    colorimetry: what is said of the colors by numbers, or None.
+    density: dots per inch, or None.
+    geo: the tags of GeoTIFF.
     """
 
     exif: bytes | None = None
     icc: bytes | None = None
     xmp: bytes | None = None
+    colorimetry: Colorimetry | None = None
+    density: Density | None = None
+    geo: tuple[Field, ...] = ()
+
+    def scaled(self, down: float, across: float) -> Metadata:
+        """Of the picture with a height and width so many times as large; dots per inch stay."""
+        if not self.geo:
+            return self
+        from sr_deploy.pictures.formats import geotiff
+
+        return replace(self, geo=geotiff.scaled(self.geo, down, across))
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,24 @@ class Picture:
     alpha: (H,W), the same dtype, straight (not premultiplied), or None.
     metadata: EXIF, color profile and XMP.
     format: what the file held, whatever its name, such as 'jpeg'; empty for a picture that was not read.
+    lost: what else the file held, in words, such as 'gain map'.
     """
 
     pixels: NDArray[Any]
     alpha: NDArray[Any] | None = None
     metadata: Metadata = Metadata()
     format: str = ""
+    lost: tuple[str, ...] = ()
+
+    @property
+    def hidden(self) -> NDArray[np.bool_] | None:
+        """(H,W), where it holds no data; None where all of it is data."""
+        if self.pixels.dtype != np.float32 and not self.metadata.geo:
+            return None
+        from sr_deploy.pictures.formats import geotiff
+        from sr_deploy.pictures.nodata import without_data
+
+        return without_data(self.pixels, geotiff.nodata(self.metadata.geo))
 
 
 def planes_of(image: object, use: Use) -> Array:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from sr_deploy.errors import ImageError, UsageError
-from sr_deploy.pictures.image import check_suffix, read_image, write_image
+from sr_deploy.pictures.image import check_suffix, check_target, read_image, write_image
 from sr_deploy.pictures.picture import Picture, as_path
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 from sr_deploy.upscaling.upscaler import Upscaler
@@ -15,7 +15,7 @@ from sr_deploy.upscaling.upscaler import Upscaler
 def upscale_image(
     source: str | os.PathLike[str], target: str | os.PathLike[str], upscaler: ImageUpscaler | None = None
 ) -> tuple[str, ...]:
-    """Upscale an image file into another; returns what the target's format could not hold, empty when it held everything.
+    """Upscale an image file into another; returns what was lost, because its format cannot hold it or it is not read.
 
     Gray, depth, alpha, color profile, EXIF and XMP are kept; orientation is applied. The target appears only when it is
     complete, and replaces an older one.
@@ -34,18 +34,20 @@ def upscale_image(
     source, target = as_path(source, "upscale_image"), as_path(target, "upscale_image")
     check_suffix(target)
     picture = read_image(source)
-    _check_target(source, target)
+    _check_place(source, target)
     if upscaler is not None:
-        return write_image(target, upscaler.upscale_picture(picture))
-    return write_image(target, _upscaled_by_default(picture))
-
-
-def _upscaled_by_default(picture: Picture) -> Picture:
+        return _upscale_into(target, picture, upscaler)
     with Upscaler() as upscaler:
-        return upscaler.upscale_picture(picture)
+        return _upscale_into(target, picture, upscaler)
 
 
-def _check_target(source: Path, target: Path) -> None:
+def _upscale_into(target: Path, picture: Picture, upscaler: ImageUpscaler) -> tuple[str, ...]:
+    height, width = (side * upscaler.scale for side in picture.pixels.shape[:2])
+    check_target(target, picture, height, width)
+    return picture.lost + write_image(target, upscaler.upscale_picture(picture))
+
+
+def _check_place(source: Path, target: Path) -> None:
     if not target.parent.is_dir():
         raise ImageError(f"{target}: there is no folder {target.parent}; make it first, or choose another one")
     if target.exists() and target.samefile(source):

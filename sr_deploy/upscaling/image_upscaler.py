@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sr_deploy.bundle import PrecisionChoice
 from sr_deploy.errors import UsageError
@@ -124,6 +125,22 @@ def _check_tile(tile: object) -> None:
         raise UsageError(f"a tile of {tile} pixels is too small; {expected}")
 
 
+def _visible(pixels: Array, alpha: Array | None, hidden: NDArray[np.bool_] | None) -> Array:
+    """The pixels with the colors of visible neighbors where they are transparent, or hold no data."""
+    if alpha is None and hidden is None:
+        return pixels
+    from sr_deploy.pictures.color import bleed
+
+    if hidden is None:
+        assert alpha is not None
+        return bleed(pixels, alpha)
+    if hidden.all():
+        return np.zeros_like(pixels)
+    known = ~hidden
+    seen = known if alpha is None else known & (alpha > 0)
+    return bleed(np.where(hidden[..., None], np.zeros((), pixels.dtype), pixels), seen if seen.any() else known)
+
+
 class ImageUpscaler(ABC):
     """A callable from image to image at `scale` times its size; `bundle` names what it runs.
 
@@ -177,7 +194,7 @@ class ImageUpscaler(ABC):
             large = self._upscale(planes, progress)
         else:
             alpha = planes[..., -1]
-            color = self._upscale_under(alpha, np.ascontiguousarray(planes[..., :-1]), progress)
+            color = self._upscale(_visible(np.ascontiguousarray(planes[..., :-1]), alpha, None), progress)
             large = np.concatenate([color, self._upscale_alpha(alpha)[..., None]], axis=2)
         return large[..., 0] if image.ndim == 2 else large
 
@@ -192,15 +209,21 @@ class ImageUpscaler(ABC):
         """
         picture = as_picture(picture, "upscaled")
         pixels, alpha = picture.pixels, picture.alpha
+        target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale) if size is not None else None
+        hidden = picture.hidden
         large_alpha = None if alpha is None else self._upscale_alpha(alpha)
-        large = self._upscale(pixels, progress) if alpha is None else self._upscale_under(alpha, pixels, progress)
-        if size is not None:
+        large = self._upscale(_visible(pixels, alpha, hidden), progress)
+        if target is not None:
             from sr_deploy.pictures.resample import resample
 
-            target = size.resolve(pixels.shape[0], pixels.shape[1], self.scale)
             large = resample(large, target)
             large_alpha = None if large_alpha is None else resample(large_alpha, target)
-        return replace(picture, pixels=large, alpha=large_alpha)
+        if hidden is not None:
+            from sr_deploy.pictures.nodata import put_back
+
+            put_back(large, pixels, hidden)
+        down, across = (new / old for new, old in zip(large.shape[:2], pixels.shape[:2], strict=True))
+        return replace(picture, pixels=large, alpha=large_alpha, metadata=picture.metadata.scaled(down, across))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.description}>"
@@ -210,12 +233,6 @@ class ImageUpscaler(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _upscale_under(self, alpha: Array, pixels: Array, progress: Progress | None) -> Array:
-        """As `_upscale`; what is transparent takes the colors of its neighbors."""
-        from sr_deploy.pictures.color import bleed
-
-        return self._upscale(bleed(pixels, alpha), progress)
 
     def _upscale_alpha(self, alpha: Array) -> Array:
         """(H,W) -> (sH,sW); a constant plane needs no network."""

@@ -323,11 +323,6 @@ def _notes(source: VideoFormat, out: VideoFormat, encoding: Encoding, second: bo
         yield f"{source.depth} bits become {source.depth - bits}: {encoding.pixel_format} holds no more"
     if chroma:
         yield f"color is written in fewer samples than the source's {source.pixel_format}: {encoding.pixel_format}"
-    if (
-        any(component.is_alpha for component in av.VideoFormat(source.pixel_format).components)
-        and source.pixel_format != "pal8"
-    ):
-        yield "transparency is not written"
     if (source.mastering or source.light) and not _CODECS[encoding.codec].parameters:
         yield f"{encoding.codec} cannot carry HDR metadata in its frames; only the container does"
 

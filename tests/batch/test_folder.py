@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -276,3 +280,56 @@ def test_memory_stays_flat(monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"in/{index:03}.png").touch()
     assert len(run().done) == 305
     assert most <= 5
+
+
+def test_what_a_killed_run_left_is_swept_and_nothing_else() -> None:
+    Path("out").mkdir()
+    writes = "import os, sys; from pathlib import Path; from sr_deploy.files import growing\n"
+    writes += "with growing(Path('out/{0}.png')) as file: print(flush=True); {1}"
+    killed = subprocess.Popen([sys.executable, "-c", writes.format("1", "os.kill(os.getpid(), 9)")], stdout=subprocess.DEVNULL)
+    alive = subprocess.Popen(
+        [sys.executable, "-c", writes.format("x", "sys.stdin.read()")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert killed.wait() == -9 and alive.stdout and alive.stdout.readline()
+    left = {path.name for path in Path("out").iterdir()}
+    assert sorted(name[:2] for name in left) == ["1.", "x."]
+    dead = f"{killed.pid:x}"
+    others = [f"mine.{dead}.part", f"mine.{os.getpid():x}-00000000.part", "mine.part", f"{dead}-00000000.part.png"]
+    for name in others:
+        Path("out", name).write_bytes(b"mine")
+    locked = Path("out", f"locked.{dead}-00000000.part")
+    with locked.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert len(run().done) == 5
+    found = {path.name for path in Path("out").iterdir()} - {f"{index}.png" for index in range(5)}
+    assert found == {*others, locked.name, *(name for name in left if name.startswith("x."))}
+    alive.communicate(b"")
+    assert Path("out/x.png").read_bytes() == b""
+    for name in (*others, locked.name):
+        Path("out", name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "alpha", "words"),
+    [
+        ("a.jpg", (2, 40_000, 3), False, "80000x4 pixels do not fit into JPEG, whose limit is 65535; write .png instead"),
+        ("a.webp", (9000, 2, 3), False, "4x18000 pixels do not fit into WebP"),
+        ("a.avif", (2, 40_000, 1), False, "80000x4 pixels do not fit into AVIF"),
+        ("a.bmp", (2, 40_000, 3), False, "80000x4 pixels do not fit into BMP"),
+        ("a.jpg", (5, 5, 3), True, "a JPEG cannot hold the picture's alpha"),
+    ],
+)
+def test_what_the_format_cannot_hold_is_told_before_the_network_runs(
+    name: str, shape: tuple[int, ...], alpha: bool, words: str
+) -> None:
+    pixels = np.zeros(shape, np.uint8)
+    write_image(Path("in/wide.png"), Picture(pixels, pixels[..., 0] if alpha else None))
+    summary = run("in/wide.png", upscaler=FakeUpscaler(lambda _: pytest.fail("the network ran")), output=f"out/{name}")
+    assert str(summary.failed[0]).startswith(f"in/wide.png: out/{name}: {words}")
+    assert not Path("out").exists()
+
+
+def test_a_panorama_too_wide_for_its_format(shared: Path) -> None:
+    upscaler = FakeUpscaler(lambda _: pytest.fail("the network ran"), scale=4)
+    summary = run(str(shared / "faults" / "pano_16400x8.jpg"), upscaler=upscaler)
+    assert "65600x32 pixels do not fit into JPEG, whose limit is 65535; write .png instead" in str(summary.failed[0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,15 +206,49 @@ def test_links_that_run_in_circles_end(make: Callable[..., None]) -> None:
         ("gone.png", "gone.png: no such file or folder"),
         ("gone.mp4", "gone.mp4: no such file or folder"),
         ("text.txt", "text.txt: neither an image nor a video; sr-deploy reads: .avif, .bmp"),
-        ("pipe.png", "pipe.png: not a regular file"),
+        ("pipe.png", "pipe.png: it is a pipe; expected an image"),
+        ("/dev/null", "/dev/null: it is a device"),
+        ("socket.png", "socket.png: it is a socket"),
     ],
 )
 def test_named_files_that_are_no_images_are_told(make: Callable[..., None], name: str, message: str) -> None:
     make("text.txt", "a.png")
-    os.mkfifo("pipe.png")
+    make_odd()
     found = plan(name, "a.png", output="out")
     assert str(found.failures[0]).startswith(message)
     assert pairs(found) == {"a.png": "out/a.png"}
+
+
+def make_odd() -> None:
+    os.mkfifo("pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+
+
+def test_what_is_no_file_in_a_folder_is_left_out_and_told(make: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    make("in/a.png", "in/b.gif")
+    with monkeypatch.context() as inside:
+        inside.chdir("in")
+        make_odd()
+    Path("in/link.webp").symlink_to("pipe.png")
+    Path("in/null.png").symlink_to("/dev/null")
+    found = plan("in", output="out")
+    assert sorted(pairs(found)) == ["in/a.png", "in/b.gif"]
+    assert sorted((str(path), note) for path, note in found.notes) == [
+        ("in/link.webp", "left out: it is a pipe, no picture"),
+        ("in/null.png", "left out: it is a device, no picture"),
+        ("in/pipe.png", "left out: it is a pipe, no picture"),
+        ("in/socket.png", "left out: it is a socket, no picture"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "socket.png"])
+def test_what_is_no_file_is_no_output(make: Callable[..., None], name: str) -> None:
+    make("a.png", f"in/{name}")
+    make_odd()
+    for found in (plan("a.png", output=name), plan("in", output=".")):
+        assert not found.jobs
+        assert f"its output {name} is a {name[:-4]}; change" in str(found.failures[0])
 
 
 def test_an_unreadable_folder_is_told(make: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

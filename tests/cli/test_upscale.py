@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.pictures.image import Picture, read_image, write_image
-from tests.graphs import masked_bundle
+from tests.graphs import image_graph, masked_bundle, save
 
 Invoke = Callable[..., Result]
 TARGETS = Path(__file__).parents[2] / "engines"
@@ -304,3 +306,33 @@ def test_tiles_do_nothing_for_whole_images(invoke: Invoke, pictures: list[Path])
     result = invoke("upscale", pictures[0], "-m", "masked", "-t", "64", "--no-progress", "--precision", "fp32")
     assert result.exit_code == 0
     assert result.stderr.startswith("note: --tile: without effect here, for networks that take tiles")
+
+
+def test_a_tile_that_diverges_costs_no_picture_unless_strict(invoke: Invoke, pictures: list[Path], tmp_path: Path) -> None:
+    network = save(image_graph(gain=12.0), tmp_path, "diverges.onnx")
+    result = invoke("upscale", pictures[2], "-m", network, "-o", "out", "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    stats = {"tiles": 1, "recomputed": 1, "replaced": 1}
+    assert document["stats"] == stats
+    note = "of 1 tiles 1 were not sane: 0 computed again in fp32, 1 bicubic"
+    assert [entry["note"] for entry in document["notes"]] == [note]
+    assert re.search(rf"1 done in [\d.]+ s; {note}", result.stderr)
+    small = read_image(pictures[2]).pixels
+    bicubic = cv2.resize(small, (small.shape[1] * 2, small.shape[0] * 2), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(read_image(Path("out/c.webp")).pixels, bicubic)
+    for strict in (["--strict"], ["--on-failure", "raise"]):
+        result = invoke("upscale", pictures[2], "-m", network, "-o", "strict", *strict)
+        assert result.exit_code == 1
+        assert "the network diverges on this content" in result.stderr
+        assert not Path("strict/c.webp").exists()
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+def test_lost_transparency_is_told_once(invoke: Invoke, bundle: Path, suffix: str) -> None:
+    frames = [Image.new("RGBA", (32, 24), (200, 40 * index, 9, 255 * index)) for index in range(2)]
+    frames[0].save(f"a.{suffix}", save_all=True, append_images=frames[1:], disposal=2)
+    result = invoke("upscale", f"a.{suffix}", "-m", bundle, "-o", "a.mkv", "--json")
+    assert result.exit_code == 0
+    assert [entry["note"] for entry in json.loads(result.stdout)["notes"]].count("Its transparency is left out.") == 1
+    assert result.stderr.count("transparen") == 1

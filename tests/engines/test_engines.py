@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import sys
 import threading
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
@@ -17,6 +20,7 @@ from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.engines import BACKENDS, TensorSpec, available_backends, cuda_libraries, open_engine, select_backend
 from sr_deploy.engines.function import FunctionEngine
 from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, UsageError
+from sr_deploy.models import resolve
 from tests.graphs import image_graph
 
 BACKEND_NAMES = sorted(available_backends())
@@ -340,3 +344,20 @@ def test_a_batch_of_another_size_than_the_settled_one_runs() -> None:
     with open_engine(image_graph(scale=2), backend="openvino") as engine:
         engine.settle((1, 3, 8, 8))
         assert engine.run({"input": np.zeros((5, 3, 8, 8), np.float32)})["output"].shape == (5, 3, 16, 16)
+
+
+def test_memory_stays_flat_over_many_sizes() -> None:
+    """Unbounded, the CPU plugin keeps half a megabyte for each size."""
+
+    def megabytes() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    sizes = iter(np.random.default_rng(0).permutation(24 * 24))
+    with open_engine(onnx.load(resolve("fast-x2") / "fp32.onnx"), backend="openvino") as engine:
+        (spec,) = engine.inputs
+        before = 0.0
+        for count, size in enumerate(itertools.islice(sizes, 220)):
+            if count == 120:
+                before = megabytes()
+            engine.run({spec.name: np.zeros((1, 3, 8 + size // 24, 8 + size % 24), spec.dtype)})
+        assert megabytes() - before < 25

@@ -229,7 +229,7 @@ def test_what_fails_in_fp32_too_is_an_error_with_the_box_or_bicubic(tmp_path: Pa
         image = PHOTO.astype(dtype) * dtype(factor)
         with (
             Upscaler(folder, backend="onnxruntime", precision="fp16") as upscale,
-            pytest.raises(UnhealthyOutputError, match=r"fp16 and fp32 for the tile x=0 y=0 120x90; .*--on-failure bicubic"),
+            pytest.raises(UnhealthyOutputError, match=r"fp16 and fp32 for the tile x=0 y=0 120x90; .*on_failure='bicubic'"),
         ):
             upscale(image)
         with Upscaler(folder, backend="onnxruntime", precision="fp16", on_failure="bicubic") as upscale:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from sr_deploy.pictures.formats import colorimetry
 from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
 
 # (quarter turns counterclockwise, mirror axis) -> the same as an EXIF orientation; axis 0 swaps top and bottom.
@@ -101,6 +102,10 @@ def _read_meta(header: Header, data: memoryview, start: int, stop: int) -> None:
             header.gray, header.bits = bool(flags & 0x10), 8 + (2 + (flags >> 4 & 2) if flags & 0x40 else 0)
         elif kind == b"colr" and bytes(data[inner : inner + 4]) in (b"prof", b"rICC"):
             header.icc = bytes(data[inner + 4 : end])
+        elif kind == b"colr" and bytes(data[inner : inner + 4]) == b"nclx":
+            header.colorimetry = colorimetry.of_nclx(bytes(data[inner + 4 : end]))
+        elif kind in (b"mdcv", b"clli"):
+            header.lost.append("HDR metadata")
     header.orientation = _ORIENTATION[turns, axis]
 
 
@@ -115,6 +120,8 @@ def _read_items(header: Header, data: memoryview, parts: dict[bytes, tuple[int, 
             wide = 4 if data[at] == 3 else 2
             item = int.from_bytes(data[at + 4 : at + 4 + wide], "big")
             text = bytes(data[at + 6 + wide : end])
+            if text.startswith(b"tmap"):
+                header.lost.append("gain map")
             if text.startswith((b"Exif", b"mime")):
                 wanted[item] = text
     for item, body in _locations(data, parts[b"iloc"][0]):

@@ -38,6 +38,16 @@ def inspect(data: memoryview, *, deep: bool = True) -> Header:
     return header
 
 
+def may_move(head: memoryview) -> bool:
+    """Whether a file may be animated, by its first bytes, so that a folder of still pictures need not be read for that."""
+    start = bytes(head[:21])
+    if start.startswith(png.SIGNATURE):
+        return png.may_move(head)
+    if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
+        return bool(start[20] & 2)
+    return start[8:12] != b"WEBP"
+
+
 def _check_size(header: Header) -> None:
     if not header.width or not header.height:
         raise ContainerError(
@@ -155,6 +165,9 @@ def _bmp(data: memoryview) -> Header:
         raise ContainerError("a BMP of the OS/2 kind is not supported; convert it to PNG")
     width, height, _, depth, compression = struct.unpack_from("<iiHHI", data, 18)
     header = Header("bmp", max(0, width), abs(height))
+    from sr_deploy.pictures.formats import density
+
+    header.density = density.of_bmp(data)
     needed = offset + (width * depth + 31) // 32 * 4 * abs(height)
     if compression in (0, 3, 6) and needed > len(data):
         raise cut_off("BMP", needed - len(data))

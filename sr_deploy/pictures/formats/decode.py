@@ -7,20 +7,26 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.pictures.formats.header import ContainerError, Header
 
-# libjpeg and libpng report damage on the C-level stderr only, and libjpeg then delivers gray pixels as if nothing had happened.
+# libjpeg and libpng report damage on the C-level stderr only, libtiff and OpenJPEG in OpenCV's log; most of them then deliver
+# gray or black pixels as if nothing had happened.
 _COMPLAINTS = re.compile(
     rb"(?:libpng (?:warning|error): |Corrupt JPEG data: |Premature end of JPEG|Invalid SOS param|Unknown Adobe|"
     rb"Inconsistent progression|Warning: unknown JFIF|Unsupported marker)[^\n]*\n"
+    rb"|\[ ?(?:WARN|ERROR):[^\n]*(?:grfmt_tiff|grfmt_jpeg2000|loadsave)[^\n]*\n(?:[> \t][^\n]*\n|\n)*"
 )
-_DAMAGE = re.compile(rb"libpng error: ([^\n]*)|(?:Corrupt JPEG data: |Premature)((?:premature|bad|found| end)[^\n]*)")
+_DAMAGE = re.compile(
+    rb"libpng error: ([^\n]*)|(?:Corrupt JPEG data: |Premature)((?:premature|bad|found| end)[^\n]*)"
+    rb"|errorLogCallback OpenJPEG\d*: ([^\n]*)|warningLogCallback OpenJPEG\d*: ([^\n]*(?:not end|runcate|orrupt|enough)[^\n]*)"
+    rb"|TIFF_Error ([^\n]*)|TIFF_Warning ((?:Fax|CCITT|LZW|PackBits|ZIP|JPEGLib: (?:Corrupt|Premature))[^\n]*)"
+)
 _STDERR = threading.Lock()
 _ROWS = 256
 _UPRIGHT: dict[int, tuple[bool, bool, bool]] = {
@@ -40,7 +46,7 @@ def decode(data: NDArray[np.uint8], header: Header) -> tuple[NDArray[Any], NDArr
 
     Raises: ContainerError when the decoder refuses, complains of damage, or gives something else than the header says.
     """
-    image, complaint = _imdecode(data)
+    image, complaint = _imdecode(data, logged=header.format in ("tiff", "jp2"))
     if complaint:
         raise ContainerError(f"its pixels are damaged ({complaint}); get a good copy of the file")
     if image is None:
@@ -79,41 +85,62 @@ def turn_upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
-def _imdecode(data: NDArray[np.uint8]) -> tuple[NDArray[Any] | None, str]:
-    """The decoder's array and its complaint of damage."""
+def _imdecode(data: NDArray[np.uint8], *, logged: bool) -> tuple[NDArray[Any] | None, str]:
+    """The decoder's array and its complaint of damage; `logged`: the decoder complains in OpenCV's log."""
     import cv2
 
     try:
-        with _listening() as heard:
+        with _listening() as heard, _log_of_opencv() if logged else nullcontext():
             image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as exc:
         raise ContainerError(f"OpenCV cannot decode it ({exc.err}); get a good copy of the file") from exc
     except MemoryError as exc:
         raise ContainerError("there is not enough memory to decode it; close other programs or use a smaller picture") from exc
     found = _DAMAGE.search(heard)
-    return image, (found[1] or found[2]).decode("ascii", "replace").strip() if found else ""
+    return image, next(filter(None, found.groups())).decode("ascii", "replace").strip() if found else ""
+
+
+@contextmanager
+def _log_of_opencv() -> Iterator[None]:
+    """Let OpenCV log warnings."""
+    import cv2
+
+    before = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(before)
 
 
 @contextmanager
 def _listening() -> Iterator[bytearray]:
     """Collect the decoders' complaints; what other threads write to stderr meanwhile is passed on afterwards."""
     heard = bytearray()
-    with _STDERR, ExitStack() as stack:
+    with _STDERR, _scratch_file() as messages:
         try:
-            messages = stack.enter_context(tempfile.TemporaryFile())
-            saved = os.dup(2)
-            os.dup2(messages.fileno(), 2)
-        except OSError:  # no stderr, or no room for a temporary file
-            yield heard
-            return
+            saved: int | None = os.dup(2)
+        except OSError:  # a process without stderr
+            saved = None
+        os.dup2(messages.fileno(), 2)
         try:
             yield heard
         finally:
-            os.dup2(saved, 2)
-            os.close(saved)
             messages.seek(0)
             heard += messages.read()
-            os.write(2, _COMPLAINTS.sub(b"", heard))
+            if saved is None:
+                os.close(2)
+            else:
+                os.dup2(saved, 2)
+                os.close(saved)
+                os.write(2, _COMPLAINTS.sub(b"", heard))
+
+
+def _scratch_file() -> BinaryIO:
+    """In memory where the system has such files, so that no disk needs room for it."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("complaints"), "w+b")
+    return cast("BinaryIO", tempfile.TemporaryFile())
 
 
 def _split(image: NDArray[Any], header: Header) -> tuple[NDArray[Any], NDArray[Any] | None]:

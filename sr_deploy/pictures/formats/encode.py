@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -12,9 +12,21 @@ from numpy.typing import DTypeLike, NDArray
 from sr_deploy.pictures.formats import png
 from sr_deploy.pictures.formats.header import ContainerError
 
+if TYPE_CHECKING:
+    from sr_deploy.pictures.formats.colorimetry import Colorimetry
+    from sr_deploy.pictures.formats.density import Density
+    from sr_deploy.pictures.formats.exif import Field
+
 _ROWS = 128
 JPEG_QUALITY = 95
 AVIF_QUALITY = 90
+_SIDES = {
+    ".jpg": ("JPEG", 65535),
+    ".jpeg": ("JPEG", 65535),
+    ".webp": ("WebP", 16383),
+    ".avif": ("AVIF", 65535),
+    ".bmp": ("BMP", 65535),
+}
 
 
 @dataclass
@@ -31,6 +43,9 @@ class EncoderInput:
     xmp: bytes | None
     quality: int | None
     notes: list[str]
+    colors: Colorimetry | None = None
+    dots: Density | None = None
+    geo: tuple[Field, ...] = ()
     gray_as_rgb: bool = False
 
     @property
@@ -84,8 +99,25 @@ class EncoderInput:
         if self.icc and self.icc[16:20] != space:
             self.drop("icc")
 
+    def drop_colors(self) -> None:
+        """Note that the format cannot say what the colors are; a profile says it too."""
+        if self.colors and not self.colors.is_usual and not self.icc:
+            self.notes.append(self.colors.words)
 
-LABELS = {"exif": "EXIF", "icc": "ICC profile", "xmp": "XMP"}
+    def dots_into_exif(self) -> None:
+        """Say the dots per inch in EXIF, for formats that say it nowhere else."""
+        if not self.dots:
+            return
+        from sr_deploy.pictures.formats.density import of_exif
+        from sr_deploy.pictures.formats.exif import exif_block
+
+        if not self.exif:
+            self.exif = exif_block(self.dots.fields)
+        elif of_exif(self.exif) is None:
+            self.drop("dots")
+
+
+LABELS = {"exif": "EXIF", "icc": "ICC profile", "xmp": "XMP", "geo": "GeoTIFF tags", "dots": "dots per inch"}
 
 
 def encode(file: BinaryIO, suffix: str, source: EncoderInput) -> None:
@@ -93,8 +125,36 @@ def encode(file: BinaryIO, suffix: str, source: EncoderInput) -> None:
 
     Raises: ContainerError when the format cannot hold the picture.
     """
+    check(suffix, source.shape[0], source.shape[1], source.pixels, source.alpha)
     source.drop_foreign_profile(b"GRAY" if source.pixels.shape[2] == 1 else b"RGB ")
+    if suffix not in (".tif", ".tiff"):
+        source.drop("geo")
+    if suffix not in (".png", ".avif"):
+        source.drop_colors()
     ENCODERS[suffix](file, source)
+
+
+def check(suffix: str, height: int, width: int, pixels: NDArray[Any], alpha: NDArray[Any] | None) -> None:
+    """Make sure that the format of the suffix can hold a picture like this one at that size.
+
+    Raises: ContainerError.
+    """
+    name, limit = _SIDES.get(suffix, ("", 0))
+    if limit and max(height, width) > limit:
+        raise ContainerError(f"{width}x{height} pixels do not fit into {name}, whose limit is {limit}; write .png instead")
+    if suffix == ".png":
+        png.check_size(height, width)
+    if suffix in (".tif", ".tiff"):
+        from sr_deploy.pictures.formats import tiff
+
+        tiff.check_size(height, width, (pixels.shape[2] if alpha is None else 4) * pixels.itemsize)
+    if name == "JPEG" and alpha is not None and not _is_opaque(alpha):
+        raise ContainerError("a JPEG cannot hold the picture's alpha; write .png, .webp or .tif instead")
+
+
+def _is_opaque(alpha: NDArray[Any]) -> bool:
+    opaque = 1.0 if alpha.dtype == np.float32 else np.iinfo(alpha.dtype).max
+    return bool((alpha >= opaque).all())
 
 
 def _png(file: BinaryIO, source: EncoderInput) -> None:
@@ -110,6 +170,8 @@ def _png(file: BinaryIO, source: EncoderInput) -> None:
         exif=source.exif,
         icc=source.icc,
         xmp=source.xmp,
+        colors=source.colors,
+        dots=source.dots,
     )
 
 
@@ -129,6 +191,8 @@ def _tiff(file: BinaryIO, source: EncoderInput) -> None:
         exif=source.exif,
         icc=source.icc,
         xmp=source.xmp,
+        dots=source.dots,
+        geo=source.geo,
     )
 
 
@@ -137,12 +201,7 @@ def _jpeg(file: BinaryIO, source: EncoderInput) -> None:
 
     from sr_deploy.pictures.formats import jpeg
 
-    _check_size(source, 65535, "JPEG")
-    if source.alpha is not None:
-        opaque = 1.0 if source.alpha.dtype == np.float32 else np.iinfo(source.alpha.dtype).max
-        if (source.alpha < opaque).any():
-            raise ContainerError("a JPEG cannot hold the picture's alpha; write .png, .webp or .tif instead")
-        source.alpha = None
+    source.alpha = None
     source.drop_depth()
     head, left_out = jpeg.segments(source.exif, source.icc, source.xmp)
     source.notes.extend(left_out)
@@ -155,7 +214,10 @@ def _jpeg(file: BinaryIO, source: EncoderInput) -> None:
     ]
     encoded = _imencode(".jpg", source.for_opencv(np.uint8), parameters, None)
     behind_jfif = 4 + int.from_bytes(encoded[4:6], "big") if bytes(encoded[2:4]) == b"\xff\xe0" else 2
-    file.write(encoded[:behind_jfif])
+    first = bytearray(encoded[:behind_jfif])
+    if source.dots and not source.dots.put_into_jpeg(first):
+        source.drop("dots")
+    file.write(first)
     file.write(head)
     file.write(encoded[behind_jfif:])
 
@@ -163,10 +225,10 @@ def _jpeg(file: BinaryIO, source: EncoderInput) -> None:
 def _webp(file: BinaryIO, source: EncoderInput) -> None:
     import cv2
 
-    _check_size(source, 16383, "WebP")
     source.drop_depth()
     source.drop_foreign_profile(b"RGB ")
     source.gray_as_rgb = True
+    source.dots_into_exif()
     lossless = [cv2.IMWRITE_WEBP_LOSSLESS_MODE, cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR]
     parameters = lossless if source.quality is None else [cv2.IMWRITE_WEBP_QUALITY, source.quality]
     file.write(_imencode(".webp", source.for_opencv(np.uint8), parameters, source))
@@ -175,26 +237,28 @@ def _webp(file: BinaryIO, source: EncoderInput) -> None:
 def _avif(file: BinaryIO, source: EncoderInput) -> None:
     import cv2
 
-    _check_size(source, 65535, "AVIF")
     source.drop_depth()
     deep = source.pixels.dtype != np.uint8
     quality = AVIF_QUALITY if source.quality is None else source.quality
     parameters = [cv2.IMWRITE_AVIF_QUALITY, quality, cv2.IMWRITE_AVIF_DEPTH, 10 if deep else 8]
     image = source.for_opencv(np.uint16, 1023) if deep else source.for_opencv(np.uint8)
-    file.write(_imencode(".avif", image, parameters, source))
+    source.dots_into_exif()
+    encoded = bytearray(_imencode(".avif", image, parameters, source))
+    if source.colors:
+        from sr_deploy.pictures.formats.colorimetry import put_into_avif
+
+        if not put_into_avif(encoded, source.colors):
+            source.drop_colors()
+    file.write(encoded)
 
 
 def _bmp(file: BinaryIO, source: EncoderInput) -> None:
-    _check_size(source, 65535, "BMP")
     source.drop_depth()
     source.drop("exif", "icc", "xmp")
-    file.write(_imencode(".bmp", source.for_opencv(np.uint8), [], None))
-
-
-def _check_size(source: EncoderInput, limit: int, name: str) -> None:
-    height, width, _ = source.shape
-    if max(height, width) > limit:
-        raise ContainerError(f"{width}x{height} pixels do not fit into {name}, whose limit is {limit}; write .png instead")
+    encoded = bytearray(_imencode(".bmp", source.for_opencv(np.uint8), [], None))
+    if source.dots and not source.dots.put_into_bmp(encoded):
+        source.drop("dots")
+    file.write(encoded)
 
 
 def _imencode(suffix: str, image: NDArray[Any], parameters: list[int], metadata: EncoderInput | None) -> memoryview:

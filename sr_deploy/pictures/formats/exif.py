@@ -15,6 +15,7 @@ Data = bytes | bytearray | memoryview
 ORIENTATION = 274
 EXIF_IFD = 34665
 GPS_IFD = 34853
+_THUMBNAIL, _THUMBNAIL_BYTES = 513, 514
 _SUB_IFDS = (EXIF_IFD, GPS_IFD, 40965)
 # Description, maker, model, resolution, software, date, artist, host, copyright: what is not about how pixels are stored.
 _DESCRIPTIVE = frozenset({269, 270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD})
@@ -115,9 +116,10 @@ def xmp_orientation(xmp: bytes | None) -> int | None:
     return int(found[2]) if found else None
 
 
-def upright_exif(exif: bytes, size: tuple[int, int] | None = None) -> bytes:
+def upright_exif(exif: bytes, size: tuple[int, int] | None = None, *, turned: bool = False) -> bytes:
     """The block with its orientation at 1 and, for `size` = (height, width), its picture size corrected, in place.
 
+    Where the picture is `turned`, or the block says that it was not upright, its thumbnail is not either, and is left out.
     Everything else stays byte for byte; a damaged block is returned as it is.
     """
     patched = bytearray(exif)
@@ -128,13 +130,30 @@ def upright_exif(exif: bytes, size: tuple[int, int] | None = None) -> bytes:
         if size is not None:
             new |= {256: size[1], 257: size[0], 40962: size[1], 40963: size[0]}
         _patch(patched, entries, new, order)
-        if following:
+        if following and (turned or exif_orientation(exif) not in (None, 1)):
+            _drop_thumbnail(patched, following, order)
+        elif following:
             _patch(patched, read_ifd(exif, following, order)[0], {ORIENTATION: 1}, order)
         for offset in integers(exif, entries.get(EXIF_IFD), order):
             _patch(patched, read_ifd(exif, offset, order)[0], new, order)
     except (ContainerError, struct.error):
         pass
     return bytes(patched)
+
+
+def _drop_thumbnail(data: bytearray, offset: int, order: str) -> None:
+    """Take the IFD of the thumbnail out, and its pixels."""
+    (first,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, first)
+    struct.pack_into(order + "I", data, first + 2 + 12 * count, 0)
+    entries, _ = read_ifd(data, offset, order)
+    start, length = (integers(data, entries.get(tag), order) or [0] for tag in (_THUMBNAIL, _THUMBNAIL_BYTES))
+    stop = min(start[0] + length[0], len(data))
+    if not start[0] or start[0] < first + 2 + 12 * count:
+        return
+    data[start[0] : stop] = bytes(stop - start[0])
+    if stop == len(data):
+        del data[start[0] :]
 
 
 def upright_xmp(xmp: bytes) -> bytes:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sr_deploy.pictures.formats.colorimetry import Colorimetry
+    from sr_deploy.pictures.formats.density import Density
+    from sr_deploy.pictures.formats.exif import Field
 
 # 2 ** 30 pixels is also where OpenCV stops.
 MAX_PIXELS = 1 << 30
@@ -20,7 +25,8 @@ class Header:
     `gray`: one channel of luminance. `alpha`: how the decoder's fourth channel is meant; 'none' when it means nothing.
     `color_key`: the sample values that are transparent. `bits`: significant bits per sample when the decoder does not scale
     them. `bits_565`: bits per channel of a 16-bit BMP. `orientation`: as in EXIF, when the container itself decides, else None.
-    `decode`: what to give to the decoder instead of the file's bytes.
+    `decode`: what to give to the decoder instead of the file's bytes. `geo`: the tags of GeoTIFF. `lost`: what the file holds
+    and is not read, in words.
     """
 
     format: str
@@ -36,6 +42,10 @@ class Header:
     exif: bytes | None = None
     icc: bytes | None = None
     xmp: bytes | None = None
+    colorimetry: Colorimetry | None = None
+    density: Density | None = None
+    geo: tuple[Field, ...] = ()
+    lost: list[str] = field(default_factory=list)
     decode: bytes | None = None
 
 

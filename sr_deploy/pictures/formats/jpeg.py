@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import struct
 
+from sr_deploy.pictures.formats import density
 from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
 
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC = b"ICC_PROFILE\0"
+_ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
+_FURTHER_PICTURES = b"MPF\0"
 _SEGMENT = 65533
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Inside a scan, FF 00 is a data byte and FF D0..D7 a restart; fill bytes FF FF go on.
@@ -46,12 +49,16 @@ def read_header(data: memoryview) -> Header:
             position = _scan_end(data, position)
         elif marker == 0xEE and bytes(body[:5]) == b"Adobe":
             adobe = True
+        elif marker == 0xE0 and header.density is None:
+            header.density = density.of_jfif(bytes(body))
         elif marker in (0xE1, 0xE2):
             _read_metadata(header, profile, bytes(body))
     if not components or not scanned:
         raise ContainerError("the JPEG holds no picture; get a good copy of the file")
     if components == 4 and not adobe:
         raise ContainerError("CMYK JPEG without Adobe's marker: its inks are ambiguous; convert it to RGB")
+    if b"ftyp" in bytes(data[position : position + 64]):
+        header.lost.append("motion video")
     header.gray = components == 1
     header.icc = _join(profile) if components != 4 else None
     return header
@@ -80,6 +87,10 @@ def _read_metadata(header: Header, profile: dict[int, bytes], body: bytes) -> No
         header.exif = body[len(_EXIF) :]
     elif body.startswith(_XMP):
         header.xmp = body[len(_XMP) :]
+    elif body.startswith(_ISO_GAIN_MAP):
+        header.lost.append("gain map")
+    elif body.startswith(_FURTHER_PICTURES):
+        header.lost.append("further pictures")
     elif body.startswith(_ICC) and len(body) > len(_ICC) + 2:
         profile[body[len(_ICC)]] = body[len(_ICC) + 1 :]
 

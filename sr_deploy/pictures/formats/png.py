@@ -8,19 +8,24 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.pictures.formats.deflate import LEVEL, adler32_combine, in_order, strips
+from sr_deploy.pictures.formats.deflate import LEVEL, adler32_combine, check, in_order, strips
 from sr_deploy.pictures.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
+
+if TYPE_CHECKING:
+    from sr_deploy.pictures.formats.colorimetry import Colorimetry
+    from sr_deploy.pictures.formats.density import Density
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _METADATA_LIMIT = 1 << 26
+_OF_COLORS = {b"cICP", b"gAMA", b"cHRM"}
 _SUB, _UP = 1, 2
 
 
@@ -30,8 +35,10 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
     Raises: ContainerError.
     """
     header: Header | None = None
-    color = depth = packed = 0
+    color = depth = 0
     ended = False
+    packed: list[memoryview] = []
+    told: dict[bytes, bytes] = {}
     kept: list[memoryview] = [data[:8]]
     for kind, start, stop in _chunks(data):
         body = data[start:stop]
@@ -45,7 +52,7 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
         if critical or (kind == b"tRNS" and color == 3):
             kept.append(data[start - 8 : stop + 4])
         if kind == b"IDAT":
-            packed += len(body)
+            packed.append(body)
         elif kind == b"IEND":
             ended = True
             break
@@ -54,19 +61,42 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
         elif kind == b"tRNS" and color in (0, 2):
             header.color_key = _color_key(bytes(body), depth, color)
         elif deep:
-            _read_metadata(header, kind, bytes(body))
+            told[kind] = bytes(body)
+            _read_metadata(header, kind, told[kind])
     if header is None or not ended:
         raise cut_off("PNG")
     # Deflate packs at most 1032 to 1: less data than that cannot fill the picture that the header claims.
-    if packed * 1032 + 4096 < header.height * ((header.width * _SAMPLES[color] * depth + 7) // 8):
+    size, count = header.height * ((header.width * _SAMPLES[color] * depth + 7) // 8), sum(map(len, packed))
+    if count * 1032 + 4096 < size:
         raise ContainerError(
-            f"its header claims {header.width}x{header.height} pixels, its {packed} bytes of data cannot hold them; "
+            f"its header claims {header.width}x{header.height} pixels, its {count} bytes of data cannot hold them; "
             "get a good copy of the file"
         )
+    if b"pHYs" in told:
+        from sr_deploy.pictures.formats import density
+
+        header.density = density.of_phys(told[b"pHYs"])
+    if told.keys() & _OF_COLORS:
+        from sr_deploy.pictures.formats import colorimetry
+
+        header.colorimetry = colorimetry.of_chunks(told)
+    if deep and header.frames < 2:
+        check(packed, 2 * size + 4096 + 8 * header.height)
     # libpng would act on, or complain of, what is not needed for the pixels.
     if deep and sum(map(len, kept)) < len(data):
         header.decode = b"".join(kept)
     return header
+
+
+def may_move(head: memoryview) -> bool:
+    """Whether the first bytes of a PNG leave it open, or say, that it is animated."""
+    try:
+        for kind, _, _ in _chunks(head):
+            if kind in (b"acTL", b"IDAT"):
+                return kind == b"acTL"
+    except ContainerError:
+        pass
+    return True
 
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
@@ -112,6 +142,8 @@ def _read_metadata(header: Header, kind: bytes, body: bytes) -> None:
     elif kind == b"iCCP":
         _, _, packed = body.partition(b"\0")
         header.icc = _inflate(packed[1:]) or None
+    elif kind in (b"mDCV", b"cLLI"):
+        header.lost.append("HDR metadata")
     elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD + b"\0"):
         flags, rest = body[len(_XMP_KEYWORD) + 1 :][:2], body[len(_XMP_KEYWORD) + 3 :]
         text = rest.split(b"\0", 2)[-1]
@@ -128,6 +160,12 @@ def _inflate(packed: bytes) -> bytes:
     return data if machine.eof else b""
 
 
+def check_size(height: int, width: int) -> None:
+    """Raises: ContainerError when a picture is too large for a PNG."""
+    if width * height > MAX_PIXELS:
+        raise ContainerError(f"{width}x{height} are more than {MAX_PIXELS} pixels, which readers refuse; make it smaller")
+
+
 def write(
     file: BinaryIO,
     rows: Callable[[int, int], NDArray[Any]],
@@ -137,6 +175,8 @@ def write(
     exif: bytes | None,
     icc: bytes | None,
     xmp: bytes | None,
+    colors: Colorimetry | None,
+    dots: Density | None,
 ) -> None:
     """Write a PNG of (H, W, C) samples: C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA; uint8 or uint16 by `depth`.
 
@@ -145,11 +185,14 @@ def write(
     Raises: ContainerError when the picture is too large for a PNG.
     """
     height, width, channels = shape
-    if width * height > MAX_PIXELS:
-        raise ContainerError(f"{width}x{height} are more than {MAX_PIXELS} pixels, which readers refuse; make it smaller")
+    check_size(height, width)
     color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     file.write(SIGNATURE)
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    for kind, body in colors.chunks() if colors else ():
+        _write_chunk(file, kind, body)
+    if dots:
+        _write_chunk(file, b"pHYs", dots.phys)
     if icc:
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
     if exif:

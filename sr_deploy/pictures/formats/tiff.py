@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.pictures.formats import exif as tags
-from sr_deploy.pictures.formats.deflate import LEVEL, in_order, strips
+from sr_deploy.pictures.formats import geotiff
+from sr_deploy.pictures.formats.deflate import LEVEL, check, in_order, strips
+from sr_deploy.pictures.formats.density import Density
 from sr_deploy.pictures.formats.exif import Field, IfdEntry, integers, read_ifd
 from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
 
@@ -25,6 +27,13 @@ _XMP, _ICC = 700, 34675
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _UNSIGNED, _FLOAT = 1, 3
 _LIMIT = (1 << 32) - (1 << 24)
+_DEFLATE = (8, 32946)
+_FILL_ORDER, _RPC = 266, 50844
+_FOREIGN = {
+    34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG", 34925: "LZMA",
+    50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
+"""Compressions that OpenCV's wheel does not decode."""
 
 
 def read_header(data: memoryview) -> Header:
@@ -62,6 +71,9 @@ def read_header(data: memoryview) -> Header:
     header.orientation = one(tags.ORIENTATION, 0) or None
     header.exif = tags.exif_block(tags.descriptive(tags.collect(data, page, order)))
     header.xmp = _bytes(data, page.get(_XMP))
+    header.geo = tags.collect(data, {tag: entry for tag, entry in page.items() if tag in geotiff.TAGS}, order)
+    if _RPC in page:
+        header.lost.append("RPC coefficients")
     if photometric == _CMYK:
         header.alpha = "none"
     else:
@@ -72,7 +84,7 @@ def read_header(data: memoryview) -> Header:
 
 
 def prepare(data: memoryview) -> None:
-    """Take orientation and the meaning of alpha out of the file, in place, and refuse what would decode to wrong colors.
+    """Take orientation and the meaning of alpha out of the file, in place, and refuse what would decode to wrong pixels.
 
     The decoder would otherwise turn the picture itself, and multiply the colors with a straight alpha.
 
@@ -81,12 +93,30 @@ def prepare(data: memoryview) -> None:
     order = tags.byte_order(data)
     page = _first_page(data, order)
     _check_supported(data, page, order)
+    _check_deflated(data, page, order)
     for tag in (tags.ORIENTATION, _EXTRA_SAMPLES):
         if integers(data, page.get(tag), order):
             tags.set_integers(data, page[tag], order, 1)
 
 
+def _check_deflated(data: memoryview, page: dict[int, IfdEntry], order: str) -> None:
+    def all_of(tag: int, default: int) -> list[int]:
+        return integers(data, page.get(tag), order) or [default]
+
+    if all_of(_COMPRESSION, 1)[0] not in _DEFLATE or all_of(_FILL_ORDER, 1)[0] != 1:
+        return
+    row = (all_of(_WIDTH, 0)[0] + 4096) * all_of(_SAMPLES, 1)[0] * max(8, *all_of(_BITS, 1)) // 8
+    most = 2 * row * (all_of(_HEIGHT, 0)[0] + 4096)
+    for offsets, sizes in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
+        for place, size in zip(all_of(offsets, 0), all_of(sizes, 0), strict=False):
+            if size:
+                check([data[place : place + size]], most)
+
+
 def _check_supported(data: memoryview, page: dict[int, IfdEntry], order: str) -> None:
+    compression = (integers(data, page.get(_COMPRESSION), order) or [1])[0]
+    if compression in _FOREIGN:
+        raise ContainerError(f"a TIFF compressed by {_FOREIGN[compression]} is not supported; save it with LZW or deflate")
     photometric = (integers(data, page.get(_PHOTOMETRIC), order) or [-1])[0]
     bits = integers(data, page.get(_BITS), order) or [1]
     kind = (integers(data, page.get(_SAMPLE_FORMAT), order) or [_UNSIGNED])[0]
@@ -142,6 +172,12 @@ def _bytes(data: memoryview, entry: IfdEntry | None) -> bytes | None:
     return bytes(data[entry.position : entry.position + entry.size]) or None if entry is not None else None
 
 
+def check_size(height: int, width: int, pixel_bytes: int) -> None:
+    """Raises: ContainerError when a picture is too large for a TIFF."""
+    if height * width * pixel_bytes > _LIMIT:
+        raise ContainerError(f"{width}x{height} pixels need more than the 4 GB of a TIFF; write a PNG instead")
+
+
 def write(
     file: BinaryIO,
     rows: Callable[[int, int], NDArray[Any]],
@@ -151,6 +187,8 @@ def write(
     exif: bytes | None,
     icc: bytes | None,
     xmp: bytes | None,
+    dots: Density | None,
+    geo: tuple[Field, ...],
 ) -> None:
     """Write a TIFF of (H, W, C) samples: C = 1 gray, 3 RGB, 4 RGBA; uint8, uint16 or float32.
 
@@ -160,8 +198,7 @@ def write(
     """
     height, width, channels = shape
     row_bytes = width * channels * dtype.itemsize
-    if height * row_bytes > _LIMIT:
-        raise ContainerError(f"{width}x{height} pixels need more than the 4 GB of a TIFF; write a PNG instead")
+    check_size(height, width, channels * dtype.itemsize)
     ranges = strips(height, row_bytes)
     differences = _float_differences if dtype == np.float32 else _integer_differences
     file.write(b"II*\0\0\0\0\0")
@@ -189,8 +226,12 @@ def write(
         *([_shorts(_EXTRA_SAMPLES, 2)] if channels == 4 else []),
         *([Field(_XMP, 1, len(xmp), xmp)] if xmp else []),
         *([Field(_ICC, 7, len(icc), icc)] if icc else []),
+        *geo,
         *tags.exif_fields(exif),
     ]
+    if dots:
+        given = {item.tag for item in fields}
+        fields += [item for item in dots.fields if item.tag not in given]
     file.write(tags.pack_ifd(tuple(fields), position))
     file.seek(4)
     file.write(struct.pack("<I", position))

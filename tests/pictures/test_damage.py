@@ -1,0 +1,210 @@
+"""Pixels that their own file calls wrong are refused."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sr_deploy import files
+from sr_deploy.errors import ImageError
+from sr_deploy.pictures.image import Picture, decode_image, is_animated, is_whole, read_image, write_image
+
+SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[:40, :60], np.uint8(90)), axis=2).astype(np.uint8) * np.uint8(4)
+KINDS = [
+    *(("RGB", name) for name in ("tiff_adobe_deflate", "tiff_deflate", "tiff_lzw", "jpeg", "packbits")),
+    *(("I;16", name) for name in ("tiff_adobe_deflate", "tiff_lzw")),
+    *(("1", name) for name in ("group3", "group4", "tiff_ccitt")),
+]
+
+
+def tiff(mode: str, compression: str, predictor: int = 1) -> bytes:
+    picture = (
+        Image.fromarray(SMOOTH).convert(mode) if mode != "I;16" else Image.fromarray(SMOOTH[..., 0].astype(np.uint16) * 99)
+    )
+    file = io.BytesIO()
+    picture.save(file, "TIFF", compression=compression, tiffinfo={317: predictor} if predictor > 1 else {})
+    return file.getvalue()
+
+
+def flipped(data: bytes, count: int) -> list[bytes]:
+    """The TIFF with one bit of its first strip changed, `count` times."""
+    with Image.open(io.BytesIO(data)) as opened:
+        (start, *_), (size, *_) = opened.tag_v2[273], opened.tag_v2[279]
+    dice, results = random.Random(1), []
+    for _ in range(count):
+        copy = bytearray(data)
+        copy[start + dice.randrange(size)] ^= 1 << dice.randrange(8)
+        results.append(bytes(copy))
+    return results
+
+
+def pillow(data: bytes) -> np.ndarray | None:
+    with Image.open(io.BytesIO(data)) as opened:
+        try:
+            return np.asarray(opened.convert("RGB") if opened.mode != "I;16" else opened)
+        except OSError:
+            return None
+
+
+@pytest.mark.parametrize("name", ["img_2654.tif", "img_1031.tif"])
+def test_a_flipped_bit_in_a_compressed_tiff(shared: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ImageError, match=rf"{name}: its pixels are damaged"):
+        read_image(shared / "faults" / name)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("mode", "compression"), KINDS)
+def test_what_pillow_refuses_is_refused(mode: str, compression: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = tiff(mode, compression)
+    whole = decode_image(data).pixels
+    refused = 0
+    for damaged in flipped(data, 40):
+        reference = pillow(damaged)
+        capfd.readouterr()
+        try:
+            found = decode_image(damaged).pixels
+        except ImageError as exc:
+            assert "\n" not in str(exc)
+            refused += 1
+        else:
+            assert reference is not None
+            if "deflate" in compression:
+                assert np.array_equal(found, whole)
+        assert capfd.readouterr().err == ""
+    assert refused >= {"packbits": 0, "tiff_lzw": 1}.get(compression, 15)
+
+
+@pytest.mark.parametrize("predictor", [1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+def test_whole_tiffs_pass(mode: str, predictor: int) -> None:
+    data = tiff(mode, "tiff_adobe_deflate", predictor)
+    assert np.array_equal(decode_image(data).pixels.squeeze(), np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize(("compression", "name"), [("zstd", "Zstandard"), ("lzma", "LZMA")])
+def test_a_compression_that_cannot_be_decoded_is_named(compression: str, name: str) -> None:
+    with pytest.raises(ImageError, match=f"compressed by {name} is not supported; save it with LZW or deflate"):
+        decode_image(tiff("RGB", compression))
+
+
+def test_complaints_are_heard_without_stderr() -> None:
+    code = (
+        "import os, sys; os.close(2)\n"
+        "from sr_deploy.pictures.image import decode_image\n"
+        "try: decode_image(sys.stdin.buffer.read())\n"
+        "except Exception as exc: print(exc)"
+    )
+    damaged = flipped(tiff("1", "group4"), 1)[0]
+    told = subprocess.run([sys.executable, "-c", code], input=damaged, stdout=subprocess.PIPE, check=True).stdout
+    assert b"its pixels are damaged" in told
+
+
+@pytest.mark.parametrize("format", ["JPEG2000", "JPEG", "WEBP", "GIF", "AVIF", "PNG"])
+def test_what_pillow_refuses_of_other_formats_is_refused(format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, format)
+    data, dice, refused = file.getvalue(), random.Random(7), 0
+    for number in range(60):
+        damaged = bytearray(data)
+        place = dice.randrange(20, len(data))
+        if number % 3 == 0:
+            damaged[place] ^= 1 << dice.randrange(8)
+        elif number % 3 == 1:
+            damaged[place : place + 8] = bytes(len(damaged[place : place + 8]))
+        else:
+            del damaged[place : place + dice.randrange(1, 9)]
+        try:
+            reference = pillow(bytes(damaged))
+        except (OSError, SyntaxError, ValueError, RuntimeError):
+            reference = None
+        capfd.readouterr()
+        try:
+            found = decode_image(bytes(damaged)).pixels
+        except ImageError:
+            refused += 1
+        else:
+            assert reference is not None
+            assert np.abs(found.astype(int) - reference).max() <= 3
+        assert capfd.readouterr().err == ""
+    assert refused >= 10
+
+
+def png(mode: str, pieces: list[int], mangle: int) -> bytes:
+    """A PNG whose zlib stream is cut at `pieces`, with the byte at `mangle` changed and every CRC right."""
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).convert(mode).save(file, "PNG")
+    data = file.getvalue()
+    chunks, position, stream = [], 8, b""
+    while position < len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length]
+        position += 12 + length
+        if kind != b"IDAT":
+            chunks.append((kind, body))
+            continue
+        stream += body
+    damaged = bytearray(stream)
+    damaged[mangle] ^= 16
+    edges = [0, *(len(damaged) + piece for piece in pieces), len(damaged)]
+    bodies = [bytes(damaged[start:stop]) for start, stop in itertools.pairwise(edges)]
+    chunks[-1:-1] = [(b"IDAT", body) for body in bodies]
+    packed = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks]
+    return data[:8] + b"".join(packed)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+@pytest.mark.parametrize("pieces", [[], [-4], [-2, -2]])
+def test_a_wrong_checksum_of_zlib_in_a_png(mode: str, pieces: list[int]) -> None:
+    """Also where it has a chunk of its own, which decoders never read."""
+    for byte in (-1, -4):
+        with pytest.raises(ImageError, match=r"its pixels are damaged \(incorrect data check\)"):
+            decode_image(png(mode, pieces, byte))
+
+
+# ---- files that are none, and files that others change meanwhile
+
+
+def test_pipes_devices_and_sockets_are_neither_read_nor_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "a.png"
+    os.mkfifo(pipe)
+    for path, kind in ((pipe, "a pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a folder")):
+        with pytest.raises(ImageError, match=f"cannot be read .*it is {kind}"):
+            read_image(path)
+        assert not is_whole(path)
+        assert not is_animated(path)
+    with pytest.raises(ImageError, match="cannot be written, it is a pipe"):
+        write_image(pipe, Picture(SMOOTH))
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".avif", ".png"])
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(SMOOTH).save(path)
+    size = path.stat().st_size
+    monkeypatch.setattr(files.os, "fstat", lambda _: SimpleNamespace(st_size=size + 9000))
+    with pytest.raises(ImageError, match=r"cannot be read .*it became shorter while it was read"):
+        read_image(path)
+    assert not is_whole(path)
+    assert not is_animated(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_animations_are_known(tmp_path: Path, suffix: str, count: int) -> None:
+    frames = [Image.fromarray(np.roll(SMOOTH, 9 * index, 1)) for index in range(count)]
+    path = tmp_path / f"a{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], icc_profile=random.Random(0).randbytes(90_000))
+    assert is_animated(path) == (count > 1)
