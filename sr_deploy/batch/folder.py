@@ -181,13 +181,17 @@ class _FolderRun:
                     return replace(item, outcome=Outcome(job, "skipped", notes))
                 notes += (f"{job.target} was not complete, it is made again",)
             picture = read_image(job.source)
-            height, width = picture.pixels.shape[:2]
-            check_target(job.target, picture, *(self._size or TargetSize()).resolve(height, width, self._upscaler.scale))
+            check_target(job.target, picture, *self._size_of_result(picture))
             if picture.lost:
                 notes += (f"left out: its {', '.join(picture.lost)}",)
             return _timed(replace(item, picture=picture, notes=notes))
         except Exception as exc:
             return self._failed(item, exc)
+
+    def _size_of_result(self, picture: Picture) -> tuple[int, int]:
+        height, width = picture.pixels.shape[:2]
+        scale = self._upscaler.scale
+        return (height * scale, width * scale) if self._size is None else self._size.resolve(height, width, scale)
 
     def _upscale(self, item: _Item) -> _Item:
         picture = item.picture

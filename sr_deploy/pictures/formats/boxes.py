@@ -8,8 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from sr_deploy.pictures.formats import colorimetry
-from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
+from sr_deploy.pictures.formats import ContainerError, Header, colorimetry, cut_off
 
 # (quarter turns counterclockwise, mirror axis) -> the same as an EXIF orientation; axis 0 swaps top and bottom.
 _ORIENTATION = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from sr_deploy.pictures.formats import png
-from sr_deploy.pictures.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
+from sr_deploy.pictures.formats import MAX_PIXELS, ContainerError, Header, cut_off, png
 
 _FOREIGN = (
     (b"\x76\x2f\x31\x01", "an OpenEXR picture, which OpenCV's wheel cannot decode; convert it to a TIFF of 32-bit float"),

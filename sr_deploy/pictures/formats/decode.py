@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.pictures.formats.header import ContainerError, Header
+from sr_deploy.pictures.formats import ContainerError, Header
 
 # libjpeg and libpng report damage on the C-level stderr only, libtiff and OpenJPEG in OpenCV's log; most of them then deliver
 # gray or black pixels as if nothing had happened.

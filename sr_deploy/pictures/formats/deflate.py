@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from sr_deploy.pictures.formats.header import ContainerError
+from sr_deploy.pictures.formats import ContainerError
 
 R = TypeVar("R")
 

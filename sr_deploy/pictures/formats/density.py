@@ -6,9 +6,9 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 
+from sr_deploy.pictures.formats import ContainerError
 from sr_deploy.pictures.formats import exif as tags
 from sr_deploy.pictures.formats.exif import Field
-from sr_deploy.pictures.formats.header import ContainerError
 
 _X, _Y, _UNIT = 282, 283, 296
 _NONE, _INCH, _CENTIMETER = 1, 2, 3

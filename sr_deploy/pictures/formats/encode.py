@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sr_deploy.pictures.formats import png
-from sr_deploy.pictures.formats.header import ContainerError
+from sr_deploy.pictures.formats import ContainerError, png
 
 if TYPE_CHECKING:
     from sr_deploy.pictures.formats.colorimetry import Colorimetry

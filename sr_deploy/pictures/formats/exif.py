@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sr_deploy.pictures.formats.header import ContainerError
+from sr_deploy.pictures.formats import ContainerError
 
 Data = bytes | bytearray | memoryview
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from sr_deploy.pictures.formats import density
-from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
+from sr_deploy.pictures.formats import ContainerError, Header, cut_off, density
 
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"

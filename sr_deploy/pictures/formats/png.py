@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.pictures.formats import MAX_PIXELS, ContainerError, Header, cut_off
 from sr_deploy.pictures.formats.deflate import LEVEL, adler32_combine, check, in_order, strips
-from sr_deploy.pictures.formats.header import MAX_PIXELS, ContainerError, Header, cut_off
 
 if TYPE_CHECKING:
     from sr_deploy.pictures.formats.colorimetry import Colorimetry

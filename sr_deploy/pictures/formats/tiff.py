@@ -13,12 +13,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.pictures.formats import ContainerError, Header, cut_off, geotiff
 from sr_deploy.pictures.formats import exif as tags
-from sr_deploy.pictures.formats import geotiff
 from sr_deploy.pictures.formats.deflate import LEVEL, check, in_order, strips
 from sr_deploy.pictures.formats.density import Density
 from sr_deploy.pictures.formats.exif import Field, IfdEntry, integers, read_ifd
-from sr_deploy.pictures.formats.header import ContainerError, Header, cut_off
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES, _PREDICTOR = 273, 277, 278, 279, 284, 317
