@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -226,7 +227,7 @@ def _behind(random: Random, model: ModelProto) -> str:
 
 def _chain(first: str, last: str) -> list[NodeProto]:
     names = [first, *(f"link{index}" for index in range(2000)), last]
-    return [helper.make_node("Identity", [one], [other]) for one, other in zip(names, names[1:], strict=False)]
+    return [helper.make_node("Identity", [one], [other]) for one, other in pairwise(names)]
 
 
 def _constant(name: str, values: list[int] | list[float]) -> NodeProto:

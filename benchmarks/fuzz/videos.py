@@ -1,4 +1,4 @@
-"""Damaged videos: the frames of what is written, as ffprobe counts them, against what the undamaged one had and the file promises."""
+"""Damaged videos: frames that are written, as ffprobe counts them, against those that the undamaged file had and that it promises."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CODECS = {
     "mpeg2.mpg": "-c:v mpeg2video -g 6",
     "wmv.wmv": "-c:v wmv2 -g 6",
     "ffv1.mkv": "-c:v ffv1 -level 3 -g 1",
-    "raw.y4m": "-c:v rawvideo -pix_fmt yuv420p",
+    "raw.y4m": "-c:v wrapped_avframe",
     "pal.gif": "-c:v gif",
 }
 WITH_SOUND = {"h264.mp4": "aac", "h264.mkv": "libopus", "h264.ts": "aac", "mpeg4.avi": "mp2", "vp9.webm": "libopus"}
