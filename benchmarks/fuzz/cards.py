@@ -21,11 +21,28 @@ NETWORK = "fast-x2"
 VERIFY_SHARE = 4
 """One of so many is verified too."""
 
-ODD_VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2, 3, 5, 65, 10**9, 10**30, -0.5, 0.5, 255.0, 1e308, float("nan"), float("inf")),
-    *("", "x", "../fp32.onnx", "/etc/passwd", "fp16.onnx", "a\0b", "\ud800", "x" * 100_000, "exact", "2", "card.json"),
-    *([], {}, [None], {"": None}, [[]], ["fp32"], {"fp32": {}}),
-)
+ODD_VALUES: dict[type, tuple[Any, ...]] = {
+    bool: (True, False),
+    int: (0, -1, 1, 2, 3, 4, 5, 7, 64, 2**31, 10**9, 10**30),
+    float: (0.0, -1.0, 0.5, 1.0, 255.0, 256.0, 1e-300, 1e308, float("nan"), float("inf")),
+    str: (
+        "",
+        "x",
+        "../fp32.onnx",
+        "/etc/passwd",
+        "fp16.onnx",
+        "a\0b",
+        "\ud800",
+        "x" * 100_000,
+        "exact",
+        "approximate",
+        "card.json",
+    ),
+    list: ([], [None], [[]], ["fp32"], [0, 1]),
+    dict: ({}, {"": None}, {"fp32": {}}),
+    type(None): (None,),
+}
+SECTIONS = ("model", "model", "model", "graphs", "graphs", "certificate")
 
 
 class Cards(Kind):
@@ -96,22 +113,19 @@ def differs(path: Path, *wanted: NDArray[np.int16]) -> str:
 
 
 def _change(random: Random, card: dict[str, Any]) -> str:
-    """Change one value somewhere in the card; where, and to what. Cut-off lists are not looked into twice as often."""
+    """Change one value somewhere in the card, mostly to another of its type; where, and to what."""
+    section = random.choice([name for name in SECTIONS if card.get(name)] or list(card))
     place: Any = card
-    path: list[Any] = []
-    while True:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        key = random.choice(keys[:8] if isinstance(place, list) else keys)
-        path.append(key)
-        inside = isinstance(place[key], dict | list) and place[key]
-        if not inside or random.random() < 0.1:
-            break
-        place = place[key]
+    path: list[Any] = [section]
+    while isinstance(inside := place[path[-1]], dict | list) and inside and (len(path) == 1 or random.random() < 0.9):
+        place = inside
+        path.append(random.choice(list(place) if isinstance(place, dict) else range(len(place))))
     name = ".".join(map(str, path))
-    if random.random() < 0.15:
-        del place[key]
+    if random.random() < 0.1:
+        del place[path[-1]]
         return f"{name} removed"
-    value = place[key]
-    near = [value + 1, value * 2, -value, str(value)] if isinstance(value, int | float) else [[value], {"value": value}]
-    place[key] = random.choice((*ODD_VALUES, *near))
-    return f"{name} = {str(place[key])[:40]!r}"
+    value = place[path[-1]]
+    kind = random.choice(list(ODD_VALUES)) if random.random() < 0.2 else type(value)
+    near = (value + 1, value * 2, -value) if isinstance(value, int | float) else ()
+    place[path[-1]] = random.choice((*ODD_VALUES[kind], *near))
+    return f"{name} = {str(place[path[-1]])[:40]!r}"

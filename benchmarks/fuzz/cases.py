@@ -19,6 +19,10 @@ Outcome = Literal["accepted", "refused", "undecided"]
 """undecided: accepted, and the independent reader has no say in it."""
 
 
+LOG = "commands.txt"
+"""In the folder of a case: the commands so far, for one that ends its process."""
+
+
 @dataclass(frozen=True)
 class Seed:
     """A whole file, its name without a folder."""
@@ -65,6 +69,8 @@ class Run:
         """Run the program in this process; the exit code, and all that it says."""
         argv = [str(argument) for argument in arguments]
         self.commands.append(shlex.join(["sr-deploy", *argv]))
+        with Path(LOG).open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"{self.commands[-1]}\n")
         done = CliRunner().invoke(program, argv, prog_name="sr-deploy")
         said = done.output
         self.text += f"$ {self.commands[-1]}\n{said}exit {done.exit_code}\n"

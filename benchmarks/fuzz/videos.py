@@ -1,4 +1,4 @@
-"""Damaged videos: frames that are written, as ffprobe counts them, against those that the undamaged file had and that it promises."""
+"""Damaged videos: frames that are written, as ffprobe counts them, against what the undamaged file had and the file promises."""
 
 from __future__ import annotations
 

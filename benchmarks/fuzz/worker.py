@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from cases import Case, Kind, Limits, Outcome, Record, Run, Seed, case_of
+from cases import LOG, Case, Kind, Limits, Outcome, Record, Run, Seed, case_of
 from kinds import KINDS
 
 MEGABYTE = 2**20
@@ -54,7 +54,9 @@ class Worker:
                 record = self._run(kind.name, number)
             except DeathError as exc:
                 case = case_of(kind, self._seeds[kind.name], self._seed, number)
-                record = Record.of(case, "refused", Run(find=str(exc)), time.monotonic() - started, 0)
+                log = self._folder / "case" / LOG
+                commands = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+                record = Record.of(case, "refused", Run(find=str(exc), commands=commands), time.monotonic() - started, 0)
         if record.megabytes > 0.8 * self._limits.megabytes:
             self.close()
             self._start()
