@@ -40,15 +40,9 @@ class Checkpoints(Kind):
     suffixes = frozenset({".pth", ".pt", ".ckpt", ".safetensors", ".pt2", ".pkl"})
 
     def make_seeds(self, folder: Path) -> None:
-        small = ecbsr.ECBSRConfig(scale=2, channels=8, blocks=1)
-        plain, training, other = (
-            random_state(architecture.build_empty(config).state_dict())
-            for architecture, config in (
-                (ecbsr.ARCHITECTURE, small),
-                (ecbsr.ARCHITECTURE, ecbsr.ECBSRConfig(scale=2, channels=8, blocks=1, merged=False)),
-                (rfdn.ARCHITECTURE, rfdn.RFDNConfig(scale=2)),
-            )
-        )
+        plain = random_state(ecbsr.ARCHITECTURE.build_empty(ecbsr.ECBSRConfig(2, 3, 8, 1)).state_dict())
+        training = random_state(ecbsr.ARCHITECTURE.build_empty(ecbsr.ECBSRConfig(2, 3, 8, 1, merged=False)).state_dict())
+        other = random_state(rfdn.ARCHITECTURE.build_empty(rfdn.RFDNConfig(2, 3, blocks=2)).state_dict())
         torch.save(plain, folder / "plain.pth")
         torch.save({"params": training, "params_ema": training, "epoch": 3}, folder / "training.pth")
         torch.save(
@@ -122,7 +116,7 @@ def _tensor(random: Random, held: Any, state: dict[str, Any]) -> tuple[Any, str]
         "NaN": lambda one: torch.full_like(one, float("nan")),
         "infinite": lambda one: torch.full_like(one, float("inf")),
         "huge numbers": lambda one: torch.full_like(one, 1e30),
-        "no element": lambda one: torch.empty(0),
+        "no element": lambda _: torch.empty(0),
         "a side of 0": lambda one: torch.empty(0, *one.shape[1:]),
         "whole numbers": lambda one: torch.ones(one.shape, dtype=torch.int64),
         "booleans": lambda one: torch.ones(one.shape, dtype=torch.bool),
@@ -138,9 +132,9 @@ def _tensor(random: Random, held: Any, state: dict[str, Any]) -> tuple[Any, str]
         "transposed": lambda one: one.transpose(0, -1),
         "twice as wide": lambda one: torch.cat([one, one]),
         "a part of a larger one": lambda one: torch.zeros(4, *one.shape)[1],
-        "text": lambda one: "tensor",
-        "None": lambda one: None,
-        "a list": lambda one: [1.0, 2.0],
+        "text": lambda _: "tensor",
+        "None": lambda _: None,
+        "a list": lambda _: [1.0, 2.0],
         "a dict": lambda one: {"weight": one},
     }
     what = random.choice(list(makers))
@@ -163,8 +157,10 @@ def _keys(random: Random, held: Any, state: dict[Any, Any]) -> tuple[Any, str]:
     elif what == "many":
         state.update({f"layer{index}.weight": torch.ones(1) for index in range(3000)})
     else:
+        names: dict[str, Any] = {"renamed": "x" * 500, "a number": 7, "a tuple": (1, "a")}
         value = state.pop(key)
-        state.update({"removed": {}, "renamed": {"x" * 500: value}, "a number": {7: value}, "a tuple": {(1, "a"): value}}[what])
+        if what in names:
+            state[names[what]] = value
     return held, f"key: {what}"
 
 

@@ -1,4 +1,4 @@
-"""Damaged videos: frames that are written, as ffprobe counts them, against what the undamaged file had and the file promises."""
+"""Damaged videos: frames that are written, as ffprobe counts them, against those that the file had, and that it promises."""
 
 from __future__ import annotations
 
