@@ -49,9 +49,6 @@ class Cards(Kind):
     name = "card"
     suffixes = frozenset({".json"})
 
-    def __init__(self) -> None:
-        self.undamaged = cache(self._undamaged)
-
     def make_seeds(self, folder: Path) -> None:
         shutil.copy(resolve(NETWORK) / "card.json", folder / "card.json")
 
@@ -71,24 +68,28 @@ class Cards(Kind):
         run.call("inspect", bundle)
         if case.number % VERIFY_SHARE == 0:
             run.call("verify", bundle)
-        run.accepted = self._upscale(bundle, path.parent, run)
+        run.accepted = upscale(bundle, path.parent, run)
         return run
-
-    def _upscale(self, model: str | Path, folder: Path, run: Run) -> bool:
-        Image.fromarray(picture()).save(folder / "in.png")
-        code, _ = run.call("upscale", folder / "in.png", "-m", model, "-o", f"{folder / 'out'}/", "--fp32", "--no-progress")
-        run.check_leftovers(folder / "out", [folder / "out" / "in.png"] if code == 0 else [])
-        return code == 0
 
     def judge(self, path: Path, case: Case, run: Run) -> str | None:
         del case, run
-        return differs(path.parent / "out" / "in.png", self.undamaged())
+        return differs(path.parent / "out" / "in.png", undamaged())
 
-    def _undamaged(self) -> NDArray[np.int16]:
-        folder = Path("undamaged").absolute()
-        folder.mkdir()
-        self._upscale(NETWORK, folder, Run())
-        return levels(folder / "out" / "in.png")
+
+def upscale(model: str | Path, folder: Path, run: Run) -> bool:
+    Image.fromarray(picture()).save(folder / "in.png")
+    code, _ = run.call("upscale", folder / "in.png", "-m", model, "-o", f"{folder / 'out'}/", "--fp32", "--no-progress")
+    run.check_leftovers(folder / "out", [folder / "out" / "in.png"] if code == 0 else [])
+    return code == 0
+
+
+@cache
+def undamaged() -> NDArray[np.int16]:
+    """The pixels that the network of the box gives."""
+    folder = Path("undamaged").absolute()
+    folder.mkdir()
+    upscale(NETWORK, folder, Run())
+    return levels(folder / "out" / "in.png")
 
 
 def picture() -> NDArray[np.uint8]:

@@ -17,15 +17,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from cases import Kind, Limits, Record, Seed, case_of
 from kinds import KINDS
-from worker import Worker
-
-Seeds = Mapping[str, Sequence[Seed]]
+from worker import Kinds, Worker
 
 
 class Campaign:
@@ -92,16 +90,16 @@ class Campaign:
         return "\n".join(rows)
 
 
-def work(campaign: Campaign, todo: Iterator[tuple[Kind, int]], worker: Worker, seeds: Seeds, stop: threading.Event) -> None:
+def work(campaign: Campaign, todo: Iterator[tuple[int, str]], kinds: Kinds, worker: Worker, stop: threading.Event) -> None:
     """Take cases until there are none, or it is time to stop."""
     try:
         while not stop.is_set():
             with TURN:
-                kind, number = next(todo, (None, 0))
-            if kind is None:
+                number, name = next(todo, (0, ""))
+            if not name:
                 return
-            case = case_of(kind, seeds[kind.name], campaign.seed, number)
-            campaign.keep(worker.run(kind, number), case.data, case.name)
+            case = case_of(*kinds[name], campaign.seed, number)
+            campaign.keep(worker.run(name, number), case.data, case.name)
     finally:
         worker.close()
 
@@ -109,10 +107,10 @@ def work(campaign: Campaign, todo: Iterator[tuple[Kind, int]], worker: Worker, s
 TURN = threading.Lock()
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None, known: Collection[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the state and the finds")
-    parser.add_argument("--kind", action="append", choices=list(KINDS), help="repeatable; without it, all")
+    parser.add_argument("--kind", action="append", choices=list(known), help="repeatable; without it, all")
     parser.add_argument("--max-cases", type=int, default=100, help="of each kind, earlier runs counted")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after that time; the same command goes on")
     parser.add_argument("--seeds", type=Path, action="append", default=[], help="a folder of files to damage beside its own")
@@ -123,20 +121,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> Campaign:
+def main(arguments: Sequence[str] | None = None, known: Mapping[str, type[Kind]] = KINDS) -> Campaign:
     """Run the cases that are left; what the folder then holds."""
-    options = parse(arguments)
+    options = parse(arguments, known)
     campaign = Campaign(options.output.resolve(), options.seed)
-    kinds = [KINDS[name]() for name in options.kind or KINDS]
-    seeds = {kind.name: campaign.seeds(kind, options.seeds) for kind in kinds}
-    done = {(record.kind, record.number) for record in campaign.records}
-    turns = itertools.product(range(options.max_cases), kinds)
-    todo = ((kind, number) for number, kind in turns if (kind.name, number) not in done and seeds[kind.name])
+    chosen = [known[name]() for name in options.kind or known]
+    kinds = {kind.name: (kind, seeds) for kind in chosen if (seeds := campaign.seeds(kind, options.seeds))}
+    done = {(record.number, record.kind) for record in campaign.records}
+    todo = (case for case in itertools.product(range(options.max_cases), kinds) if case not in done)
     limits, stop = Limits(options.limit_seconds, options.limit_megabytes), threading.Event()
     threads = []
     for index in range(options.workers):
-        worker = Worker(campaign.folder / "work" / str(index), seeds, campaign.seed, limits)
-        threads.append(threading.Thread(target=work, args=(campaign, todo, worker, seeds, stop)))
+        worker = Worker(campaign.folder / "work" / str(index), kinds, campaign.seed, limits)
+        threads.append(threading.Thread(target=work, args=(campaign, todo, kinds, worker, stop)))
         threads[-1].start()
     until = time.monotonic() + options.seconds
     try:

@@ -10,12 +10,11 @@ from random import Random
 import numpy as np
 import onnx
 import onnxruntime
-from cards import differs, picture
+from cards import differs, picture, upscale
 from cases import Case, Kind, Run, Seed
 from mutations import damage_bytes
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from PIL import Image
 
 from sr_deploy.models import resolve
 
@@ -61,12 +60,8 @@ class Graphs(Kind):
     def run(self, path: Path, case: Case) -> Run:
         del case
         run = Run()
-        Image.fromarray(picture()).save(path.parent / "in.png")
         run.call("inspect", path)
-        arguments = ("upscale", path.parent / "in.png", "-m", path, "-o", f"{path.parent / 'out'}/", "--fp32", "--no-progress")
-        code, _ = run.call(*arguments)
-        run.check_leftovers(path.parent / "out", [path.parent / "out" / "in.png"] if code == 0 else [])
-        run.accepted = code == 0
+        run.accepted = upscale(path, path.parent, run)
         return run
 
     def judge(self, path: Path, case: Case, run: Run) -> str | None:

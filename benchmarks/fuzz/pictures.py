@@ -31,6 +31,9 @@ LOSSY = {"jpeg": 6, "webp": 6, "avif": 12}
 NO_SAY = ("not supported", "unsupported", "unknown", "unrecognized", "cannot determine", "not enough image data in memory")
 """In what Pillow says of files that are whole, but none of its kinds."""
 
+MANY_KINDS = ("tiff", "bmp", "pnm")
+"""Formats of which Pillow identifies some kinds only."""
+
 Levels = NDArray[np.int16]
 
 
@@ -43,7 +46,6 @@ class Pictures(Kind):
 
     def __init__(self) -> None:
         self._read: Picture | None = None
-        self.agrees = cache(self._agrees)
 
     def make_seeds(self, folder: Path) -> None:
         rows, columns = np.mgrid[0:33, 0:40]
@@ -116,19 +118,21 @@ class Pictures(Kind):
         del path, run
         assert self._read is not None
         wrong = zlib_says(case.data) if case.data.startswith(PNG) else ""
-        if wrong or not self.agrees(case.seed.data):
+        if wrong or not agrees(case.seed.data):
             return wrong or None
         said = against_pillow(self._read, case.data)
         if said and said.startswith("accepted") and against_pillow(self._read, case.seed.data) == "":
             return ""
         return said
 
-    def _agrees(self, data: bytes) -> bool:
-        """Whether Pillow decodes the undamaged seed as we do."""
-        try:
-            return against_pillow(image.decode_image(data), data) == ""
-        except SrDeployError:
-            return True
+
+@cache
+def agrees(seed: bytes) -> bool:
+    """Whether Pillow decodes the undamaged file as we do."""
+    try:
+        return against_pillow(image.decode_image(seed), seed) == ""
+    except SrDeployError:
+        return True
 
 
 def zlib_says(data: bytes) -> str:
@@ -154,8 +158,10 @@ def against_pillow(picture: Picture, data: bytes) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             theirs = by_pillow(data)
-    except (UnidentifiedImageError, KeyError, NotImplementedError, Image.DecompressionBombError, MemoryError):
+    except (KeyError, NotImplementedError, Image.DecompressionBombError, MemoryError):
         return None
+    except UnidentifiedImageError:
+        return None if picture.format in MANY_KINDS else "accepted, Pillow: cannot identify image file"
     except Exception as exc:
         if any(word in str(exc).lower() for word in NO_SAY):
             return None

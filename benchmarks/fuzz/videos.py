@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -54,9 +54,6 @@ class Videos(Kind):
     suffixes = frozenset({*(Path(name).suffix for name in CODECS), ".m2ts", ".vob", ".m4v", ".apng"})
     largest_seed = 100_000
 
-    def __init__(self) -> None:
-        self.frames_of = cache(self._frames_of)
-
     def make_seeds(self, folder: Path) -> None:
         """None where there is no ffmpeg."""
         ffmpeg = shutil.which("ffmpeg")
@@ -95,8 +92,8 @@ class Videos(Kind):
         results = self._results(path)
         if not results or results[0].suffix == ".png":
             return None
-        delivered = self.frames_of(results[0].read_bytes(), results[0].suffix)
-        whole = self.frames_of(case.seed.data, case.seed.suffix)
+        delivered = frames_of(results[0].read_bytes(), results[0].suffix)
+        whole = frames_of(case.seed.data, case.seed.suffix)
         expected = expected_frames(case.data, probe(path), whole)
         if delivered >= expected:
             return ""
@@ -107,15 +104,16 @@ class Videos(Kind):
         )
         return f"frames lost in {case.suffix}, exit 0"
 
-    def _frames_of(self, data: bytes, suffix: str) -> int:
-        """Frames that ffprobe decodes, or packets where it decodes fewer."""
-        path = Path(f"counted{suffix}")
-        path.write_bytes(data)
-        try:
-            stream = ffprobe(path, "-count_frames")
-        finally:
-            path.unlink()
-        return int(stream.get("nb_read_frames", 0))
+
+@lru_cache(64)
+def frames_of(data: bytes, suffix: str) -> int:
+    """Frames that ffprobe decodes."""
+    path = Path(f"counted{suffix}")
+    path.write_bytes(data)
+    try:
+        return int(ffprobe(path, "-count_frames").get("nb_read_frames", 0))
+    finally:
+        path.unlink()
 
 
 def expected_frames(data: bytes, probed: Probed, whole: int) -> int:

@@ -15,7 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from cases import LOG, Case, Kind, Limits, Outcome, Record, Run, Seed, case_of
-from kinds import KINDS
+
+Kinds = Mapping[str, tuple[Kind, Sequence[Seed]]]
+"""By name, a kind with its seeds."""
 
 MEGABYTE = 2**20
 JUDGE_SECONDS = 600.0
@@ -32,9 +34,9 @@ class DeathError(Exception):
 class Worker:
     """The parent's side: a process in a folder of its own, started anew whenever it died or grew."""
 
-    def __init__(self, folder: Path, seeds: Mapping[str, Sequence[Seed]], seed: int, limits: Limits) -> None:
-        self._given = (folder, seeds, seed, limits)
-        self._folder, self._seeds, self._seed, self._limits = folder, seeds, seed, limits
+    def __init__(self, folder: Path, kinds: Kinds, seed: int, limits: Limits) -> None:
+        self._given = (folder, kinds, seed, limits)
+        self._folder, self._kinds, self._seed, self._limits = folder, kinds, seed, limits
         self._start()
 
     def _start(self) -> None:
@@ -44,16 +46,16 @@ class Worker:
         self._process.start()
         theirs.close()
 
-    def run(self, kind: Kind, number: int) -> Record:
+    def run(self, kind: str, number: int) -> Record:
         """The record of a case; a hang or a death is a find once it comes twice, in a process that ran nothing before."""
         try:
-            record = self._run(kind.name, number)
+            record = self._run(kind, number)
         except DeathError:
             started = time.monotonic()
             try:
-                record = self._run(kind.name, number)
+                record = self._run(kind, number)
             except DeathError as exc:
-                case = case_of(kind, self._seeds[kind.name], self._seed, number)
+                case = case_of(*self._kinds[kind], self._seed, number)
                 log = self._folder / "case" / LOG
                 commands = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
                 record = Record.of(case, "refused", Run(find=str(exc), commands=commands), time.monotonic() - started, 0)
@@ -95,14 +97,13 @@ class Worker:
         self._pipe.close()
 
 
-def serve(pipe: Connection, folder: Path, seeds: Mapping[str, Sequence[Seed]], seed: int, limits: Limits) -> None:
+def serve(pipe: Connection, folder: Path, kinds: Kinds, seed: int, limits: Limits) -> None:
     """Answer each (kind, number) with "begun", "ran" and its Record."""
     _quiet(folder)
-    kinds = {name: KINDS[name]() for name in seeds}
     while True:
         name, number = pipe.recv()
-        kind = kinds[name]
-        case = case_of(kind, seeds[name], seed, number)
+        kind, seeds = kinds[name]
+        case = case_of(kind, seeds, seed, number)
         path = lay_out(case, folder / "case")
         os.chdir(path.parent)
         _forget_peak()
