@@ -25,7 +25,7 @@ CODECS = {
     "h264.mov": "-c:v libx264 -bf 2",
     "h264.ts": "-c:v libx264 -g 6",
     "h264.flv": "-c:v libx264",
-    "hevc.mkv": "-c:v libx265 -x265-params log-level=none:pools=1:frame-threads=1",
+    "hevc.mkv": "-c:v libx265 -x265-params log-level=none:pools=none:frame-threads=1:ctu=16",
     "vp9.webm": "-c:v libvpx-vp9 -g 6",
     "vp8.webm": "-c:v libvpx -g 6",
     "mpeg4.avi": "-c:v mpeg4 -g 6",
@@ -55,7 +55,7 @@ class Videos(Kind):
     largest_seed = 100_000
 
     def make_seeds(self, folder: Path) -> None:
-        """None where there is no ffmpeg."""
+        """None where there is no ffmpeg, and none of what it cannot write."""
         ffmpeg = shutil.which("ffmpeg")
         if ffmpeg is None or shutil.which("ffprobe") is None:
             return
@@ -67,7 +67,9 @@ class Videos(Kind):
             options += ["-c:a", sound, "-ac", "1"] if sound else []
             options = [option for option in options if name != "pal.gif" or option not in ("-pix_fmt", "yuv420p")]
             command = [ffmpeg, "-v", "error", "-nostdin", "-y", *source, *options, str(folder / name)]
-            subprocess.run(command, check=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+            done = subprocess.run(command, check=False, capture_output=True, timeout=SECONDS)
+            if done.returncode:
+                (folder / name).unlink(missing_ok=True)
 
     def damage(self, random: Random, seed: Seed, other: Seed) -> tuple[bytes, str, str]:
         data, how = damage_bytes(random, seed.data, other.data)

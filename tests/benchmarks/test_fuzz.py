@@ -26,7 +26,7 @@ from sr_deploy.pictures.image import Picture, read_image
 from tests.benchmarks.bad_kind import Bad
 from tests.video.clips import ffmpeg, need_ffmpeg
 
-CASES = {"picture": 80, "video": 10, "checkpoint": 12, "card": 10, "onnx": 10}
+CASES = {"picture": 80, "video": 10, "checkpoint": 8, "card": 10, "onnx": 10}
 
 
 @pytest.mark.parametrize("kind", KINDS)
