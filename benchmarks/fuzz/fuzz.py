@@ -39,21 +39,25 @@ class Campaign:
             first, *lines = self._state.read_text(encoding="utf-8").splitlines()
             if json.loads(first) != {"seed": seed}:
                 raise SystemExit(f"{folder} was begun with {first}; give that seed, or another folder")
-            self.records = [Record(**json.loads(line)) for line in lines if line.endswith("}")]
+            self.records = [Record(**json.loads(line)) for line in lines if _is_whole(line)]
+            with self._state.open("a", encoding="utf-8") as state:
+                state.write("\n" * (bool(lines) and not _is_whole(lines[-1])))
         else:
             self._state.write_text(json.dumps({"seed": seed}) + "\n", encoding="utf-8")
 
-    def keep(self, record: Record, data: bytes, name: str) -> None:
+    def keep(self, record: Record, kind: Kind, seeds: Sequence[Seed]) -> None:
+        """Write down what came of a case, and the case itself where it is a find."""
         with self._lock:
             self.records.append(record)
             with self._state.open("a", encoding="utf-8") as state:
                 state.write(json.dumps(asdict(record)) + "\n")
-            if record.find:
-                folder = self.folder / "finds" / f"{record.kind}_{record.number}"
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(data)
-                told = f"{record.find}\n{record.how}\n\n" + "\n".join(record.commands) + f"\n\n{record.text}"
-                (folder / "find.txt").write_text(told, encoding="utf-8", errors="backslashreplace")
+        if record.find:
+            case = case_of(kind, seeds, self.seed, record.number)
+            folder = self.folder / "finds" / f"{record.kind}_{record.number}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / case.name).write_bytes(case.data)
+            told = f"{record.find}\n{record.how}\n\n" + "\n".join(record.commands) + f"\n\n{record.text}"
+            (folder / "find.txt").write_text(told, encoding="utf-8", errors="backslashreplace")
 
     def seeds(self, kind: Kind, folders: Sequence[Path]) -> list[Seed]:
         """Those made once for this folder, and those of the folders given."""
@@ -90,6 +94,15 @@ class Campaign:
         return "\n".join(rows)
 
 
+def _is_whole(line: str) -> bool:
+    """Not the last line of a killed process."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def work(campaign: Campaign, todo: Iterator[tuple[int, str]], kinds: Kinds, worker: Worker, stop: threading.Event) -> None:
     """Take cases until there are none, or it is time to stop."""
     try:
@@ -98,8 +111,7 @@ def work(campaign: Campaign, todo: Iterator[tuple[int, str]], kinds: Kinds, work
                 number, name = next(todo, (0, ""))
             if not name:
                 return
-            case = case_of(*kinds[name], campaign.seed, number)
-            campaign.keep(worker.run(name, number), case.data, case.name)
+            campaign.keep(worker.run(name, number), *kinds[name])
     finally:
         worker.close()
 

@@ -6,6 +6,7 @@ import io
 import traceback
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -171,12 +172,20 @@ def against_pillow(picture: Picture, data: bytes) -> str | None:
     ours = levels_of(picture)
     if is_near(ours, theirs.upright, picture):
         return ""
-    if is_near(ours, theirs.stored, picture):
+    told = picture.metadata.exif or picture.metadata.xmp
+    if told and any(is_near(ours, turned, picture) for turned in in_all_directions(theirs.stored)):
         return None
     if ours.shape != theirs.upright.shape:
         (height, width), (high, wide) = ours.shape[:2], theirs.upright.shape[:2]
         return f"wrong size in {picture.format}: {width}x{height}, Pillow has {wide}x{high}"
     return f"wrong pixels in {picture.format}"
+
+
+def in_all_directions(levels: Levels) -> Iterator[Levels]:
+    """The eight orientations: readers differ in which damaged metadata they believe."""
+    for one in (levels, levels.transpose(1, 0, 2)):
+        for across in (one, one[:, ::-1]):
+            yield from (across, across[::-1])
 
 
 def is_near(ours: Levels, theirs: Levels, picture: Picture) -> bool:
@@ -206,7 +215,10 @@ def by_pillow(data: bytes) -> Decoded | None:
         deep = opened.mode.startswith("I;16")
         if not deep and opened.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
             return None
-        turned = ImageOps.exif_transpose(opened)
+        try:
+            turned = ImageOps.exif_transpose(opened)
+        except Exception:  # of damaged metadata, not of pixels
+            turned = opened
         return Decoded(
             *(_shifted(one) if deep else np.asarray(one.convert("RGBA")).astype(np.int16) for one in (opened, turned))
         )

@@ -9,6 +9,7 @@ import resource
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -121,7 +122,11 @@ def judged(kind: Kind, path: Path, case: Case, run: Run) -> Outcome:
     """What came of a case; what the judge finds goes into the run."""
     if not run.accepted:
         return "refused"
-    said = kind.judge(path, case, run)
+    try:
+        said = kind.judge(path, case, run)
+    except Exception as exc:
+        run.note(f"the judge failed: {type(exc).__name__}", traceback.format_exc())
+        return "undecided"
     if said:
         run.note(said)
     return "undecided" if said is None else "accepted"

@@ -78,7 +78,7 @@ def _turned(picture: Picture) -> Picture:
 
 @pytest.mark.parametrize(("wrong", "find"), [(_darkened, "wrong pixels in "), (_turned, "wrong size in ")])
 @pytest.mark.parametrize(
-    "name", ["rgb.png", "deep.png", "gray.jpg", "rgba_lossless.webp", "rgb.avif", "tiff_lzw.tif", "palette.gif"]
+    "name", ["rgb.png", "deep.png", "progressive.jpg", "rgba_lossless.webp", "rgb.avif", "tiff_lzw.tif", "palette.gif"]
 )
 def test_a_reader_that_is_wrong_is_found(
     name: str,
@@ -181,6 +181,9 @@ def test_deaths_hangs_memory_and_leftovers_are_found(tmp_path: Path) -> None:
 def test_a_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
     stopped = ["-o", str(tmp_path / "a"), "--kind", "picture", "--max-cases"]
     assert len(fuzz.main([*stopped, "3"]).records) == 3
+    with (tmp_path / "a" / "state.jsonl").open("a", encoding="utf-8") as state:
+        state.write('{"kind": "picture", "number": 3, "how": "{}')
+    fuzz.main([*stopped, "5"])
     campaign = fuzz.main([*stopped, "7"])
     assert [record.number for record in campaign.records] == list(range(7))
     whole = fuzz.main(["-o", str(tmp_path / "b"), "--kind", "picture", "--max-cases", "7"])
