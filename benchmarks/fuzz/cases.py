@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import traceback
 from abc import ABC, abstractmethod
@@ -92,7 +93,8 @@ class Run:
             kept = {part for part in parts if any(path.name[:6].isdigit() for path in part.iterdir())}
             left = {path for path in left if path.parent not in kept}
         if left:
-            self.note(f"left behind: {', '.join(sorted({'*' + path.suffix for path in left}))}", str(sorted(left)))
+            names = sorted({re.sub(r"\w*\d\w*", "*", path.name) for path in left})
+            self.note(f"left behind: {', '.join(names)}", "\n".join(map(str, sorted(left))))
 
 
 @dataclass(frozen=True)

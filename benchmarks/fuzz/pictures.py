@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import traceback
 import warnings
@@ -109,9 +110,9 @@ class Pictures(Kind):
         if code == 0 and not results:
             run.note("exit 0 and no result")
         if code == 0 and self._read is not None and results:
-            with Image.open(results[0]) as written:
+            height, width = self._read.pixels.shape[:2]
+            with contextlib.suppress(UnidentifiedImageError), Image.open(results[0]) as written:
                 written.load()
-                height, width = self._read.pixels.shape[:2]
                 if written.size != (2 * width, 2 * height):
                     run.note(f"{width}x{height} became {written.width}x{written.height}")
 
@@ -172,8 +173,7 @@ def against_pillow(picture: Picture, data: bytes) -> str | None:
     ours = levels_of(picture)
     if is_near(ours, theirs.upright, picture):
         return ""
-    told = picture.metadata.exif or picture.metadata.xmp
-    if told and any(is_near(ours, turned, picture) for turned in in_all_directions(theirs.stored)):
+    if b"exif" in data.lower() and any(is_near(ours, turned, picture) for turned in in_all_directions(theirs.stored)):
         return None
     if ours.shape != theirs.upright.shape:
         (height, width), (high, wide) = ours.shape[:2], theirs.upright.shape[:2]

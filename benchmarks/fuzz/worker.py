@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import resource
 import shutil
@@ -145,10 +144,10 @@ def _quiet(folder: Path) -> None:
     """What libraries print goes into a file, caches into the folder; no network is asked."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    printed = os.open(folder / "printed.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    sys.stderr = io.TextIOWrapper(os.fdopen(os.dup(2), "wb"), line_buffering=True)
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
+    printed = (folder / "printed.txt").open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    os.dup2(printed.fileno(), 1)
+    os.dup2(printed.fileno(), 2)
+    sys.stderr = printed
 
 
 def _forget_peak() -> None:

@@ -173,7 +173,7 @@ def test_deaths_hangs_memory_and_leftovers_are_found(tmp_path: Path) -> None:
     limits = ["--limit-seconds", "2", "--limit-megabytes", "200"]
     campaign = fuzz.main(["-o", str(tmp_path / "run"), "--max-cases", "5", *limits], {"bad": Bad})
     finds = {record.number: record.find for record in campaign.records}
-    assert finds == {0: "", 1: "the process ended with -9", 2: "over 2 s", 3: "over 200 MB", 4: "left behind: *"}
+    assert finds == {0: "", 1: "the process ended with -9", 2: "over 2 s", 3: "over 200 MB", 4: "left behind: journal"}
     assert {path.name for path in (tmp_path / "run" / "finds").iterdir()} == {"bad_1", "bad_2", "bad_3", "bad_4"}
     assert (tmp_path / "run" / "finds" / "bad_4" / "bad_4.txt").read_bytes() == b"a"
 
