@@ -44,7 +44,7 @@ class Checkpoints(Kind):
     def make_seeds(self, folder: Path) -> None:
         plain = random_state(ecbsr.ARCHITECTURE.build_empty(ecbsr.ECBSRConfig(2, 3, 8, 1)).state_dict())
         training = random_state(ecbsr.ARCHITECTURE.build_empty(ecbsr.ECBSRConfig(2, 3, 8, 1, merged=False)).state_dict())
-        other = random_state(rfdn.ARCHITECTURE.build_empty(rfdn.RFDNConfig(2, 3, blocks=2)).state_dict())
+        other = random_state(rfdn.ARCHITECTURE.build_empty(rfdn.RFDNConfig(2, 3, channels=16, distilled=8, esa=4)).state_dict())
         torch.save(plain, folder / "plain.pth")
         torch.save({"params": training, "params_ema": training, "epoch": 3}, folder / "training.pth")
         torch.save(

@@ -25,7 +25,7 @@ CODECS = {
     "h264.mov": "-c:v libx264 -bf 2",
     "h264.ts": "-c:v libx264 -g 6",
     "h264.flv": "-c:v libx264",
-    "hevc.mkv": "-c:v libx265 -x265-params log-level=none:pools=none:frame-threads=1:ctu=16",
+    "hevc.mkv": "-s 64x64 -c:v libx265 -x265-params log-level=none:pools=none:frame-threads=1:ctu=16",
     "vp9.webm": "-c:v libvpx-vp9 -g 6",
     "vp8.webm": "-c:v libvpx -g 6",
     "mpeg4.avi": "-c:v mpeg4 -g 6",
