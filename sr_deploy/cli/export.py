@@ -11,6 +11,7 @@ import click
 from sr_deploy.cli.command import Command
 from sr_deploy.cli.group import verbose_option
 from sr_deploy.cli.output import json_option, print_json
+from sr_deploy.filetypes import read_start
 
 
 class Assignment(click.ParamType[tuple[str, Any]]):
@@ -48,6 +49,7 @@ class Assignment(click.ParamType[tuple[str, Any]]):
 @click.option("--dense-bsconv", is_flag=True, help="BSConv as dense 3x3 convolutions.")
 @click.option("--merge-parallel", is_flag=True, help="Parallel convolutions as one.")
 @click.option("--anyway", is_flag=True, help="Export even what is far worse than bicubic.")
+@click.option("--trust", is_flag=True, help="Load a .pt2 program, which can run code that is in it.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that exists.")
 @json_option
 @verbose_option
@@ -58,6 +60,9 @@ def command(
 
     Prints the bundle's folder on stdout.
     """
+    if checkpoint.is_file():
+        read_start(checkpoint)
+
     from sr_deploy.export import export_bundle
 
     with warnings.catch_warnings():

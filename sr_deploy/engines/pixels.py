@@ -61,7 +61,7 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False, split_head: boo
 
     Raises: EngineError when the graph has not one float input and one output of four dimensions.
     """
-    model = _modern(model)
+    model = modern(model)
     source, _ = _image_ports(model)
     form = _quantized(model, cast_last=cast_last)
     graph = form.graph
@@ -81,7 +81,7 @@ def to_refine_form(model: ModelProto, *, cast_last: bool = False) -> ModelProto:
 
     Raises: EngineError, as `to_pixel_form`.
     """
-    return _quantized(_modern(model), cast_last=cast_last)
+    return _quantized(modern(model), cast_last=cast_last)
 
 
 def load_pixel_form(bundle: Bundle, arithmetic: Arithmetic, part: Part = "", *, cast_last: bool = False) -> ModelProto:
@@ -144,7 +144,7 @@ def with_health(model: ModelProto) -> ModelProto:
 
     Raises: EngineError, as `to_pixel_form`.
     """
-    model = _modern(model)
+    model = modern(model)
     _, target = _image_ports(model)
     tail = _Tail.of(model)
     form = ModelProto()
@@ -309,7 +309,7 @@ def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto
     ]
 
 
-def _modern(model: ModelProto) -> ModelProto:
+def modern(model: ModelProto) -> ModelProto:
     """The same graph in an opset that has the operators used here.
 
     Raises: EngineError.

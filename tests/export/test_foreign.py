@@ -5,15 +5,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, helper
-from torch import nn
 
-from sr_deploy.architectures import load_checkpoint
 from sr_deploy.bundle import Bundle
-from sr_deploy.errors import ExportError, MissingDependencyError
+from sr_deploy.errors import ExportError
 from sr_deploy.export import export_bundle
-from sr_deploy.export.foreign import SPANDREL_INSTALL, import_spandrel
 
 ECBSR = "ECBSR_M4C16_x2.pth"
 BundleOf = Callable[[str], Bundle]
@@ -71,43 +67,3 @@ def test_no_onnx_at_all(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     with pytest.raises(ExportError, match="not a valid ONNX graph"):
         export_bundle(tmp_path / "broken.onnx", tmp_path / "net")
-
-
-class Scaled(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.network(x / 255) * 255
-        return output
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_a_torch_program_of_range_255(shared: Path, bundle_of: BundleOf, tmp_path: Path) -> None:
-    loaded = load_checkpoint(shared / "checkpoints" / ECBSR)
-    network = Scaled(loaded.network(loaded.readings[0])).eval()
-    dynamic = torch.export.Dim.DYNAMIC
-    program = torch.export.export(network, (torch.rand(2, 3, 48, 64),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
-    torch.export.save(program, tmp_path / "theirs.pt2")
-    bundle = export_bundle(tmp_path / "theirs.pt2", tmp_path / "net")
-    assert (bundle.card.scale, bundle.card.value_range) == (2, 255)
-    np.testing.assert_allclose(output_of(bundle), output_of(bundle_of(ECBSR)), atol=1e-5)
-
-
-def test_no_torch_program(tmp_path: Path) -> None:
-    (tmp_path / "broken.pt2").write_bytes(b"nothing")
-    with pytest.raises(ExportError, match=r"not a torch\.export program"):
-        export_bundle(tmp_path / "broken.pt2", tmp_path / "net")
-
-
-@pytest.mark.filterwarnings("ignore:.*bicubic has")
-def test_what_spandrel_knows(shared: Path, tmp_path: Path) -> None:
-    try:
-        import_spandrel()
-    except MissingDependencyError as exc:
-        assert SPANDREL_INSTALL in str(exc)
-        pytest.skip("spandrel is not installed")
-    bundle = export_bundle(shared / "checkpoints" / "sudo_UltraCompact_2x_1.121.175_G.pth", tmp_path / "net")
-    assert (bundle.card.architecture, bundle.card.scale) == ("Compact", 2)
-    assert all(link.passed for link in bundle.certificate if "bf16" not in link.target)
