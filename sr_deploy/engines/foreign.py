@@ -41,7 +41,8 @@ _MEASURED_BYTES, _MEASURED_MACS = 512 << 20, 10**12
 class Portable:
     """A graph in portable form at the value range 1 of its own ports.
 
-    `rewritten`: whether it differs from the file. `size_multiple` and `min_size`: which sizes of images it takes.
+    `rewritten`: whether it differs from the file. `size_multiple` and `min_size`: which sizes of images it takes. `types`: those
+    of the file's own ports, as ONNX numbers them.
     """
 
     model: ModelProto
@@ -50,7 +51,7 @@ class Portable:
     channels: int
     min_size: int
     size_multiple: int
-    has_float_ports: bool
+    types: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def describe(path: Path, portable: Portable) -> tuple[ModelCard, ModelProto, boo
 
     Raises: BundleError when no value range upscales, or the picture does not tell which.
     """
-    ranges = VALUE_RANGES if portable.has_float_ports else VALUE_RANGES[:1]
+    ranges = VALUE_RANGES[:1] if TensorProto.UINT8 in portable.types else VALUE_RANGES
     forms = [portable.model if value == 1 else ranged(portable.model, value) for value in ranges]
     hr, lr = _picture(path, portable)
     hypotheses, outputs = [], []
@@ -102,7 +103,7 @@ def describe(path: Path, portable: Portable) -> tuple[ModelCard, ModelProto, boo
         outputs.append(run.output)
         hypotheses.append(Hypothesis({"value_range": value}, round(psnr, 4), round(measure_bicubic(hr, lr), 4)))
     index = _best(path, hypotheses, outputs)
-    facts = graph_facts(portable.model)
+    facts = graph_facts(portable.model, min_size=portable.min_size)
     card = ModelCard(
         name=path.stem,
         architecture="foreign",
@@ -197,7 +198,7 @@ def _portable_form(model: ModelProto, ports: _Ports, layout: _Layout, channels: 
     is_plain = (ports.source_type, ports.target_type) == (TensorProto.FLOAT, TensorProto.FLOAT)
     if is_plain and layout == out == "NCHW" and border == 0:
         declared = [dim.HasField("dim_value") for dim in _source_of(model, ports).type.tensor_type.shape.dim]
-        as_it_is = len(model.graph.input) == 1 and len(declared) == 4 and not (declared[2] or declared[3])
+        as_it_is = len(model.graph.input) == 1 and declared[1:] == [True, False, False]
         return (model if as_it_is else plain), scale
     return _wrapped(plain, ports, layout, out, channels, border // (2 * scale)), scale
 
@@ -211,6 +212,7 @@ def _relaxed(model: ModelProto, ports: _Ports, layout: _Layout, channels: int) -
     result = ModelProto()
     result.CopyFrom(model)
     graph = result.graph
+    sizes: list[str | int | None]
     sizes = ["batch", channels, "height", "width"] if layout == "NCHW" else ["batch", "height", "width", channels]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.append(helper.make_tensor_value_info(ports.source, ports.source_type, sizes))
@@ -286,8 +288,7 @@ def _tried(path: Path, form: ModelProto, scale: int, channels: int, *, rewritten
             raise BundleError(f"{path}: takes none of the sizes that were tried ({reason}); export it again with dynamic sizes")
         sides = [multiple * step for step in (*range(1, 17), 20, 24, 32, 48, 64)]
         smallest = next((side for side in sides if not _problem(engine, scale, channels, side, side)), multiple * steps)
-    floats = (ports.source_type, ports.target_type)
-    return Portable(form, rewritten, scale, channels, smallest, multiple, TensorProto.UINT8 not in floats)
+    return Portable(form, rewritten, scale, channels, smallest, multiple, (ports.source_type, ports.target_type))
 
 
 def _problem(engine: Engine, scale: int, channels: int, height: int, width: int) -> str | None:
@@ -348,13 +349,18 @@ def _best(path: Path, hypotheses: list[Hypothesis], outputs: list[Array]) -> int
         )
     if len(hypotheses) == 1 or abs(gain(hypotheses[0]) - gain(hypotheses[1])) >= MARGIN:
         return index
-    first, second = (np.round(np.clip(np.nan_to_num(output), 0, 1) * 255) for output in outputs)
-    if float(np.abs(first - second).mean()) <= 1:
+    if same_pixels(*outputs):
         return 0
     raise BundleError(
         f"{path}: a test picture does not tell whether white is 1 or 255 for it ({hypotheses[0].psnr:.2f} and "
         f"{hypotheses[1].psnr:.2f} dB); say so with `sr-deploy export {path.name} --value-range 1|255`"
     )
+
+
+def same_pixels(first: Array, second: Array) -> bool:
+    """Whether two outputs in about [0, 1] are the same pictures, to one 8-bit step on average."""
+    one, other = (np.round(np.clip(np.nan_to_num(output), 0, 1) * 255) for output in (first, second))
+    return float(np.abs(one - other).mean()) <= 1
 
 
 def _first_line(error: Exception) -> str:

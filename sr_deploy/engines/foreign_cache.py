@@ -19,7 +19,7 @@ from sr_deploy import files
 from sr_deploy.bundle import Bundle, GraphCard, ModelCard, Source, sha256_of
 from sr_deploy.engines.foreign import describe, to_portable
 from sr_deploy.engines.tensorrt.cache import default_folder
-from sr_deploy.errors import BundleError
+from sr_deploy.errors import BackendUnavailableError, BundleError
 
 FORMAT = 1
 """It rises when graphs are read in another way."""
@@ -34,7 +34,13 @@ def open_foreign(path: Path) -> Bundle:
     entry = default_folder().with_name("graphs") / f"{digest}.json"
     found = _read(entry)
     if found is None:
-        card, model, rewritten = describe(path, to_portable(path))
+        try:
+            card, model, rewritten = describe(path, to_portable(path))
+        except (BundleError, BackendUnavailableError):
+            raise
+        except Exception as exc:  # ONNX and the runtimes raise anything on graphs that are damaged
+            reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+            raise BundleError(f"{path}: not a graph of images that runs here ({reason}); export it again") from exc
         found = card, _write(entry, card, model if rewritten else None)
     card, graph = found
     card = dataclasses.replace(card, name=path.stem, source=Source(path.name, digest))

@@ -7,105 +7,81 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, compose, helper, numpy_helper
 from torch import nn
 
 from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
-from sr_deploy.engines.facts import infer_shapes
-from sr_deploy.errors import EngineError, ExportError
+from sr_deploy.engines.foreign import VALUE_RANGES, Portable, ranged, same_pixels, to_portable
+from sr_deploy.engines.probe_picture import as_input, degrade, probe_picture
+from sr_deploy.errors import BundleError, ExportError
 from sr_deploy.export.hypothesis import Candidate, choose
-from sr_deploy.export.subject import PROBE, Request, Subject, channels_of, first_line, scale_of
+from sr_deploy.export.subject import Request, Subject, first_line
 
 
 def from_onnx(path: Path, request: Request) -> Subject:
-    """The subject of an image-to-image ONNX graph in fp32.
+    """The subject of an image-to-image ONNX graph in fp32, whatever the layout of its ports.
 
     Raises: ExportError when it is not one, or takes one image size only.
     """
     try:
-        model = onnx.load(path)
+        portable = to_portable(path)
+    except BundleError as exc:
+        raise ExportError(str(exc)) from exc
+    if set(portable.types) != {TensorProto.FLOAT}:
+        kinds = " and ".join(TensorProto.DataType.Name(kind).lower() for kind in portable.types)
+        raise ExportError(f"{path.name}: takes and gives {kinds}, expected float32 on both sides; start from the fp32 export")
+    model = _named(portable.model)
+    try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as exc:
         raise ExportError(f"{path}: not a valid ONNX graph ({first_line(exc)}); export it again") from exc
-    model = _with_our_ports(model, where=path.name)
-    channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    try:
-        scale = scale_of(infer_shapes(model, PROBE, PROBE)["output"], channels, where=path.name)
-    except EngineError as exc:
-        raise ExportError(f"{path.name}: {exc}") from exc
-    ranges = (1.0, 255.0)
-    graphs = [_ranged_graph(model, value_range) for value_range in ranges]
-    candidates = [
-        _graph_candidate(graph, scale, channels, value_range) for graph, value_range in zip(graphs, ranges, strict=True)
-    ]
+    graphs = {value_range: ranged(model, value_range) for value_range in VALUE_RANGES}
+    if "value_range" not in request.settings and _knows_no_range(graphs, portable):
+        del graphs[255.0]
+    candidates = [_candidate(graph, portable, value_range) for value_range, graph in graphs.items()]
     choice = choose(
         candidates,
         requested=request.settings,
         decided_by=request.decided_by,
+        size_multiple=portable.size_multiple,
         anyway=request.anyway,
         where=path.name,
     )
-    graph = graphs[choice.index]
+    value_range, graph = list(graphs.items())[choice.index]
     return Subject(
         architecture="ONNX graph",
-        scale=scale,
-        channels=channels,
-        value_range=ranges[choice.index],
+        scale=portable.scale,
+        channels=portable.channels,
+        value_range=value_range,
         detection=choice.detection,
         original=_GraphModule(graph).run,
         graph=_clamped(graph),
+        smallest=portable.min_size,
+        size_multiple=portable.size_multiple,
     )
 
 
-def _with_our_ports(model: ModelProto, *, where: str) -> ModelProto:
-    """A copy with `input` (N,C,H,W) and `output`, both fp32, height and width dynamic."""
-    result = ModelProto()
-    result.CopyFrom(model)
+def _named(model: ModelProto) -> ModelProto:
+    """A copy with the ports `input` and `output`, in which every node has a name."""
+    result = compose.add_prefix(model, "theirs/") if model.graph.input[0].name != "input" else ModelProto()
+    if not result.graph.node:
+        result.CopyFrom(model)
     graph = result.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    sources = [value for value in graph.input if value.name not in weights]
-    if len(sources) != 1 or len(graph.output) != 1:
-        raise ExportError(f"{where}: has {len(sources)} inputs and {len(graph.output)} outputs, expected one of each")
-    for value in (sources[0], graph.output[0]):
-        kind = value.type.tensor_type
-        if kind.elem_type != TensorProto.FLOAT or len(kind.shape.dim) != 4:
-            raise ExportError(f"{where}: '{value.name}' is not a float32 (N, C, H, W) tensor; start from the fp32 export")
-    dims = sources[0].type.tensor_type.shape.dim
-    if dims[2].HasField("dim_value") or dims[3].HasField("dim_value"):
-        raise ExportError(
-            f"{where}: takes {dims[3].dim_value}x{dims[2].dim_value} pixels only; export it again with dynamic height and width"
-        )
-    channels_of(dims[1].dim_value, dims[1].dim_value, where=where)
-    dims[2].dim_param, dims[3].dim_param = "height", "width"
-    if not dims[0].HasField("dim_value"):
-        dims[0].dim_param = "batch"
-    names = {sources[0].name: "input", graph.output[0].name: "output"}
+    names = {graph.input[0].name: "input", graph.output[0].name: "output"}
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-    sources[0].name, graph.output[0].name = "input", "output"
+    graph.input[0].name, graph.output[0].name = "input", "output"
     for index, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}.{index}"
     return result
 
 
-def _ranged_graph(model: ModelProto, value_range: float) -> ModelProto:
-    """The graph on [0, 1]."""
-    if value_range == 1:
-        return model
-    result = ModelProto()
-    result.CopyFrom(model)
-    nodes = list(result.graph.node)
-    for node in nodes:
-        node.input[:] = ["input.ranged" if name == "input" else name for name in node.input]
-        node.output[:] = ["output.ranged" if name == "output" else name for name in node.output]
-    del result.graph.node[:]
-    before = helper.make_node("Mul", ["input", "value_range"], ["input.ranged"], name="value_range/Mul")
-    after = helper.make_node("Div", ["output.ranged", "value_range"], ["output"], name="value_range/Div")
-    result.graph.node.extend([before, *nodes, after])
-    result.graph.initializer.append(numpy_helper.from_array(np.array(value_range, np.float32), "value_range"))
-    return result
+def _knows_no_range(graphs: dict[float, ModelProto], portable: Portable) -> bool:
+    """Whether the graph makes the same picture in every value range, as one without biases does."""
+    _, lr = degrade(probe_picture(), portable.scale, size_multiple=portable.size_multiple)
+    return same_pixels(*(_GraphModule(graph).run(as_input(lr, portable.channels)) for graph in graphs.values()))
 
 
 def _clamped(model: ModelProto) -> ModelProto:
@@ -139,6 +115,6 @@ class _GraphModule(nn.Module):
         return torch.from_numpy(self.run(x.numpy()))
 
 
-def _graph_candidate(graph: ModelProto, scale: int, channels: int, value_range: float) -> Candidate:
+def _candidate(graph: ModelProto, portable: Portable, value_range: float) -> Candidate:
     facts = {"value_range": value_range}
-    return Candidate(scale, channels, facts, facts, lambda: _GraphModule(graph))
+    return Candidate(portable.scale, portable.channels, facts, facts, lambda: _GraphModule(graph))

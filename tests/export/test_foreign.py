@@ -5,11 +5,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from sr_deploy.bundle import Bundle
 from sr_deploy.errors import ExportError
 from sr_deploy.export import export_bundle
+from tests.graphs import image_graph
 
 ECBSR = "ECBSR_M4C16_x2.pth"
 BundleOf = Callable[[str], Bundle]
@@ -37,24 +38,25 @@ def test_an_onnx_graph_of_other_names_without_clamp(bundle_of: BundleOf, tmp_pat
     np.testing.assert_allclose(output_of(bundle), output_of(ours), atol=1e-6)
 
 
-def image_graph(
-    *, channels: int = 3, outputs: int = 3, height: int | str = "h", kind: int = TensorProto.FLOAT
-) -> onnx.ModelProto:
-    source = helper.make_tensor_value_info("x", kind, ["n", channels, height, "w"])
-    target = helper.make_tensor_value_info("y", kind, ["n", outputs, "h2", "w2"])
-    return helper.make_model(
-        helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [source], [target]),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10,
-    )
+def _gives(model: onnx.ModelProto, sizes: list[int | str], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input", kind, sizes))
+    return model
+
+
+def _of_64_pixels() -> onnx.ModelProto:
+    model = image_graph()
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3, 64, 64], np.int64), "shape"))
+    model.graph.node[0].input[0] = "shaped"
+    model.graph.node.insert(0, helper.make_node("Reshape", ["input", "shape"], ["shaped"]))
+    return model
 
 
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (image_graph(height=64), "pixels only; export it again with dynamic height and width"),
-        (image_graph(channels=4, outputs=4), "expected RGB"),
-        (image_graph(kind=TensorProto.FLOAT16), "start from the fp32 export"),
+        (_of_64_pixels(), "other.onnx: .*64"),
+        (_gives(image_graph(), ["n", 4, "h", "w"]), "takes 4 channels; expected 3"),
+        (image_graph(float_type=TensorProto.FLOAT16), "start from the fp32 export"),
     ],
 )
 def test_other_onnx_graphs_are_refused(tmp_path: Path, model: onnx.ModelProto, words: str) -> None:
@@ -65,5 +67,12 @@ def test_other_onnx_graphs_are_refused(tmp_path: Path, model: onnx.ModelProto, w
 
 def test_no_onnx_at_all(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
-    with pytest.raises(ExportError, match="not a valid ONNX graph"):
+    with pytest.raises(ExportError, match="not readable as ONNX"):
         export_bundle(tmp_path / "broken.onnx", tmp_path / "net")
+
+
+@pytest.mark.filterwarnings("ignore:.*bicubic has")
+def test_interleaved_ports_become_our_own(shared: Path, tmp_path: Path) -> None:
+    bundle = export_bundle(shared / "faults" / "on_nhwc.onnx", tmp_path / "net")
+    assert (bundle.card.scale, bundle.card.channels, bundle.card.value_range) == (2, 3, 1.0)
+    np.testing.assert_allclose(output_of(bundle), X.repeat(2, 2).repeat(2, 3), atol=1e-6)
