@@ -312,6 +312,8 @@ def sha256_of(path: Path) -> str:
 
 
 def _parse(table: Any, kind: type[T], *, where: str) -> T:
+    if not isinstance(table, dict):
+        raise BundleError(f"{where}: not readable as a card, it holds a {type(table).__name__}; export the bundle again")
     try:
         return from_table(table, kind, where=where)
     except UsageError as exc:
@@ -350,7 +352,7 @@ def _check_card(card: ModelCard, where: str) -> None:
             value = getattr(part, name, least)
             if not least <= value <= most:
                 raise BundleError(f"{where}: {name} is {value}, expected {least:g} to {most:g}; export the bundle again")
-    if not card.name or not _is_bare(card.name):
+    if not _is_bare(card.name):
         raise BundleError(f"{where}: the name {card.name!r} is none of a network; export the bundle again with another --name")
 
 
@@ -361,7 +363,7 @@ def _check_graphs(contents: _CardFile, where: str) -> None:
 
 
 def _is_bare(name: str) -> bool:
-    return name not in (".", "..") and not any(character in "/\\" or not character.isprintable() for character in name)
+    return name not in ("", ".", "..") and not any(character in "/\\" or not character.isprintable() for character in name)
 
 
 def _finite(value: Any) -> Any:

@@ -41,8 +41,8 @@ _MEASURED_BYTES, _MEASURED_MACS = 512 << 20, 10**12
 class Portable:
     """A graph in portable form at the value range 1 of its own ports.
 
-    `rewritten`: whether it differs from the file. `size_multiple` and `min_size`: which sizes of images it takes. `types`: those
-    of the file's own ports, as ONNX numbers them.
+    `rewritten`: whether it differs from the file. `size_multiple` and `min_size`: which sizes of images it takes.
+    `types`: of the file's own ports, as ONNX numbers them.
     """
 
     model: ModelProto

@@ -141,7 +141,7 @@ def test_what_was_measured_is_kept_by_content(tmp_path: Path, monkeypatch: pytes
     assert again.card.detection == first.card.detection
     (entry,) = (tmp_path / "cache" / "sr-deploy" / "graphs").glob("*.json")
     entry.write_text(json.dumps({"format": 0}), encoding="utf-8")
-    with pytest.raises(TypeError):
+    with pytest.raises(BundleError, match="not callable"):
         open_bundle(tmp_path / "b.onnx")
 
 
