@@ -20,11 +20,13 @@ from sr_deploy.engines.engine import Engine
 from sr_deploy.engines.facts import cost_of, graph_facts, infer_shapes
 from sr_deploy.engines.graph_file import check_sizes, read_graph
 from sr_deploy.engines.pixels import modern
-from sr_deploy.engines.probe_picture import MARGIN, WORST, degrade, gain, measure, measure_bicubic, probe_picture
+from sr_deploy.engines.probe_picture import MARGIN, degrade, gain, measure, measure_bicubic, probe_picture
 from sr_deploy.errors import BackendUnavailableError, BundleError, EngineError
 
 VALUE_RANGES = (1.0, 255.0)
 MAX_SCALE = 16
+WORST = 6.0
+"""dB below bicubic that no reading may be beyond: generous to what was trained to please, while a wrong reading is black."""
 
 _Layout = Literal["NCHW", "NHWC"]
 _TYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}
@@ -197,8 +199,10 @@ def _portable_form(model: ModelProto, ports: _Ports, layout: _Layout, channels: 
         )
     is_plain = (ports.source_type, ports.target_type) == (TensorProto.FLOAT, TensorProto.FLOAT)
     if is_plain and layout == out == "NCHW" and border == 0:
-        declared = [dim.HasField("dim_value") for dim in _source_of(model, ports).type.tensor_type.shape.dim]
-        as_it_is = len(model.graph.input) == 1 and declared[1:] == [True, False, False]
+        sides = (_source_of(model, ports), model.graph.output[0])
+        declared = [[dim.dim_value for dim in side.type.tensor_type.shape.dim[1:]] for side in sides]
+        plain.graph.output[0].type.tensor_type.shape.dim[1].dim_value = channels
+        as_it_is = len(model.graph.input) == 1 and declared == [[channels, 0, 0]] * 2
         return (model if as_it_is else plain), scale
     return _wrapped(plain, ports, layout, out, channels, border // (2 * scale)), scale
 

@@ -125,6 +125,12 @@ def test_graphs_that_came_out_wrong(shared: Path, name: str) -> None:
     assert np.abs(upscaled(shared / "faults" / name).astype(int) - nearest(bias)).max() <= 1
 
 
+def test_an_output_that_declares_nothing(tmp_path: Path) -> None:
+    model = image_graph(noise=0)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("output", TensorProto.FLOAT, [None] * 4))
+    assert np.abs(upscaled(save(model, tmp_path)).astype(int) - nearest(0.0)).max() <= 1
+
+
 def test_a_restorer_keeps_the_size(tmp_path: Path) -> None:
     path = save(doubled(source=NCHW, scale=1), tmp_path)
     assert open_bundle(path).card.scale == 1
