@@ -17,22 +17,32 @@ from onnx import ModelProto
 
 from sr_deploy import files
 from sr_deploy.bundle import Bundle, GraphCard, ModelCard, Source, sha256_of
+from sr_deploy.engines.apart import main, run_apart
 from sr_deploy.engines.foreign import describe, to_portable
 from sr_deploy.engines.tensorrt.cache import default_folder
 from sr_deploy.errors import BackendUnavailableError, BundleError
+
+_MODULE = "sr_deploy.engines.foreign_cache"
+_MANY, _SECONDS = 1000, 60
 
 FORMAT = 1
 """It rises when graphs are read in another way."""
 
 
-def open_foreign(path: Path) -> Bundle:
+def open_foreign(path: Path, *, nodes: int) -> Bundle:
     """A foreign graph as a bundle: measured when it is first opened, and taken from the cache of the user after that.
+
+    One of many `nodes` is measured by a process of its own: runtimes may take for ever to prepare for it.
 
     Raises: BundleError, BackendUnavailableError.
     """
     digest = sha256_of(path)
     entry = default_folder().with_name("graphs") / f"{digest}.json"
     found = _read(entry)
+    if found is None and nodes > _MANY:
+        if reason := run_apart(_MODULE, path, seconds=_SECONDS):
+            raise BundleError(f"{path}: {reason.removeprefix(f'{path.absolute()}: ')}; simplify the graph first")
+        found = _read(entry)
     if found is None:
         try:
             card, model, rewritten = describe(path, to_portable(path))
@@ -46,6 +56,10 @@ def open_foreign(path: Path) -> Bundle:
     card = dataclasses.replace(card, name=path.stem, source=Source(path.name, digest))
     file = entry.with_suffix(".onnx") if graph else path
     return Bundle(file.parent, card, {"fp32": GraphCard(file.name, "fp32", graph or digest, 0)})
+
+
+def _measure(path: Path) -> None:
+    open_foreign(path, nodes=0)
 
 
 def _read(entry: Path) -> tuple[ModelCard, str] | None:
@@ -88,3 +102,7 @@ def _write(entry: Path, card: ModelCard, model: ModelProto | None) -> str:
 
 def _part(path: Path) -> Path:
     return path.with_name(f"{path.name}.part-{os.getpid()}")
+
+
+if __name__ == "__main__":
+    main(_measure)

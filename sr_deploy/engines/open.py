@@ -9,7 +9,6 @@ from onnx import ModelProto, TensorProto
 
 from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, GraphCard, ModelCard, Precision, sha256_of
 from sr_deploy.engines.facts import infer_shapes
-from sr_deploy.engines.foreign_cache import open_foreign
 from sr_deploy.engines.graph_file import check_sizes, read_graph
 from sr_deploy.errors import BundleError, EngineError, UsageError
 from sr_deploy.models import DEFAULT, resolve
@@ -51,7 +50,9 @@ def _open_graph(path: Path) -> Bundle:
     model = read_graph(path)
     card = next((entry.value for entry in model.metadata_props if entry.key == GRAPH_METADATA_KEY), None)
     if card is None:
-        return open_foreign(path)
+        from sr_deploy.engines.foreign_cache import open_foreign
+
+        return open_foreign(path, nodes=len(model.graph.node))
     own = ModelCard.from_json(card, where=str(path))
     if own.masked is not None:
         raise BundleError(f"{path}: one of the two graphs of {own.name}, a mask-guided network; open the folder of its bundle")

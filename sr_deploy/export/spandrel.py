@@ -8,9 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import types
@@ -25,6 +22,7 @@ from onnx import ModelProto
 from torch import nn
 
 from sr_deploy.architectures import read_checkpoint
+from sr_deploy.engines.apart import main, run_apart
 from sr_deploy.errors import ExportError, MissingDependencyError, SrDeployError, UnknownArchitectureError
 from sr_deploy.export.certify import as_function
 from sr_deploy.export.hypothesis import Candidate, choose
@@ -144,50 +142,25 @@ def _trace_apart(path: Path, found: Found) -> ModelProto:
 
     Raises: ExportError with what that process said, or how it died.
     """
-    package = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
     with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
-        graph, words = Path(folder, "network.onnx"), Path(folder, "words.txt")
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, str(path.resolve()), str(graph), str(words)],
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode == 0:
+        graph = Path(folder, "network.onnx")
+        reason = run_apart("sr_deploy.export.spandrel", path, graph)
+        if not reason:
             return onnx.load(graph)
-        reason = words.read_text(encoding="utf-8") if words.exists() else _death(done.returncode)
     raise ExportError(
         f"{path.name}: spandrel's {found.name} cannot be traced: {reason}. For this network, export it to ONNX in its own "
         "project and use the .onnx file"
     )
 
 
-def _death(code: int) -> str:
-    if code >= 0:
-        return f"the process that traced it ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"it crashed the process that traced it ({name})"
-
-
-def _trace_here(checkpoint: Path, graph: Path, words: Path) -> int:
-    try:
-        found = find(checkpoint, unknown=UnknownArchitectureError(f"{checkpoint}: none of our networks"))
-        side = -(-max(_LEAST_PROBE, found.smallest) // found.size_multiple) * found.size_multiple
-        with torch.inference_mode():
-            found.network(torch.rand(1, found.channels, side, side))
-        traced = trace(found.network, channels=found.channels, size_multiple=found.size_multiple)
-        graph.write_bytes(traced.SerializeToString(deterministic=True))
-    except Exception as exc:
-        words.write_text((str(exc).splitlines() or [type(exc).__name__])[0], encoding="utf-8")
-        return 1
-    return 0
+def _trace_here(checkpoint: Path, graph: Path) -> None:
+    found = find(checkpoint, unknown=UnknownArchitectureError(f"{checkpoint}: none of our networks"))
+    side = -(-max(_LEAST_PROBE, found.smallest) // found.size_multiple) * found.size_multiple
+    with torch.inference_mode():
+        found.network(torch.rand(1, found.channels, side, side))
+    traced = trace(found.network, channels=found.channels, size_multiple=found.size_multiple)
+    graph.write_bytes(traced.SerializeToString(deterministic=True))
 
 
 if __name__ == "__main__":
-    sys.exit(_trace_here(*map(Path, sys.argv[1:])))
+    main(_trace_here)

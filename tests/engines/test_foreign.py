@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,27 @@ def test_what_cannot_be_right_is_one_line(tmp_path: Path, model: ModelProto, wor
         open_bundle(save(model, tmp_path, "theirs.onnx"))
     assert str(tmp_path / "theirs.onnx") in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("seconds", [60, 1])
+def test_a_graph_of_many_nodes_is_measured_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("sr_deploy.engines.foreign_cache._SECONDS", seconds)
+    if seconds > 1:
+        monkeypatch.setattr("sr_deploy.engines.foreign_cache.to_portable", None)
+    model = image_graph(noise=0)
+    length = 1000 if seconds > 1 else 4000
+    names = ["shuffled", *(f"r{index}" for index in range(length))]
+    chain = [helper.make_node("Relu" if seconds == 1 else "Identity", [a], [b]) for a, b in itertools.pairwise(names)]
+    last = model.graph.node.pop()
+    last.input[0] = names[-1]
+    model.graph.node.extend([*chain, last])
+    path = save(model, tmp_path)
+    if seconds == 1:
+        with pytest.raises(BundleError, match=r"network\.onnx: it takes far too long; simplify the graph first"):
+            open_bundle(path)
+    else:
+        assert open_bundle(path).card.scale == 2
 
 
 def test_the_scale_of_a_card_is_the_scale_of_its_graph(tmp_path: Path) -> None:
