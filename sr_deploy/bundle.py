@@ -77,12 +77,12 @@ class Hypothesis:
 class Detection:
     """Why this function was chosen for these weights.
 
-    `decided_by` is 'structure' (only one reading exists), 'measurement', 'recipe' or 'flag'. `margin` is the lead in dB of the
-    best hypothesis over the next one, each taken over bicubic; `bicubic` is the PSNR of plain bicubic upscaling on the same
-    picture at the chosen scale.
+    `decided_by` is 'structure' (only one reading exists), 'checkpoint' (it says so itself), 'measurement', 'recipe' or 'flag'.
+    `margin` is the lead in dB of the best hypothesis over the next one, each taken over bicubic; `bicubic` is the PSNR of plain
+    bicubic upscaling on the same picture at the chosen scale.
     """
 
-    decided_by: Literal["structure", "measurement", "recipe", "flag"]
+    decided_by: Literal["structure", "checkpoint", "measurement", "recipe", "flag"]
     hypotheses: tuple[Hypothesis, ...] = ()
     margin: float | None = None
     bicubic: float | None = None
@@ -167,7 +167,10 @@ class ModelCard:
 
     @staticmethod
     def from_json(text: str, *, where: str) -> ModelCard:
-        return _parse(json.loads(text), ModelCard, where=where)
+        """Raises: BundleError for what is no card, or has a number out of its range."""
+        card = _parse(_loads(text, where), ModelCard, where=where)
+        _check_card(card, where)
+        return card
 
 
 @dataclass(frozen=True)
@@ -238,12 +241,13 @@ class Bundle:
         """
         path = folder / CARD_FILE
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError as exc:
             what = "no such folder" if not folder.exists() else f"it has no {CARD_FILE}"
             raise BundleError(f"{folder}: not a bundle, {what}; make one with `sr-deploy export CHECKPOINT`") from exc
         except (OSError, ValueError) as exc:
             raise BundleError(f"{path}: not readable as a card ({exc}); export the bundle again") from exc
+        table = _loads(text, str(path))
         if not isinstance(table, dict) or table.get("format") != CARD_FORMAT:
             found = table.get("format") if isinstance(table, dict) else None
             raise BundleError(
@@ -251,6 +255,8 @@ class Bundle:
             )
         del table["format"]
         contents = _parse(table, _CardFile, where=str(path))
+        _check_card(contents.model, str(path))
+        _check_graphs(contents, str(path))
         bundle = Bundle(folder, contents.model, contents.graphs, contents.certificate, contents.made_with)
         if check:
             bundle.check()
@@ -332,10 +338,58 @@ def sha256_of(path: Path) -> str:
 
 
 def _parse(table: Any, kind: type[T], *, where: str) -> T:
+    if not isinstance(table, dict):
+        raise BundleError(f"{where}: not readable as a card, it holds a {type(table).__name__}; export the bundle again")
     try:
         return from_table(table, kind, where=where)
     except UsageError as exc:
         raise BundleError(f"{exc}; export the bundle again with this version of sr-deploy") from exc
+
+
+def _loads(text: str, where: str) -> Any:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no number of JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as exc:
+        raise BundleError(f"{where}: not readable as a card ({exc}); export the bundle again") from exc
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "scale": (1, 16),
+    "value_range": (1e-6, 1e6),
+    "halo": (0, 1 << 16),
+    "min_size": (1, 1 << 14),
+    "size_multiple": (1, 1 << 12),
+    "activation_bytes": (0, 1 << 40),
+    "macs": (0, 1 << 50),
+    "parameters": (0, 1 << 50),
+    "patch": (1, 1 << 10),
+    "padding": (0, 1 << 10),
+    "features": (1, 1 << 16),
+}
+"""What a number of a card may be; beyond, it is damaged."""
+
+
+def _check_card(card: ModelCard, where: str) -> None:
+    for part in filter(None, (card, card.masked)):
+        for name, (least, most) in _RANGES.items():
+            value = getattr(part, name, least)
+            if not least <= value <= most:
+                raise BundleError(f"{where}: {name} is {value}, expected {least:g} to {most:g}; export the bundle again")
+    if not _is_bare(card.name):
+        raise BundleError(f"{where}: the name {card.name!r} is none of a network; export the bundle again with another --name")
+
+
+def _check_graphs(contents: _CardFile, where: str) -> None:
+    for graph in contents.graphs.values():
+        if not _is_bare(graph.file):
+            raise BundleError(f"{where}: the graph {graph.file!r} is no file of the bundle's folder; export the bundle again")
+
+
+def _is_bare(name: str) -> bool:
+    return name not in ("", ".", "..") and not any(character in "/\\" or not character.isprintable() for character in name)
 
 
 def _finite(value: Any) -> Any:

@@ -76,6 +76,51 @@ def test_a_broken_card_is_told(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": 0}, "scale is 0, expected 1 to 16"),
+        ({"scale": 10**12}, "scale is 1000000000000"),
+        ({"halo": -1}, "halo is -1"),
+        ({"min_size": 0}, "min_size is 0"),
+        ({"size_multiple": 10**9}, "size_multiple is 1000000000"),
+        ({"size_multiple": 0}, "size_multiple is 0"),
+        ({"activation_bytes": -5}, "activation_bytes is -5"),
+        ({"value_range": 0.0}, "value_range is 0.0"),
+        ({"name": "../../net"}, "the name '../../net' is none of a network"),
+        ({"name": ""}, "the name '' is none"),
+        ({"masked": {"patch": 0, "padding": 1, "features": 8}}, "patch is 0"),
+        ({"masked": {"patch": 4, "padding": 1, "features": -8}}, "features is -8"),
+    ],
+)
+def test_a_number_that_cannot_be_is_told(written: Bundle, change: dict[str, object], message: str) -> None:
+    path = written.folder / "card.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table["model"] |= change
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(written.folder)
+    assert message in str(caught.value)
+    with pytest.raises(BundleError):
+        ModelCard.from_json(json.dumps(table["model"]), where="metadata")
+
+
+@pytest.mark.parametrize("file", ["../fp32.onnx", "/etc/passwd", "a/fp32.onnx", "..", "a\\b.onnx", "", "a\0b"])
+def test_a_graph_outside_of_its_bundle_is_refused(written: Bundle, file: str) -> None:
+    path = written.folder / "card.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table["graphs"]["fp32"]["file"] = file
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(BundleError, match="is no file of the bundle's folder"):
+        Bundle.open(written.folder)
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[" * 100_000, '{"name": NaN}', "null", "3"])
+def test_metadata_that_is_no_card(text: str) -> None:
+    with pytest.raises(BundleError):
+        ModelCard.from_json(text, where="metadata")
+
+
 def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"it has no card\.json; make one with `sr-deploy export"):
         Bundle.open(tmp_path)

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sr_deploy.architectures import ecbsr, rfdn
-from sr_deploy.architectures.architecture import State
+from sr_deploy.architectures.architecture import StateDict
 
 EXPORT_SHARE = 4
 """One of so many is exported too."""
@@ -102,7 +102,7 @@ class Checkpoints(Kind):
         return "" if any(" verify " in command for command in run.commands) else None
 
 
-def random_state(state: State) -> dict[str, Tensor]:
+def random_state(state: StateDict) -> dict[str, Tensor]:
     """Small numbers of one seed, in the shapes of the state."""
     generator = torch.Generator().manual_seed(1)
     return {key: torch.randn(value.shape, generator=generator) * 0.05 for key, value in state.items()}

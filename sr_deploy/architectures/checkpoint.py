@@ -7,20 +7,23 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sr_deploy.architectures.checkpoint_weights import find_weights
 from sr_deploy.errors import CheckpointError, MissingDependencyError, first_line
+from sr_deploy.filetypes import read_start
 
-WRAPPERS = (
-    *("params_ema", "params", "state_dict", "model_state_dict", "model"),
-    *("generator", "netG", "g", "net"),
-)
-PREFIXES = ("module.", "model.", "network.", "generator.", "_orig_mod.", "net.")
+TRAINED_AS = "sr-deploy"
+"""The key under which our own training writes what weights cannot tell, as value_range = 255.0."""
+
+_PLAIN_FLOATS = "expected plain floats; use the checkpoint before that"
+_SLACK = 64 << 20
+"""Bytes that a file may claim beyond four times what it holds: half floats become floats, and small tensors are forgiven."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,16 @@ class Checkpoint:
     """The weights of one file.
 
     `state`: floating-point tensors in float32 on the CPU, keys without training prefixes. `wrapper`: where in the file they
-    were, such as 'params_ema'; empty for a bare state dict. `sha256`: of the file's bytes.
+    were, such as 'params_ema'; empty for a bare state dict. `left`: where other weights were, which were not taken.
+    `settings`: what our own training wrote of what weights cannot tell. `sha256`: of the file's bytes.
     """
 
     path: Path
     sha256: str
     state: dict[str, Tensor]
     wrapper: str
+    left: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -42,44 +48,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises: CheckpointError with the reason and the way out; MissingDependencyError where safetensors is needed and missing.
     """
-    start = _open(path)
-    _refuse_other_files(path, start)
-    content = _read_safetensors(path) if _is_safetensors(path, start) else _read_torch(path, start)
-    tensors, wrapper = _unwrap(path, content)
-    state = {key: _plain(path, key, tensor) for key, tensor in _strip_prefixes(tensors).items()}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Checkpoint(path, digest, state, wrapper)
-
-
-def _open(path: Path) -> bytes:
-    """First bytes of the file."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(1024)
-    except FileNotFoundError as exc:
-        raise CheckpointError(f"{path}: no such file; check the path") from exc
-    except IsADirectoryError as exc:
-        raise CheckpointError(f"{path}: a folder, expected one checkpoint file; name the file inside it") from exc
-    except OSError as exc:
-        raise CheckpointError(f"{path}: cannot be read ({exc.strerror}); check the file's permissions") from exc
-    if not start:
-        raise CheckpointError(f"{path}: empty (0 bytes); download or copy it again")
-    return start
-
-
-def _refuse_other_files(path: Path, start: bytes) -> None:
+    start = read_start(path)
     if path.suffix == ".onnx":
         raise CheckpointError(f"{path}: an ONNX graph, not a checkpoint; it needs no export")
-    if b"\0" in start:
-        return
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its repository")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
-        raise CheckpointError(f"{path}: a web page saved under a checkpoint's name; download the file itself again")
-    if text.startswith((b"{", b"[")):
-        raise CheckpointError(f"{path}: a JSON text, often a server's error; download the file itself again")
+    content = _read_safetensors(path) if _is_safetensors(path, start) else _read_torch(path, start)
+    weights = find_weights(path, content)
+    _refuse_claims(path, weights.tensors)
+    state = {key: _plain(path, key, tensor) for key, tensor in weights.tensors.items()}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(path, digest, state, weights.wrapper, weights.left, _settings(content))
+
+
+def _settings(content: Any) -> dict[str, Any]:
+    found = content.get(TRAINED_AS) if isinstance(content, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _is_safetensors(path: Path, start: bytes) -> bool:
@@ -117,10 +100,22 @@ def _read_torch(path: Path, start: bytes) -> Any:
         raise CheckpointError(f"{path}: damaged or not a PyTorch checkpoint ({reason}); download or copy it again") from exc
 
 
+def refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raises: CheckpointError for an archive that unpacks to far more than it has; weights hardly shrink."""
+    unpacked, size = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+    if unpacked > 4 * size + _SLACK:
+        raise CheckpointError(
+            f"{path}: {size >> 10} KiB that unpack to {unpacked >> 20} MiB; weights hardly shrink, get it again"
+        )
+
+
 def _refuse_other_archives(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            refuse_bomb(path, archive)
+    except CheckpointError:
+        raise
     except Exception as exc:  # a damaged directory makes zipfile raise half a dozen kinds of errors
         reason = "its zip directory is missing or damaged"
         raise CheckpointError(f"{path}: cut off or damaged ({reason}); download or copy it again") from exc
@@ -161,41 +156,32 @@ def _explain_pickled(pickled: tuple[str, ...]) -> str:
     )
 
 
-def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], str]:
-    """The state dict inside `content`, and the keys that lead to it."""
-    trail: list[str] = []
-    while True:
-        if not isinstance(content, Mapping) or not content:
-            kind = "an empty dict" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-            inside = f" under '{'.'.join(trail)}'" if trail else ""
-            raise CheckpointError(f"{path}: holds {kind}{inside}, expected a state dict; save model.state_dict() again")
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is None:
-            break
-        trail.append(wrapper)
-        content = content[wrapper]
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not tensors:
-        keys = ", ".join(f"'{key}'" for key in list(content)[:5])
+def _refuse_claims(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that would take far more memory than the file holds, as those of stride 0 do."""
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+            raise CheckpointError(
+                f"{path}: '{key}' is quantized or sparse, expected plain floats; use the checkpoint before that"
+            )
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
+    claimed = 4 * sum(tensor.numel() for tensor in tensors.values())
+    if claimed > 4 * sum(stored.values()) + _SLACK:
         raise CheckpointError(
-            f"{path}: no weights found among its keys {keys}; expected a state dict, bare or under one of {', '.join(WRAPPERS)}"
+            f"{path}: its tensors claim {claimed >> 20} MiB, but it holds {sum(stored.values()) >> 10} KiB of numbers; "
+            "save contiguous weights, model.state_dict()"
         )
-    return tensors, ".".join(trail)
-
-
-def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tensors)), None):
-        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    return tensors
 
 
 def _plain(path: Path, key: str, tensor: Tensor) -> Tensor:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        raise CheckpointError(f"{path}: '{key}' is quantized or sparse, expected plain floats; use the checkpoint before that")
     tensor = tensor.detach()
     if not tensor.is_floating_point():
         return tensor
-    tensor = tensor.to(torch.float32)
+    try:
+        tensor = tensor.to(torch.float32)
+    except RuntimeError as exc:
+        raise CheckpointError(
+            f"{path}: '{key}' is of {tensor.dtype}, expected plain floats; use the checkpoint before that"
+        ) from exc
     if not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(f"{path}: '{key}' holds NaN or Inf, so its training diverged; use an earlier checkpoint")
     return tensor

@@ -10,6 +10,7 @@ import click
 
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json
+from sr_deploy.filetypes import read_start
 
 
 class Assignment(click.ParamType[tuple[str, Any]]):
@@ -47,6 +48,7 @@ class Assignment(click.ParamType[tuple[str, Any]]):
 @click.option("--dense-bsconv", is_flag=True, help="BSConv as dense 3x3 convolutions.")
 @click.option("--merge-parallel", is_flag=True, help="Parallel convolutions as one.")
 @click.option("--anyway", is_flag=True, help="Export even what is far worse than bicubic.")
+@click.option("--trust", is_flag=True, help="Load a .pt2 program, which can run code that is in it.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that exists.")
 @json_option
 @verbose_option
@@ -57,6 +59,9 @@ def command(
 
     Prints the bundle's folder on stdout.
     """
+    if checkpoint.is_file():
+        read_start(checkpoint)
+
     from sr_deploy.export import export_bundle
 
     with warnings.catch_warnings():

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard
+from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard, sha256_of
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
-from sr_deploy.errors import EngineError, UsageError
+from sr_deploy.errors import EngineError, UnknownArchitectureError, UsageError
+from sr_deploy.filetypes import read_start
 from sr_deploy.models import hint, is_in_the_box, resolve
 
 
@@ -40,6 +41,8 @@ def command(path: Path, as_json: bool) -> None:
         _graph(path, as_json)
     elif path.suffix.lower() == ".engine":
         _engine(path, as_json)
+    elif path.suffix.lower() == ".pt2":
+        _program(path, as_json)
     else:
         _checkpoint(path, as_json)
 
@@ -62,13 +65,14 @@ def _bundle(path: Path, as_json: bool) -> None:
 
 
 def _graph(path: Path, as_json: bool) -> None:
-    import onnx
-
     from sr_deploy.engines.facts import graph_facts
+    from sr_deploy.engines.graph_file import read_graph
     from sr_deploy.engines.open import open_bundle
 
-    card = open_bundle(path).card
-    model = onnx.load(path)
+    model, bundle = read_graph(path), open_bundle(path)
+    card = bundle.card
+    ((key, _),) = bundle.graphs.items()
+    portable = read_graph(bundle.graph("fp16" if key == "fp16" else "fp32"))
     facts = {
         "kind": "onnx",
         "path": path,
@@ -76,7 +80,7 @@ def _graph(path: Path, as_json: bool) -> None:
         "inputs": [_spec(value) for value in model.graph.input],
         "outputs": [_spec(value) for value in model.graph.output],
         "nodes": len(model.graph.node),
-        **dataclasses.asdict(graph_facts(model)),
+        **dataclasses.asdict(graph_facts(portable)),
         "made_by_us": any(entry.key == GRAPH_METADATA_KEY for entry in model.metadata_props),
     }
     if as_json:
@@ -113,10 +117,46 @@ def _engine(path: Path, as_json: bool) -> None:
     print_facts({**facts, **{f"key.{name}": value for name, value in key.items()}})
 
 
+def _program(path: Path, as_json: bool) -> None:
+    from sr_deploy.export.program import check_program
+
+    check_program(path)
+    facts = {"kind": "program", "path": path, "made_by": "torch.export", "needs": "export --trust"}
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def _of_spandrel(path: Path, as_json: bool, unknown: UnknownArchitectureError) -> None:
+    from sr_deploy.export.spandrel import find
+
+    found = find(path, unknown=unknown)
+    facts = {
+        "kind": "checkpoint",
+        "path": path,
+        "architecture": found.name,
+        "title": f"{found.name}, known by spandrel",
+        "config": {"scale": found.scale, "colors": found.channels},
+        "parameters": sum(tensor.numel() for tensor in found.network.state_dict().values()),
+        "sha256": sha256_of(path),
+    }
+    if as_json:
+        print_json({**facts, "paper": "", "found_in": "", "left": [], "readings": [{"value_range": 1.0}]})
+    else:
+        print_facts(facts)
+
+
 def _checkpoint(path: Path, as_json: bool) -> None:
+    read_start(path)
+
     from sr_deploy.architectures import load_checkpoint
 
-    loaded = load_checkpoint(path)
+    try:
+        loaded = load_checkpoint(path)
+    except UnknownArchitectureError as exc:
+        _of_spandrel(path, as_json, exc)
+        return
     first = loaded.readings[0]
     facts = {
         "kind": "checkpoint",
@@ -127,6 +167,7 @@ def _checkpoint(path: Path, as_json: bool) -> None:
         "config": dataclasses.asdict(first.config),
         "parameters": sum(tensor.numel() for tensor in loaded.checkpoint.state.values()),
         "found_in": loaded.checkpoint.wrapper,
+        "left": loaded.checkpoint.left,
         "sha256": loaded.checkpoint.sha256,
     }
     readings = [{"value_range": reading.value_range, **reading.assumes} for reading in loaded.readings]

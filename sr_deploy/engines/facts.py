@@ -60,8 +60,8 @@ class Cost:
     activation_bytes: int
 
 
-def graph_facts(model: ModelProto) -> GraphFacts:
-    """Facts of an image graph (N,C,H,W) -> (N,C,sH,sW), without running it.
+def graph_facts(model: ModelProto, *, min_size: int | None = None) -> GraphFacts:
+    """Facts of an image graph (N,C,H,W) -> (N,C,sH,sW), without running it; `min_size` is searched for where it is not known.
 
     Raises: EngineError when the graph's shapes do not follow from its input.
     """
@@ -77,7 +77,7 @@ def graph_facts(model: ModelProto) -> GraphFacts:
         channels=channels,
         exact=reach is not None,
         halo=32 if reach is None else math.ceil(reach),
-        min_size=_min_size(model),
+        min_size=_min_size(model) if min_size is None else min_size,
         macs=cost.macs // area,
         activation_bytes=math.ceil(cost.activation_bytes / area),
         parameters=parameters(model),
@@ -219,19 +219,17 @@ def _peak_elements(model: ModelProto, shapes: Shapes) -> int:
     last_use |= {value.name: len(model.graph.node) for value in model.graph.output}
     source = model.graph.input[0].name
     alive = {source: math.prod(shapes[source])}
-    peak = 0
+    total = peak = alive[source]
     for index, node in enumerate(model.graph.node):
         born = {name: math.prod(shapes[name]) for name in node.output if name in shapes and name in last_use}
         dying = [name for name in set(node.input) if last_use.get(name) == index and name in alive]
         in_place = node.op_type in _WRITES_IN_PLACE and bool(dying)
-        if in_place:
-            for name in dying:
-                del alive[name]
+        total += sum(born.values()) - (sum(alive[name] for name in dying) if in_place else 0)
+        peak = max(peak, total)
+        total -= 0 if in_place else sum(alive[name] for name in dying)
+        for name in dying:
+            del alive[name]
         alive |= born
-        peak = max(peak, sum(alive.values()))
-        if not in_place:
-            for name in dying:
-                del alive[name]
     return peak
 
 

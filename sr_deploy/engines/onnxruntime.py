@@ -122,7 +122,7 @@ def open_session(graph: bytes, providers: list[Provider], *, precision: Arithmet
     if precision == "bf16":
         raise EngineError("onnxruntime computes in fp32 or fp16, not in bf16; use --precision fp32 or the openvino backend")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERROR
+    options.log_severity_level = _FATAL  # what fails is raised, and told once
     onnxruntime.set_default_logger_severity(_ERROR)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:

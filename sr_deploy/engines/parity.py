@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ MAX_LSB: dict[str, float] = {"fp32": 0.5, "pixels": 1.0}
 MIN_PSNR: dict[str, float] = {"fp32": 90.0, "fp16": 50.0, "bf16": 40.0}
 """Half a step alone lets TF32 pass for fp32: measured networks are above 120 dB in fp32, and at 54 to 84 dB in TF32."""
 
+_LARGEST_PROBES = 256 << 20
 _BORDER = 4
 """Width of the border ring in LR pixels."""
 
@@ -78,11 +80,17 @@ def verify(bundle: Bundle, *, backend: str | None = None) -> tuple[Link, ...]:
     Without `backend`, all that load here. Each backend runs the portable graphs and their pixel forms, and planes forms where
     frames take them, in every precision that it computes natively.
 
-    Raises: BackendUnavailableError, BundleError when the bundle carries no probe.
+    Raises: BackendUnavailableError, BundleError when the bundle carries no probe, or nothing of it runs here.
     """
     names = [select_backend(backend).name] if backend else list(available_backends())
     check = _verify_parts if bundle.card.masked else _verify_backend
-    return tuple(link for name in names for link in check(bundle, name))
+    try:
+        links = tuple(link for name in names for link in check(bundle, name))
+    except (ValueError, IndexError, TypeError) as exc:
+        raise BundleError(f"{bundle.folder}: its probe does not fit its graphs ({exc}); export the bundle again") from exc
+    if not links:
+        raise BundleError(f"{bundle.folder}: nothing to compare, no graph of it runs on {', '.join(names)}; export it again")
+    return links
 
 
 def _verify_backend(bundle: Bundle, backend: str) -> Iterator[Link]:
@@ -144,19 +152,41 @@ def read_probes(bundle: Bundle) -> dict[str, tuple[Array, Array]]:
 
     Raises: BundleError.
     """
-    return {name: (arrays["input"], arrays["output"]) for name, arrays in _stored(bundle, ("input", "output")).items()}
+    probes = {name: (arrays["input"], arrays["output"]) for name, arrays in _stored(bundle, ("input", "output")).items()}
+    for name, (image, output) in probes.items():
+        _check_probe(bundle, name, image, output)
+    return probes
+
+
+def _check_probe(bundle: Bundle, name: str, image: Array, output: Array) -> None:
+    """Raises: BundleError for arrays that are no image and its upscaled one."""
+    card = bundle.card
+    fits = image.ndim == 4 and image.shape[1] == card.channels and image.size > 0
+    wanted = (*image.shape[:2], *(side * card.scale for side in image.shape[2:]))
+    sane = all(array.dtype == np.float32 and bool(np.isfinite(array).all()) for array in (image, output))
+    if not (fits and sane and output.shape == wanted and image.min() >= 0 and image.max() <= 1):
+        raise BundleError(
+            f"{bundle.folder / PROBE_FILE}: '{name}' is {list(image.shape)} {image.dtype} with {list(output.shape)}, expected "
+            f"an image in [0, 1] of {card.channels} channels and what x{card.scale} makes of it; export the bundle again"
+        )
 
 
 def _stored(bundle: Bundle, kinds: tuple[str, ...]) -> dict[str, dict[str, Array]]:
     path = bundle.folder / PROBE_FILE
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _LARGEST_PROBES:
+                raise ValueError("far larger than what an export writes")
         with np.load(path) as arrays:
             names = sorted({key.rsplit(".", 1)[0] for key in arrays.files})
-            return {name: {kind: arrays[f"{name}.{kind}"] for kind in kinds} for name in names}
-    except (OSError, KeyError, ValueError) as exc:
+            stored = {name: {kind: arrays[f"{name}.{kind}"] for kind in kinds} for name in names}
+    except Exception as exc:  # a damaged archive makes zipfile and numpy raise anything
         raise BundleError(
             f"{path}: cannot be read ({exc}); only a bundle made by `sr-deploy export` can verify itself"
         ) from exc
+    if not stored:
+        raise BundleError(f"{path}: holds no probe, so there is nothing to compare; export the bundle again")
+    return stored
 
 
 def _to_bytes(image: Array) -> Array:

@@ -51,7 +51,7 @@ def to_pixel_form(model: ModelProto, *, cast_last: bool = False, split_head: boo
 
     Raises: EngineError when the graph has not one float input and one output of four dimensions.
     """
-    model = _modern(model)
+    model = modern(model)
     source, _ = image_ports(model)
     form = _quantized(model, cast_last=cast_last)
     graph = form.graph
@@ -71,7 +71,7 @@ def to_refine_form(model: ModelProto, *, cast_last: bool = False) -> ModelProto:
 
     Raises: EngineError, as `to_pixel_form`.
     """
-    return _quantized(_modern(model), cast_last=cast_last)
+    return _quantized(modern(model), cast_last=cast_last)
 
 
 def load_pixel_form(bundle: Bundle, arithmetic: Arithmetic, part: Part = "", *, cast_last: bool = False) -> ModelProto:
@@ -98,7 +98,7 @@ def with_health(model: ModelProto) -> ModelProto:
 
     Raises: EngineError, as `to_pixel_form`.
     """
-    model = _modern(model)
+    model = modern(model)
     _, target = image_ports(model)
     tail = Tail.of(model)
     form = ModelProto()
@@ -266,7 +266,7 @@ def _constants(float_type: int, channels: int, upscale: int) -> list[TensorProto
     ]
 
 
-def _modern(model: ModelProto) -> ModelProto:
+def modern(model: ModelProto) -> ModelProto:
     """The same graph in an opset that has the operators used here.
 
     Raises: EngineError.

@@ -28,9 +28,9 @@ from sr_deploy.bundle import (
 )
 from sr_deploy.engines.facts import graph_facts
 from sr_deploy.errors import UnknownArchitectureError
-from sr_deploy.export import foreign
+from sr_deploy.export import foreign, program, spandrel
 from sr_deploy.export.activations import Activations, measure_ranges
-from sr_deploy.export.certify import ImageFunction, certify, run_graph, run_original, write_probes
+from sr_deploy.export.certify import ImageFunction, as_function, certify, run_graph, run_original, write_probes
 from sr_deploy.export.masked import (
     all_patches,
     certify_masked,
@@ -44,7 +44,7 @@ from sr_deploy.export.probes import noise_probes, parity_probes, range_probes
 from sr_deploy.export.recipe import Recipe, check_recipe, read_recipe, recipe_of
 from sr_deploy.export.report import write_report
 from sr_deploy.export.staging import check_target, staged
-from sr_deploy.export.subject import Request, Subject, as_function, subject_of
+from sr_deploy.export.subject import Request, Subject, subject_of
 from sr_deploy.export.trace import OPSET, trace, trace_parts
 
 __all__ = ["Recipe", "export_bundle", "read_recipe"]
@@ -62,6 +62,7 @@ def export_bundle(
     dense_bsconv: bool = False,
     merge_parallel: bool = False,
     anyway: bool = False,
+    trust: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Bundle:
@@ -81,6 +82,7 @@ def export_bundle(
     dense_bsconv: make every BSConv one dense 3x3, an exact fold.
     merge_parallel: make one 5x5 of MSRN's parallel 3x3 and 5x5, an exact fold.
     anyway: export a network even if it is far worse than bicubic.
+    trust: load a torch.export program, which can run code that is in it.
     overwrite: replace a bundle that is there.
     progress: called with a line about each step.
 
@@ -96,9 +98,9 @@ def export_bundle(
         say(f"{checkpoint.name} is published: recipe '{chosen.name}' applies, license {chosen.license}")
     settings = {"value_range": chosen.value_range, **chosen.variant} if chosen else {}
     flags = ({} if value_range is None else {"value_range": float(value_range)}) | dict(variant or {})
-    request = Request({**settings, **flags}, bool(flags), dense_bsconv, merge_parallel, anyway)
+    request = Request({**settings, **flags}, bool(flags), dense_bsconv, merge_parallel, anyway, trust)
     say(f"reading {checkpoint.name}")
-    subject = _subject(checkpoint, request, architecture or (chosen.architecture if chosen else None))
+    subject = _subject(checkpoint, request, architecture or (chosen.architecture if chosen else None), say)
     source = _source(checkpoint, chosen)
     graphs = _graphs(subject, name, source, say)
     say("certifying")
@@ -122,18 +124,21 @@ def _recipe(checkpoint: Path, given: str | Path | None) -> Recipe | None:
     return recipe_of(checkpoint)
 
 
-def _subject(checkpoint: Path, request: Request, architecture: str | None) -> Subject:
+def _subject(checkpoint: Path, request: Request, architecture: str | None, say: Callable[[str], None]) -> Subject:
     where = checkpoint.name
-    if checkpoint.suffix == ".onnx":
+    if checkpoint.suffix.lower() == ".onnx":
         return foreign.from_onnx(checkpoint, request)
-    if checkpoint.suffix == ".pt2":
-        return foreign.from_program(checkpoint, request)
+    if checkpoint.suffix.lower() == ".pt2":
+        return program.from_program(checkpoint, request)
     try:
         loaded = load_checkpoint(checkpoint, architecture=architecture)
     except UnknownArchitectureError as exc:
         if architecture is not None:
             raise
-        return foreign.from_spandrel(checkpoint, request, unknown=exc)
+        return spandrel.from_spandrel(checkpoint, request, unknown=exc)
+    if left := loaded.checkpoint.left:
+        taken, others = loaded.checkpoint.wrapper, ", ".join(f"'{name}'" for name in left)
+        say(f"{where}: takes the weights under '{taken}', not those under {others}")
     return subject_of(loaded, request, where=where)
 
 

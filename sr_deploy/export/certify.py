@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from onnx import ModelProto
+from torch import nn
 
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import PROBE_FILE, Link, Precision
@@ -18,6 +20,16 @@ ImageFunction = Callable[[Array], Array]
 """(1, C, H, W) float32 in [0, 1] -> (1, C, sH, sW) float32, about [0, 1]."""
 
 ORIGINAL, REPARAMETERIZED = "original", "reparameterized"
+
+
+def as_function(module: nn.Module) -> ImageFunction:
+    """A torch module as a function of NumPy arrays."""
+
+    def run(probe: Array) -> Array:
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(probe)).numpy())
+
+    return run
 
 
 def run_original(original: ImageFunction, probes: Mapping[str, Array]) -> dict[str, Array]:

@@ -7,22 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import nn
 
 from sr_deploy.arrays import Array
-from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import Detection, Hypothesis
+from sr_deploy.engines.probe_picture import (
+    MARGIN,
+    WORST,
+    as_input,
+    as_pixels,
+    degrade,
+    gain,
+    measure,
+    measure_bicubic,
+    probe_picture,
+)
 from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
-from sr_deploy.export.probes import as_input, degrade, probe_picture
-from sr_deploy.metrics import psnr_y
-
-MARGIN = 0.3
-"""dB between the best reading and the next. Over the published checkpoints a wrong reading loses 1.2 dB and more."""
-
-WORST = 3.0
-"""dB below bicubic that no reading may be beyond. Restorers of real pictures stay within; a wrong forward was 16 dB below."""
+from sr_deploy.export.certify import as_function
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def choose(
     candidates: Sequence[Candidate],
     *,
     requested: dict[str, Any],
-    decided_by: Literal["recipe", "flag"] = "flag",
+    decided_by: Literal["checkpoint", "recipe", "flag"] = "flag",
     size_multiple: int = 1,
     anyway: bool = False,
     where: str,
@@ -83,34 +84,15 @@ def choose(
     return Choice(index, detection)
 
 
-def gain(hypothesis: Hypothesis) -> float:
-    """dB over bicubic at the same scale."""
-    return hypothesis.psnr - (hypothesis.bicubic or 0.0)
-
-
 def _measured(candidate: Candidate, size_multiple: int) -> Hypothesis:
     hr, lr = degrade(probe_picture(), candidate.scale, size_multiple=size_multiple)
-    psnr = measure(candidate.reference(), hr, lr, channels=candidate.channels)
-    bicubic = psnr_y(hr, imresize(lr, *hr.shape[:2]), border=candidate.scale)
-    return Hypothesis(candidate.assumes, round(psnr, 4), round(bicubic, 4))
-
-
-def measure(module: nn.Module, hr: Array, lr: Array, *, channels: int) -> float:
-    """PSNR of Y in dB of the module's 8-bit output against `hr`, (H, W, 3) uint8 RGB; 0 when it is not finite."""
-    output = upscale(module, lr, channels=channels)
-    if output is None:
-        return 0.0
-    return psnr_y(hr, output, border=hr.shape[0] // lr.shape[0])
+    psnr = measure(as_function(candidate.reference()), hr, lr, channels=candidate.channels)
+    return Hypothesis(candidate.assumes, round(psnr, 4), round(measure_bicubic(hr, lr), 4))
 
 
 def upscale(module: nn.Module, lr: Array, *, channels: int) -> Array | None:
     """8-bit output of a module, (H, W, 3) RGB or (H, W) Y; None when it has a NaN or an Inf."""
-    with torch.inference_mode():
-        output = module(torch.from_numpy(as_input(lr, channels))).numpy()
-    if not np.isfinite(output).all():
-        return None
-    pixels = np.clip(np.round(output[0] * 255), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))
+    return as_pixels(as_function(module)(as_input(lr, channels)))
 
 
 def _fits(candidate: Candidate, requested: dict[str, Any]) -> bool:

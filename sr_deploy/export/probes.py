@@ -3,40 +3,14 @@
 from __future__ import annotations
 
 import math
-from importlib import resources
 
 import numpy as np
 
 from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
-from sr_deploy.errors import ExportError
-from sr_deploy.metrics import luma
+from sr_deploy.engines.probe_picture import as_input, degrade, probe_picture
 
-
-def probe_picture() -> Array:
-    """The picture whose HR is known: (240, 240, 3) uint8 RGB, drawn by benchmarks/make_probe_picture.py."""
-    import cv2
-
-    data = resources.files("sr_deploy.export").joinpath("probe_picture.png").read_bytes()
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if picture is None:
-        raise ExportError("sr_deploy/export/probe_picture.png cannot be decoded; reinstall sr-deploy")
-    return np.asarray(picture, np.uint8)
-
-
-def degrade(picture: Array, scale: int, *, size_multiple: int = 1) -> tuple[Array, Array]:
-    """The HR crop of `picture` that `scale` divides, and its LR: bicubic with antialiasing, both uint8 RGB."""
-    step = scale * size_multiple
-    height, width = (size // step * step for size in picture.shape[:2])
-    hr = picture[:height, :width]
-    return hr, imresize(hr, height // scale, width // scale)
-
-
-def as_input(rgb: Array, channels: int) -> Array:
-    """What a graph is fed: (H, W, 3) uint8 RGB -> (1, channels, H, W) float32 in [0, 1]; one channel is Y, rounded to 8 bit."""
-    if channels == 1:
-        return (np.round(luma(rgb))[None, None] / 255).astype(np.float32)
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
+__all__ = ["as_input", "degrade", "noise_probes", "parity_probes", "probe_picture", "range_probes"]
 
 
 def parity_probes(channels: int, *, min_size: int = 1, size_multiple: int = 1) -> dict[str, Array]:

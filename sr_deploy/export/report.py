@@ -14,10 +14,11 @@ import onnx
 from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import REPORT_FILE, Bundle, Hypothesis, Link, ModelCard, Part
+from sr_deploy.engines.probe_picture import gain
 from sr_deploy.export.activations import Activations
 from sr_deploy.export.certify import ImageFunction
 from sr_deploy.export.charts import Layer, activation_chart, linear_bar, log_bar
-from sr_deploy.export.hypothesis import describe, gain
+from sr_deploy.export.hypothesis import describe
 from sr_deploy.export.precision import LARGEST_ALLOWED, HalfPrecision
 from sr_deploy.export.probes import as_input, degrade, probe_picture
 from sr_deploy.metrics import luma, psnr_y
@@ -176,6 +177,7 @@ def _readings(card: ModelCard) -> str:
     rows = "".join(_reading_row(item, high, item is best) for item in detection.hypotheses)
     how = {
         "structure": "The weights allow only one function.",
+        "checkpoint": "The checkpoint says so itself.",
         "measurement": f"Decided by measurement, with a lead of {detection.margin or 0:.2f} dB over the next reading.",
         "recipe": "Decided by the recipe.",
         "flag": "Decided by the caller.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,19 +16,27 @@ from sr_deploy.architectures.mga import MaskGuided, Parts, reference_parts
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import Detection
 from sr_deploy.engines.parity import Look, Refine
-from sr_deploy.export.certify import ImageFunction
+from sr_deploy.errors import ExportError
+from sr_deploy.export.certify import ImageFunction, as_function
 from sr_deploy.export.hypothesis import Candidate, choose
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller wants beyond the file: settings by recipe or flag, optional folds, and whether nonsense goes through."""
+    """What the caller wants beyond the file: settings by recipe or flag, optional folds, whether nonsense goes through, and
+    whether a file is trusted that can run code."""
 
     settings: dict[str, Any]
     by_flag: bool
     dense_bsconv: bool = False
     merge_parallel: bool = False
     anyway: bool = False
+    trust: bool = False
+
+    @property
+    def decided_by(self) -> Literal["recipe", "flag"]:
+        """Who settled what is settled."""
+        return "flag" if self.by_flag else "recipe"
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,28 @@ class Subject:
     masked: MaskedSubject | None = None
 
 
-def as_function(module: nn.Module) -> ImageFunction:
-    """A torch module as a function of NumPy arrays."""
+PROBE = 64
+"""Side of the picture by which a foreign network's scale is found."""
 
-    def run(probe: Array) -> Array:
-        with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(probe)).numpy())
 
-    return run
+def channels_of(inputs: int, outputs: int, *, where: str) -> int:
+    """Colors of a foreign network.
+
+    Raises: ExportError unless they are RGB or Y on both sides.
+    """
+    if inputs != outputs or inputs not in (1, 3):
+        raise ExportError(f"{where}: takes {inputs} channels and gives {outputs}, expected RGB (3) or Y (1) on both sides")
+    return inputs
+
+
+def scale_of(shape: tuple[int, ...], channels: int, *, where: str) -> int:
+    """Scale of a foreign network that makes `shape` of (1, channels, PROBE, PROBE).
+
+    Raises: ExportError when it is no whole number.
+    """
+    if len(shape) != 4 or shape[1] != channels or shape[2] != shape[3] or shape[2] % PROBE or not shape[2]:
+        raise ExportError(f"{where}: makes {shape} of (1, {channels}, {PROBE}, {PROBE}), expected a whole-numbered scale")
+    return shape[2] // PROBE
 
 
 def as_functions(parts: Parts) -> tuple[Look, Refine]:
@@ -91,10 +113,11 @@ def subject_of(loaded: LoadedCheckpoint, request: Request, *, where: str) -> Sub
 
     Raises: UsageError, ExportError, AmbiguousCheckpointError.
     """
+    carried = _carried(loaded)
     choice = choose(
         [_candidate(loaded, reading) for reading in loaded.readings],
-        requested=request.settings,
-        decided_by="flag" if request.by_flag else "recipe",
+        requested=carried | request.settings,
+        decided_by=request.decided_by if request.settings else "checkpoint",
         size_multiple=loaded.architecture.size_multiple,
         anyway=request.anyway,
         where=where,
@@ -118,6 +141,16 @@ def subject_of(loaded: LoadedCheckpoint, request: Request, *, where: str) -> Sub
         size_multiple=loaded.architecture.size_multiple,
         masked=_masked(network, reading, equal.module) if loaded.architecture.mask_guided else None,
     )
+
+
+def _carried(loaded: LoadedCheckpoint) -> dict[str, Any]:
+    """What the weights leave open and the checkpoint says beside them, as those of our own training do."""
+    settings = loaded.checkpoint.settings
+    return {
+        name: settings[name]
+        for name in loaded.readings[0].assumes
+        if any(reading.assumes[name] == settings.get(name) for reading in loaded.readings)
+    }
 
 
 def _masked(network: Network, reading: Reading, equal: nn.Module) -> MaskedSubject:

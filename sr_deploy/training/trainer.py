@@ -11,6 +11,7 @@ from time import perf_counter
 
 import torch
 
+from sr_deploy.architectures.checkpoint import TRAINED_AS
 from sr_deploy.errors import CancelledError, UnhealthyOutputError
 from sr_deploy.training.curve import as_csv, as_png
 from sr_deploy.training.job import TrainingJob, prepare
@@ -128,9 +129,15 @@ class TrainingRun:
         average.load_state_dict(self._average.state_dict())
         sample = as_tensor(job.validation[0].lr[None], torch.device("cpu"))
         merged, difference = merged_state(average, job.config, job.architecture, sample)
-        save_weights(output / TRAINING_FORM, {"params": average.state_dict()})
-        save_weights(output / CHECKPOINT, {"params": merged})
+        told = {TRAINED_AS: _untold(job)}
+        save_weights(output / TRAINING_FORM, {"params": average.state_dict(), **told})
+        save_weights(output / CHECKPOINT, {"params": merged, **told})
         last = self._log[-1]
+        if last.psnr_y <= job.bicubic.psnr_y:
+            self._say(
+                f"warning: the trained network has {last.psnr_y:.2f} dB on the validation photos, plain bicubic upscaling has "
+                f"{job.bicubic.psnr_y:.2f}; train for longer, or on other photos"
+            )
         trained = Trained(
             checkpoint=output / CHECKPOINT,
             training_form=output / TRAINING_FORM,
@@ -229,6 +236,15 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _untold(job: TrainingJob) -> dict[str, object]:
+    """What the trained weights do not tell of their network."""
+    configs = [asdict(config) for config in job.architecture.variants(job.config)]
+    own = asdict(job.config)
+    return {"value_range": job.architecture.value_range} | {
+        name: value for name, value in own.items() if any(config[name] != value for config in configs)
+    }
 
 
 def _facts(trained: Trained, job: TrainingJob) -> bytes:

@@ -69,6 +69,72 @@ def test_prefixes(tmp_path: Path, prefix: str) -> None:
     _assert_state(_save(tmp_path, _prefixed(prefix)))
 
 
+@pytest.mark.parametrize(
+    ("averaged", "plain"),
+    [
+        ("params-ema", "params"),
+        ("ema_state_dict", "state_dict"),
+        ("state_dict_ema", "state_dict"),
+        ("model_ema", "model"),
+        ("generator_ema", "generator"),
+        ("netG_ema", "netG"),
+        ("g_ema", "g"),
+        ("ema", "model"),
+        ("swa_model", "model"),
+        ("EMA", "net"),
+    ],
+)
+@pytest.mark.parametrize("plain_first", [False, True])
+def test_averaged_weights_are_known_by_their_usual_names(tmp_path: Path, averaged: str, plain: str, plain_first: bool) -> None:
+    zeros = {key: torch.zeros_like(value) for key, value in STATE.items()}
+    content = {plain: zeros, averaged: STATE} if plain_first else {averaged: STATE, plain: zeros}
+    path = _save(tmp_path, content)
+    _assert_state(path, averaged)
+    assert read_checkpoint(path).left == (plain,)
+
+
+def test_an_average_without_names_is_not_taken(tmp_path: Path) -> None:
+    """torch_ema keeps a list; the plain weights are the ones that can be used."""
+    content = {"ema": {"decay": 0.999, "shadow_params": list(STATE.values())}, "model": STATE}
+    _assert_state(_save(tmp_path, content), "model")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "others", "left"),
+    [
+        ("net_g.", {"net_d.conv.weight": torch.zeros(1)}, ("net_d",)),
+        ("netG.", {"netD.conv.weight": torch.zeros(1)}, ("netD",)),
+        ("generator.", {"discriminator.a": torch.zeros(1), "perceptual_loss.vgg.b": torch.zeros(1)}, None),
+        ("generator_ema.", {"generator.conv.bias": torch.zeros(2), "step_counter": torch.zeros(1)}, None),
+        ("module.", {"n_averaged": torch.tensor(3)}, ("n_averaged",)),
+        ("module.model.", {"n_averaged": torch.tensor(3)}, ("n_averaged",)),
+        ("ema_model.module.", {"online_model.conv.bias": torch.zeros(2), "initted": torch.tensor(True)}, None),
+    ],
+)
+def test_the_network_in_the_state_dict_of_its_trainer(
+    tmp_path: Path, prefix: str, others: dict[str, Tensor], left: tuple[str, ...] | None
+) -> None:
+    path = _save(tmp_path, {"state_dict": {**others, **_prefixed(prefix)}})
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.state.keys() == STATE.keys()
+    assert all(torch.equal(checkpoint.state[key], STATE[key]) for key in STATE)
+    assert left is None or checkpoint.left == left
+
+
+@pytest.mark.parametrize(
+    ("file", "wrapper", "left"),
+    [
+        ("ck_params_and_params-ema.pth", "params-ema", ("params",)),
+        ("ck_state_dict_and_ema.pth", "ema_state_dict", ("state_dict",)),
+        ("ck_netg_netd.pth", "net_g", ("net_d",)),
+    ],
+)
+def test_wrappers_that_were_read_wrong(shared: Path, file: str, wrapper: str, left: tuple[str, ...]) -> None:
+    checkpoint = read_checkpoint(shared / "faults" / file)
+    assert (checkpoint.wrapper, checkpoint.left) == (wrapper, left)
+    assert "backbone.0.0.weight" in checkpoint.state
+
+
 def test_prefix_of_some_keys_stays(tmp_path: Path) -> None:
     path = _save(tmp_path, {"module.a": torch.ones(1), "b": torch.ones(1)})
     assert list(read_checkpoint(path).state) == ["module.a", "b"]
@@ -228,6 +294,77 @@ def test_other_files(tmp_path: Path, name: str, content: bytes, reason: str) -> 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=reason):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [("expand_8G.pth", "its tensors claim 8192 MiB"), ("selfref.pth", "holds itself under 'state_dict'")],
+)
+def test_claims_are_refused_before_they_cost_memory(shared: Path, file: str, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        read_checkpoint(shared / "faults" / file)
+
+
+def test_many_views_of_one_storage_are_counted(tmp_path: Path) -> None:
+    once = torch.ones(1 << 20)
+    path = _save(tmp_path, {f"w{index}": once.expand(40, -1) for index in range(3)})
+    with pytest.raises(CheckpointError, match="its tensors claim 480 MiB, but it holds 4096 KiB"):
+        read_checkpoint(path)
+
+
+def test_a_small_expanded_tensor_is_fine(tmp_path: Path) -> None:
+    path = _save(tmp_path, {"mean": torch.tensor([0.5]).expand(1, 3, 1, 1)})
+    assert read_checkpoint(path).state["mean"].shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["bomb.pth", "bomb.pt"])
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(70 << 20))
+    with pytest.raises(CheckpointError, match="that unpack to 70 MiB"):
+        read_checkpoint(tmp_path / name)
+
+
+def test_wrappers_that_hold_each_other_many_times(tmp_path: Path) -> None:
+    """Read naively, the way down doubles at every step."""
+    inner: dict[str, Any] = {"x": 1}
+    for _ in range(40):
+        inner = {"a": inner, "b": inner}
+    with pytest.raises(CheckpointError, match="no weights found"):
+        read_checkpoint(_save(tmp_path, {"model": inner}))
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_storages_that_claim_more_than_there_is(tmp_path: Path, modern: bool) -> None:
+    path = _save(tmp_path, {"a": torch.ones(77)}, _use_new_zipfile_serialization=modern)
+    content = path.read_bytes()
+    assert content.count(b"K\x4d") >= 1
+    path.write_bytes(content.replace(b"K\x4d", b"K\xff"))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": torch.empty(3, device="meta")},
+        {"a": torch.ones(2, dtype=torch.complex64), 3: 4, "b": "c"},
+    ],
+)
+def test_tensors_that_are_no_weights(tmp_path: Path, content: Any) -> None:
+    try:
+        state = read_checkpoint(_save(tmp_path, content)).state
+    except CheckpointError:
+        return
+    assert all(isinstance(tensor, Tensor) and not tensor.is_meta for tensor in state.values())
+
+
+def test_a_photo_is_told_for_what_it_is(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"not a network, but a PNG picture; `sr-deploy upscale` takes it"):
+        read_checkpoint(shared / "faults" / "dpi300.png")
+    (tmp_path / "net.pth").write_bytes((shared / "faults" / "exif6_thumb.jpg").read_bytes())
+    with pytest.raises(CheckpointError, match="a JPEG picture"):
+        read_checkpoint(tmp_path / "net.pth")
 
 
 def test_a_zip_directory_of_nonsense_is_our_error(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sr_deploy.architectures import REGISTRY, detect, load_checkpoint
 from sr_deploy.architectures.compact import Activation, Compact, CompactConfig
 from sr_deploy.architectures.ecbsr import ECBSR, ECBSRConfig
 from sr_deploy.errors import MissingDependencyError, UnknownArchitectureError
-from sr_deploy.export.foreign import import_spandrel
+from sr_deploy.export.spandrel import import_spandrel
 
 Randomize = Callable[[nn.Module], nn.Module]
 ACT_TYPES: dict[Activation, str] = {"prelu": "prelu", "relu": "relu", "lrelu": "leakyrelu"}

@@ -48,6 +48,7 @@ def test_the_folder_on_stdout_and_progress_on_stderr(invoke: Invoke, calls: list
         "dense_bsconv": False,
         "merge_parallel": False,
         "anyway": False,
+        "trust": False,
         "overwrite": False,
     }
     assert json.loads(invoke("export", "net.pth", "--json").stdout)["card"]["name"] == "double"
@@ -60,7 +61,7 @@ def test_a_warning_is_one_line(invoke: Invoke) -> None:
 
 
 def test_options(invoke: Invoke, calls: list[dict[str, Any]]) -> None:
-    flags = ["--dense-bsconv", "--merge-parallel", "--anyway", "--overwrite"]
+    flags = ["--dense-bsconv", "--merge-parallel", "--anyway", "--trust", "--overwrite"]
     named = ["-o", "out", "--name", "mine", "--recipe", "a.toml", "--value-range", "255", "--architecture", "rfdn"]
     variants = ["--variant", "identity=true", "--variant", "blocks=4", "--variant", "form=plain", "--variant", "gain=0.5"]
     assert invoke("export", "net.pth", *flags, *named, *variants).exit_code == 0
@@ -75,6 +76,7 @@ def test_options(invoke: Invoke, calls: list[dict[str, Any]]) -> None:
         "dense_bsconv": True,
         "merge_parallel": True,
         "anyway": True,
+        "trust": True,
         "overwrite": True,
     }
 

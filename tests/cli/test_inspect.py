@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +65,30 @@ def test_a_checkpoint(invoke: Invoke, tmp_path: Path) -> None:
     document = json.loads(invoke("inspect", tmp_path / "net.pth", "--json").stdout)
     assert (document["architecture"], document["found_in"]) == ("rlfn", "params")
     assert {reading["value_range"] for reading in document["readings"]} == {1.0, 255.0}
+
+
+def test_what_spandrel_knows_is_told_as_export_takes_it(invoke: Invoke, shared: Path) -> None:
+    pytest.importorskip("einops")
+    path = shared / "checkpoints" / "sudo_UltraCompact_2x_1.121.175_G.pth"
+    document = json.loads(invoke("inspect", path, "--json").stdout)
+    assert (document["kind"], document["architecture"], document["config"]["scale"]) == ("checkpoint", "Compact", 2)
+    assert "known by spandrel" in invoke("inspect", path).stdout
+
+
+def test_a_program_is_told_and_not_loaded(invoke: Invoke, shared: Path) -> None:
+    result = invoke("inspect", shared / "faults" / "evil.pt2")
+    assert (result.exit_code, "would call posix.system" in result.stderr) == (1, True)
+    assert not Path("pwned_by_pt2").exists()
+
+
+@pytest.mark.parametrize("command", ["inspect", "export"])
+def test_a_photo_is_told_before_torch_is_asked_for(command: str, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.pth"
+    photo.write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(40))
+    code = "import sys; sys.modules['torch'] = None; from sr_deploy.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, command, photo], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {photo}: not a network, but a JPEG picture; `sr-deploy upscale` takes it\n"
 
 
 @pytest.mark.parametrize(

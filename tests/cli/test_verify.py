@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import Result
 
 from sr_deploy.bundle import PROBE_FILE, Link
@@ -42,6 +43,51 @@ def test_without_a_probe(invoke: Invoke, bundle: Path) -> None:
     assert (result.exit_code, "can verify itself" in result.stderr) == (1, True)
     assert invoke("verify", bundle, "--backend", "abacus").exit_code == 2
     assert invoke("verify", bundle, "--backend", "tensorrt-rtx").exit_code == 3
+
+
+def test_nothing_to_compare_is_an_error(invoke: Invoke, bundle: Path, shared: Path) -> None:
+    result = invoke("verify", shared / "faults" / "verify_empty", "--json")
+    assert (result.exit_code, "holds no probe, so there is nothing to compare" in result.stderr) == (1, True)
+    assert "passed" not in json.loads(result.stdout)
+    shutil.copytree(bundle, "other")
+    card = json.loads(Path("other/card.json").read_text(encoding="utf-8"))
+    card["graphs"] = {}
+    Path("other/card.json").write_text(json.dumps(card), encoding="utf-8")
+    result = invoke("verify", "other")
+    assert (result.exit_code, "nothing to compare" in result.stderr) == (1, True)
+
+
+IMAGE, LARGE = np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 3, 8, 8), np.float32)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"a.input": IMAGE, "a.output": IMAGE},
+        {"a.input": IMAGE[:, :1], "a.output": LARGE[:, :1]},
+        {"a.input": IMAGE + 2, "a.output": LARGE},
+        {"a.input": IMAGE + np.nan, "a.output": LARGE},
+        {"a.input": IMAGE, "a.output": LARGE + np.inf},
+        {"a.input": IMAGE.astype(np.int64), "a.output": LARGE},
+        {"a.input": IMAGE[:, :, :0], "a.output": LARGE[:, :, :0]},
+        {"a.input": IMAGE},
+        {"a": IMAGE},
+    ],
+)
+def test_probes_that_cannot_be_are_one_line(invoke: Invoke, bundle: Path, arrays: dict[str, np.ndarray]) -> None:
+    shutil.copytree(bundle, "other")
+    np.savez(Path("other", PROBE_FILE), **arrays)
+    result = invoke("verify", "other", "--backend", "onnxruntime")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: other/probe.npz: ") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("contents", [b"", b"PK\x05\x06" + bytes(18), b"nonsense", b"\x93NUMPY\x01\0"])
+def test_probes_that_are_no_archive(invoke: Invoke, bundle: Path, contents: bytes) -> None:
+    shutil.copytree(bundle, "other")
+    Path("other", PROBE_FILE).write_bytes(contents)
+    result = invoke("verify", "other", "--backend", "onnxruntime")
+    assert (result.exit_code, "internal error" in result.stderr) == (1, False)
 
 
 def test_the_table_shows_the_worst_probe_of_each_step(capsys: object) -> None:

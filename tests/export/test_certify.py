@@ -9,10 +9,9 @@ from sr_deploy.bundle import PROBE_FILE
 from sr_deploy.engines import available_backends, select_backend
 from sr_deploy.errors import CertificationError
 from sr_deploy.export.activations import measure_activations
-from sr_deploy.export.certify import certify, run_original, write_probes
+from sr_deploy.export.certify import as_function, certify, run_original, write_probes
 from sr_deploy.export.precision import to_fp16
 from sr_deploy.export.probes import parity_probes
-from sr_deploy.export.subject import as_function
 from sr_deploy.export.trace import trace
 from tests.export.conftest import Tiny
 

@@ -12,7 +12,7 @@ import sr_deploy.export as export_module
 from sr_deploy.bundle import CARD_FILE, GRAPH_METADATA_KEY, PROBE_FILE, REPORT_FILE, Bundle, ModelCard
 from sr_deploy.errors import CertificationError, CheckpointError, ExportError, UnknownArchitectureError, UsageError
 from sr_deploy.export import export_bundle
-from sr_deploy.export.foreign import SPANDREL_INSTALL
+from sr_deploy.export.spandrel import SPANDREL_INSTALL
 
 FAMILIES = [
     ("RFDN_AIM.pth", "rfdn_aim_x4"),

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from sr_deploy.architectures import load_checkpoint
+from sr_deploy.engines.probe_picture import MARGIN, gain
 from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
-from sr_deploy.export.hypothesis import MARGIN, Candidate, choose, describe, gain
+from sr_deploy.export.hypothesis import Candidate, choose, describe
 from sr_deploy.export.subject import Request, subject_of
 
 DECIDED = [

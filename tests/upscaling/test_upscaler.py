@@ -11,6 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from sr_deploy import Upscaler
+from sr_deploy.bundle import GRAPH_METADATA_KEY, ModelCard
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.errors import BackendUnavailableError, OutOfMemoryError, UnhealthyOutputError, UsageError
 from sr_deploy.pictures.image import Metadata, Picture
@@ -239,7 +240,9 @@ def test_what_fails_in_fp32_too_is_an_error_with_the_box_or_bicubic(tmp_path: Pa
 
 @pytest.mark.parametrize("gain", [0.05, 12.0])
 def test_collapse_and_divergence_are_caught_although_every_pixel_is_finite(tmp_path: Path, gain: float) -> None:
-    path = save(image_graph(gain=gain), tmp_path)
+    model = image_graph(gain=gain)
+    onnx.helper.set_model_props(model, {GRAPH_METADATA_KEY: ModelCard("net", "test", 2, 3).to_json()})
+    path = save(model, tmp_path)
     with Upscaler(path) as upscale:
         with pytest.raises(UnhealthyOutputError):
             upscale(PHOTO)

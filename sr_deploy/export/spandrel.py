@@ -1,0 +1,166 @@
+"""Networks that spandrel knows: our own reader reads the weights, spandrel builds the network, another process traces it.
+
+spandrel's modules are made for running, and some of them take the tracing process down with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+import tempfile
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto
+from torch import nn
+
+from sr_deploy.architectures import read_checkpoint
+from sr_deploy.engines.apart import main, run_apart
+from sr_deploy.errors import ExportError, MissingDependencyError, SrDeployError, UnknownArchitectureError
+from sr_deploy.export.certify import as_function
+from sr_deploy.export.hypothesis import Candidate, choose
+from sr_deploy.export.subject import Request, Subject, channels_of
+from sr_deploy.export.trace import trace
+
+SPANDREL_INSTALL = "pip install --no-deps spandrel einops"
+"""Without torchvision: spandrel wants it for two networks that do no SR, and its wheels insist on their own torch."""
+
+_LEAST_PROBE = 64
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that spandrel built, in eval mode, between [0, 1] and about [0, 1]."""
+
+    name: str
+    scale: int
+    channels: int
+    network: nn.Module
+    smallest: int
+    size_multiple: int
+
+
+def find(path: Path, *, unknown: UnknownArchitectureError) -> Found:
+    """The network of a checkpoint, if spandrel knows it.
+
+    Raises: UnknownArchitectureError, `unknown` with a hint, when spandrel is absent or does not know it either; ExportError for
+    one that does not make pictures out of pictures of any size.
+    """
+    try:
+        spandrel = import_spandrel()
+    except MissingDependencyError as exc:
+        raise UnknownArchitectureError(f"{unknown}. spandrel knows some forty more: `{SPANDREL_INSTALL}`") from exc
+    try:
+        found = spandrel.ModelLoader().load_from_state_dict(read_checkpoint(path).state)
+    except SrDeployError:
+        raise
+    except Exception as exc:  # what is nearly a network of its makes spandrel raise anything
+        raise UnknownArchitectureError(f"{unknown}. spandrel {spandrel.__version__} does not know it either") from exc
+    if not isinstance(found, spandrel.ImageModelDescriptor):
+        raise ExportError(f"{path.name}: {found.architecture.name} needs more than a picture; expected an upscaler")
+    needs = found.size_requirements
+    if needs.square:
+        raise ExportError(f"{path.name}: {found.architecture.name} takes square images only; tiles and pictures are not square")
+    return Found(
+        name=found.architecture.id,
+        scale=found.scale,
+        channels=channels_of(found.input_channels, found.output_channels, where=path.name),
+        network=found.model.eval().float(),
+        smallest=max(1, needs.minimum),
+        size_multiple=needs.multiple_of,
+    )
+
+
+def from_spandrel(path: Path, request: Request, *, unknown: UnknownArchitectureError) -> Subject:
+    """The subject of weights that spandrel knows, traced apart.
+
+    Raises: as `find`; ExportError when the network cannot be traced.
+    """
+    found = find(path, unknown=unknown)
+    graph = _trace_apart(path, found)
+    candidate = Candidate(found.scale, found.channels, {"value_range": 1.0}, {}, lambda: found.network)
+    choice = choose(
+        [candidate],
+        requested=request.settings,
+        decided_by=request.decided_by,
+        size_multiple=found.size_multiple,
+        anyway=request.anyway,
+        where=path.name,
+    )
+    return Subject(
+        architecture=found.name,
+        scale=found.scale,
+        channels=found.channels,
+        value_range=1.0,
+        detection=choice.detection,
+        original=as_function(found.network),
+        graph=graph,
+        smallest=found.smallest,
+        size_multiple=found.size_multiple,
+    )
+
+
+def import_spandrel() -> Any:
+    """The spandrel module.
+
+    Raises: MissingDependencyError with the line that installs it.
+    """
+    try:
+        with _torchvision_or_placeholder():
+            return importlib.import_module("spandrel")
+    except ImportError as exc:
+        raise MissingDependencyError(f"spandrel cannot be imported ({exc}); install it with `{SPANDREL_INSTALL}`") from exc
+
+
+@contextlib.contextmanager
+def _torchvision_or_placeholder() -> Iterator[None]:
+    """Without torchvision, stands in for the three names of it that spandrel imports, for LaMa and RestoreFormer only."""
+    if importlib.util.find_spec("torchvision") is not None:
+        yield
+        return
+    parts = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    placeholders = {part: types.ModuleType(part) for part in parts}
+    for name in ("InterpolationMode", "rotate", "normalize"):
+        setattr(placeholders[parts[-1]], name, None)
+    sys.modules.update(placeholders)
+    try:
+        yield
+    finally:
+        for part in parts:
+            sys.modules.pop(part, None)
+
+
+def _trace_apart(path: Path, found: Found) -> ModelProto:
+    """The network's graph, traced by a process of its own.
+
+    Raises: ExportError with what that process said, or how it died.
+    """
+    with tempfile.TemporaryDirectory(prefix="sr-deploy-") as folder:
+        graph = Path(folder, "network.onnx")
+        reason = run_apart("sr_deploy.export.spandrel", path, graph)
+        if not reason:
+            return onnx.load(graph)
+    raise ExportError(
+        f"{path.name}: spandrel's {found.name} cannot be traced: {reason}. For this network, export it to ONNX in its own "
+        "project and use the .onnx file"
+    )
+
+
+def _trace_here(checkpoint: Path, graph: Path) -> None:
+    found = find(checkpoint, unknown=UnknownArchitectureError(f"{checkpoint}: none of our networks"))
+    side = -(-max(_LEAST_PROBE, found.smallest) // found.size_multiple) * found.size_multiple
+    with torch.inference_mode():
+        found.network(torch.rand(1, found.channels, side, side))
+    traced = trace(found.network, channels=found.channels, size_multiple=found.size_multiple)
+    graph.write_bytes(traced.SerializeToString(deterministic=True))
+
+
+if __name__ == "__main__":
+    main(_trace_here)
