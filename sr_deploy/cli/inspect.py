@@ -86,7 +86,7 @@ def _graph(path: Path, as_json: bool) -> None:
     if as_json:
         print_json({**facts, "network": card.name, "card": card})
     else:
-        print_facts({**facts, "name": card.name, "architecture": card.architecture})
+        print_facts({**facts, "name": card.name, "architecture": card.architecture, "value_range": card.value_range})
 
 
 def _engine(path: Path, as_json: bool) -> None:

@@ -86,6 +86,9 @@ def to_portable(path: Path) -> Portable:
         raise
     except Exception as exc:  # ONNX's own parts raise anything on graphs that are damaged
         reasons.append(first_line(exc))
+    sides = [side for side in dims[1:] if side not in (None, 1, 3)]
+    if len(sides) == 2:
+        raise BundleError(f"{path}: takes {sides[1]}x{sides[0]} pixels only; export it again with dynamic height and width")
     raise BundleError(f"{path}: {reasons[0].removeprefix(f'{path}: ')}")
 
 

@@ -60,7 +60,7 @@ def as_pixels(output: Array) -> Array | None:
     """8-bit picture of (1, C, H, W) in about [0, 1]: (H, W, 3) RGB or (H, W) Y; None when it has a NaN or an Inf."""
     if not np.isfinite(output).all():
         return None
-    pixels = np.clip(np.round(output[0] * 255), 0, 255).astype(np.uint8)
+    pixels = np.round(np.clip(output[0], 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 

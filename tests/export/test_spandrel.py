@@ -13,7 +13,7 @@ import torch
 from sr_deploy import architectures
 from sr_deploy.architectures import REGISTRY, load_checkpoint
 from sr_deploy.errors import ExportError, MissingDependencyError, UnknownArchitectureError
-from sr_deploy.export import export_bundle, spandrel
+from sr_deploy.export import export_bundle
 from sr_deploy.export.spandrel import SPANDREL_INSTALL, find, import_spandrel
 
 COMPACT = "sudo_UltraCompact_2x_1.121.175_G.pth"
@@ -62,14 +62,3 @@ def test_a_module_that_takes_its_process_down_is_one_line(
     with pytest.raises(ExportError, match=r"spandrel's Compact cannot be traced: it crashed .*SIGSEGV.*use the \.onnx file"):
         export_bundle(shared / "checkpoints" / COMPACT, tmp_path / "net")
     assert not list(tmp_path.iterdir())
-
-
-def test_span_is_one_line(tmp_path: Path) -> None:
-    span = __import__("spandrel.architectures.SPAN", fromlist=["SPAN"]).SPAN
-    torch.manual_seed(0)
-    network = span(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2)
-    torch.save(network.state_dict(), tmp_path / "span.pth")
-    with pytest.raises(ExportError, match=r"span\.pth: (spandrel's SPAN cannot be traced|no reading of the weights upscales)"):
-        export_bundle(tmp_path / "span.pth", tmp_path / "net")
-    assert [path.name for path in tmp_path.iterdir()] == ["span.pth"]
-    assert spandrel.find(tmp_path / "span.pth", unknown=UnknownArchitectureError("x")).scale == 2
