@@ -17,8 +17,9 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.errors import VideoError
-from sr_deploy.video.encoding import Encoding, encoded_format, light_numbers, mastering_numbers
+from sr_deploy.video.encoding import Encoding, encoded_format
 from sr_deploy.video.frame import ColorTags, VideoFormat
+from sr_deploy.video.hdr import light_numbers, mastering_numbers
 from sr_deploy.video.join import Joined
 from sr_deploy.video.streams import ERRORS, Copied, StreamPlan, codec_name, is_made_by_muxer, main_video
 

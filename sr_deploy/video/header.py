@@ -15,8 +15,8 @@ from fractions import Fraction
 import av
 from av.video.stream import VideoStream
 
-from sr_deploy.video.encoding import light_numbers, mastering_numbers
 from sr_deploy.video.frame import VideoFormat
+from sr_deploy.video.hdr import light_numbers, mastering_numbers
 
 _CODEC_IDS = {
     "h264": b"V_MPEG4/ISO/AVC",

@@ -14,22 +14,18 @@ import av.error
 from av.codec import Codec
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.errors import VideoError
+from sr_deploy.video.copies import Copies, Cut, covers_of
 from sr_deploy.video.encoding import Encoding, encoded_format
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
 from sr_deploy.video.segment import SHIFT, discard, put_in_place, write_error
 from sr_deploy.video.streams import (
     ERRORS,
-    Copied,
     StreamPlan,
-    add_copy,
     add_video,
-    converted,
-    cover_of,
     kept_metadata,
     main_video,
     open_source,
@@ -76,11 +72,11 @@ def join(
     encoded = encoded_format(out, encoding)
     scan = _scan(segments, encoded.time_base)
     last = _last_duration(source, plan, scan.shown, encoded)
-    covers = _covers(source, plan)
+    covers = covers_of(source, plan)
     part = target.with_name(target.name + ".part")
     # No container starts before zero, so such a video is moved as a whole.
     origin = scan.shown[0] if start is not None else min(scan.shown[0], 0)
-    cut = _Cut(origin * encoded.time_base, start is not None, until)
+    cut = Cut(origin * encoded.time_base, start is not None, until)
     codec = Codec(encoding.codec, "w").canonical_name
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source)) if source is not None else None
@@ -91,7 +87,7 @@ def join(
             raise write_error(target, exc) from exc
         try:
             video = add_video(output, template, encoded)
-            copies = _Copies(opened, output, plan, cut, covers)
+            copies = Copies(opened, output, plan, cut, covers)
             chapters = cut.chapters(opened) if opened is not None else []
             output.set_chapters(chapters)
             if opened is not None:
@@ -177,16 +173,6 @@ def _last_duration(source: Path | None, plan: StreamPlan, shown: Sequence[int], 
     return max(round(1 / (encoded.rate or 25) / encoded.time_base), 1)
 
 
-def _covers(source: Path | None, plan: StreamPlan) -> dict[int, bytes]:
-    """The pictures that become attachments, by the index of their stream: attachments are written with the header."""
-    found = {}
-    for copied in plan.copied if source is not None else ():
-        if copied.convert == "attachment":
-            with open_source(cast(Path, source)) as opened:
-                found[copied.index] = cover_of(opened, copied.index)
-    return found
-
-
 def _source_duration(opened: InputContainer, video: VideoStream, shown: Fraction) -> Fraction:
     base = cast(Fraction, video.time_base)
     try:
@@ -197,46 +183,6 @@ def _source_duration(opened: InputContainer, video: VideoStream, shown: Fraction
     except ERRORS:
         pass  # Broken there: the length of the frame before is used.
     return Fraction(0)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """The part of the source that is kept, in seconds; everything is moved by `origin`."""
-
-    origin: Fraction
-    begins: bool
-    until: Fraction | None
-
-    def keeps(self, packet: Packet[Any], base: Fraction) -> bool:
-        if packet.pts is None:
-            return True
-        begin = packet.pts * base
-        if self.until is not None and begin >= self.until:
-            return False
-        return not self.begins or begin >= self.origin or self._is_showing(packet, base)
-
-    def _is_showing(self, packet: Packet[Any], base: Fraction) -> bool:
-        """Whether it is a subtitle that began before the start and is still to be seen."""
-        return packet.stream.type == "subtitle" and ((packet.pts or 0) + (packet.duration or 0)) * base > self.origin
-
-    def move(self, packet: Packet[Any], base: Fraction) -> None:
-        shift = round(self.origin / base)
-        early = max(shift - packet.pts, 0) if self.begins and packet.pts is not None else 0
-        if early and packet.duration:
-            packet.duration -= early
-        packet.pts = None if packet.pts is None else packet.pts - shift + early
-        packet.dts = None if packet.dts is None else packet.dts - shift + early
-
-    def chapters(self, opened: InputContainer) -> list[Any]:
-        kept = []
-        for chapter in opened.chapters():
-            base = cast(Fraction, chapter["time_base"])
-            shift = round(self.origin / base)
-            end = chapter["end"] if self.until is None else min(chapter["end"], round(self.until / base))
-            begin = max(chapter["start"] - shift, 0)
-            if end - shift > begin or (end - shift == begin and not self.begins):
-                kept.append({**chapter, "start": begin, "end": end - shift})
-        return kept
 
 
 def _open_output(part: Path, plan: StreamPlan, encoded: VideoFormat, opened: InputContainer | None) -> OutputContainer:
@@ -289,56 +235,6 @@ def _packets(segments: Sequence[Path]) -> Iterator[tuple[Packet[Any], int]]:
             for packet in opened.demux(stream):
                 if packet.size:
                     yield packet, _shift(opened)
-
-
-class _Copies:
-    """The packets of all other streams, in the order of the source."""
-
-    def __init__(
-        self,
-        opened: InputContainer | None,
-        output: OutputContainer,
-        plan: StreamPlan,
-        cut: _Cut,
-        covers: dict[int, bytes],
-    ) -> None:
-        self._opened, self._cut = opened, cut
-        self.counts: dict[int, int] = {}
-        self.notes: list[str] = []
-        self._streams: dict[int, tuple[Copied, Stream]] = {}
-        for copied in plan.copied if opened is not None else ():
-            stream = cast(InputContainer, opened).streams[copied.index]
-            added = add_copy(output, stream, copied, covers.get(copied.index, b""))
-            if added.type != "attachment":
-                self.counts[copied.index] = 0
-                self._streams[copied.index] = copied, added
-
-    def packets(self) -> Iterator[Packet[Any]]:
-        if self._opened is None or not self._streams:
-            return
-        for stream in self._opened.streams:
-            if stream.index not in self._streams:
-                stream.discard = Discard.all
-        try:
-            for packet in self._opened.demux():
-                yield from self._copy(packet)
-        except (av.error.FFmpegError, OSError) as exc:
-            self.notes.append(f"the source is broken ({getattr(exc, 'strerror', None) or exc}): its other streams end there")
-
-    def _copy(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
-        if not packet.size or packet.stream_index not in self._streams:
-            return
-        base = packet.time_base
-        if not self._cut.keeps(packet, base):
-            return
-        copied, target = self._streams[packet.stream_index]
-        moved = converted(packet, copied)
-        if moved is None:
-            return
-        self._cut.move(moved, base)
-        self.counts[copied.index] += 1
-        moved.stream = target
-        yield moved
 
 
 def _merged(one: Iterator[Packet[Any]], other: Iterator[Packet[Any]]) -> Iterator[Packet[Any]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,10 @@ import av
 from sr_deploy import __version__
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError, VideoError
-from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.check import Expected, check_result
-from sr_deploy.video.colors import plane_format_of
-from sr_deploy.video.encoding import Encoding, choose_encoding, encoded_format
+from sr_deploy.video.encoding import Encoding, choose_encoding
 from sr_deploy.video.frame import Frame, VideoFormat
 from sr_deploy.video.identity import network_identity, source_identity
 from sr_deploy.video.images import FrameSource, open_source
@@ -30,6 +27,7 @@ from sr_deploy.video.journal import Journal, Segment, clear_concluded
 from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
 from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.video.options import VideoOptions
+from sr_deploy.video.output import Output, enlarged, planes_for, space_notes
 from sr_deploy.video.segment import put_in_place
 from sr_deploy.video.stages import (
     Cancellation,
@@ -43,16 +41,11 @@ from sr_deploy.video.stages import (
     numbered,
     require_whole,
 )
-from sr_deploy.video.streams import StreamPlan, plan_streams
+from sr_deploy.video.streams import plan_streams
 from sr_deploy.video.y4m import ImageSequence, Y4MWriter
 
 if TYPE_CHECKING:
     from sr_deploy.video.nvenc import Nvenc
-
-_BITS_PER_PIXEL = {"ffv1": 8.0, "prores_ks": 4.0}
-_USUAL_BITS_PER_PIXEL = 0.1
-_HOPELESS = 20
-"""Where less than this part of the usual size is free, a run is refused: no picture is that simple all through."""
 
 
 def upscale_video(
@@ -96,24 +89,10 @@ def upscaled_frames(
     chosen = options or VideoOptions()
     cancellation = Cancellation(cancel)
     with _opened(Path(source), chosen) as opened:
-        out = _enlarged(opened.format, upscaler.scale, chosen.size)
+        out = enlarged(opened.format, upscaler.scale, chosen.size)
         enlarge = Enlarging(_network(upscaler, chosen), out, cancellation)
         for item in numbered(opened.frames(), 0, cancellation):
             yield enlarge(item)[1]
-
-
-@dataclass(frozen=True)
-class _Output:
-    """What is written, and how: settled before the first frame."""
-
-    format: VideoFormat
-    encoding: Encoding
-    streams: StreamPlan
-
-    @property
-    def encoded(self) -> VideoFormat:
-        """What the written stream is."""
-        return encoded_format(self.format, self.encoding)
 
 
 class _Run:
@@ -165,13 +144,13 @@ class _Run:
         """Everything that can be refused is refused before the first frame is computed."""
         options = self._options
         output = self._output(source.format)
-        space = _space_notes(self._target, source.frame_count, output)
+        space = space_notes(self._target, source.frame_count, output)
         fresh = not (options.resume and source.repeatable)
         nvenc, encoding_notes = self._nvenc(source.format, output)
         identity = self._identity(source.format, output, nvenc)
         with Journal(self._part, identity, replace=options.overwrite, fresh=fresh) as journal:
             resumed = journal.frames
-            planes = nvenc.planes if nvenc else _planes(self._upscaler, source.format, output.encoded)
+            planes = nvenc.planes if nvenc else planes_for(self._upscaler, source.format, output.encoded)
             decoding_notes = self._decoding_notes(source, planes)
             known = (*output.encoding.notes, *output.streams.notes, *space, *decoding_notes, *encoding_notes)
             self._started(source, output.format, output.encoding, resumed, known)
@@ -199,7 +178,7 @@ class _Run:
             raise BackendUnavailableError(f"{self._source}: NVDEC cannot decode it: {reason}; use --decode auto or cpu")
         return (f"Decoded on the CPU: {reason}.",) if reason else ()
 
-    def _nvenc(self, source: VideoFormat, output: _Output) -> tuple[Nvenc | None, tuple[str, ...]]:
+    def _nvenc(self, source: VideoFormat, output: Output) -> tuple[Nvenc | None, tuple[str, ...]]:
         """NVENC as it takes frames from the GPU that upscales them, where it is wanted; what to say where it cannot."""
         codec, upscaler = output.encoding.codec, self._upscaler
         if not codec.endswith("_nvenc") or not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
@@ -207,14 +186,14 @@ class _Run:
         from sr_deploy.video.nvenc import nvenc_for, planar
 
         try:
-            planes = _planes(upscaler, source, planar(output.encoded))
+            planes = planes_for(upscaler, source, planar(output.encoded))
             return nvenc_for(upscaler.frames_device(), planes, output.format, output.encoding), ()
         except (BackendUnavailableError, EngineError) as exc:
             return None, (f"Encoded by FFmpeg's {codec}, from the host's memory: {exc}.",)
 
-    def _output(self, source: VideoFormat) -> _Output:
+    def _output(self, source: VideoFormat) -> Output:
         options, suffix = self._options, self._target.suffix
-        out = _enlarged(source, self._upscaler.scale, options.size)
+        out = enlarged(source, self._upscaler.scale, options.size)
         encoding = choose_encoding(
             source,
             out,
@@ -227,7 +206,7 @@ class _Run:
         )
         streams = plan_streams(_container(self._source), suffix, out, encoding, drop_unsupported=options.drop_unsupported)
         streams.require()
-        return _Output(out, encoding, streams)
+        return Output(out, encoding, streams)
 
     def _started(
         self, source: FrameSource, out: VideoFormat, encoding: Encoding | None, resumed: int, known: tuple[str, ...]
@@ -239,7 +218,7 @@ class _Run:
         """Frames into a pipe or into pictures."""
         if self._options.decode == "nvdec":
             raise UsageError(f"{self._target}: frames for a pipe or pictures are decoded on the CPU; leave out --decode nvdec")
-        out = _enlarged(source.format, self._upscaler.scale, self._options.size)
+        out = enlarged(source.format, self._upscaler.scale, self._options.size)
         sink = Y4MWriter(sys.stdout.buffer, out) if self._target == PIPE else ImageSequence(self._target)
         self._started(source, out, None, 0, ())
         frames = _network(self._upscaler, self._options)
@@ -261,7 +240,7 @@ class _Run:
         notes = source.notes + ((f"{self._target.suffix} cannot hold its {', '.join(lost)}",) if lost else ())
         return VideoSummary(self._target, "done", timing.items, 0, 0, 0.0, timing, notes, frames.reuse, frames.stats)
 
-    def _identity(self, source: VideoFormat, output: _Output, nvenc: Nvenc | None) -> dict[str, Any]:
+    def _identity(self, source: VideoFormat, output: Output, nvenc: Nvenc | None) -> dict[str, Any]:
         options, out, encoding = self._options, output.format, output.encoding
         on_device = {"encoder": nvenc.identity} if nvenc else {}
         return {
@@ -279,7 +258,7 @@ class _Run:
         }
 
     def _compute(
-        self, source: FrameSource, frames: FrameNetwork, output: _Output, journal: Journal, nvenc: Nvenc | None
+        self, source: FrameSource, frames: FrameNetwork, output: Output, journal: Journal, nvenc: Nvenc | None
     ) -> Timing:
         done = journal.frames
 
@@ -307,7 +286,7 @@ class _Run:
             raise
         return timing
 
-    def _finish(self, output: _Output, journal: Journal) -> tuple[str, ...]:
+    def _finish(self, output: Output, journal: Journal) -> tuple[str, ...]:
         """Join, check, and only then give the target its name; returns notes."""
         if not journal.segments:
             raise VideoError(f"{self._source}: gives no frame; check --from and --until, and that the file is whole")
@@ -327,16 +306,6 @@ def _network(upscaler: FrameUpscaler, options: VideoOptions, planes: PlaneFormat
     return FrameNetwork(upscaler, reuse=options.reuse, per_segment=options.segment_frames, planes=planes)
 
 
-def _planes(upscaler: FrameUpscaler, source: VideoFormat, out: VideoFormat) -> PlaneFormat | None:
-    """What the encoder takes, where a GPU can give it: frames that are not resized afterwards."""
-    scale = upscaler.scale
-    if not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
-        return None
-    if (out.height, out.width) != (source.height * scale, source.width * scale):
-        return None
-    return plane_format_of(out)
-
-
 def _opened(path: Path, options: VideoOptions) -> FrameSource:
     return open_source(
         sys.stdin.buffer if path == PIPE else path,
@@ -351,44 +320,3 @@ def _opened(path: Path, options: VideoOptions) -> FrameSource:
 def _container(path: Path) -> Path | None:
     """The file whose other streams are copied; pictures have none."""
     return None if names_stream(path) or path.suffix.lower() in PICTURES_THAT_MOVE | {".apng"} else path
-
-
-def _enlarged(source: VideoFormat, scale: int, size: TargetSize | None) -> VideoFormat:
-    """The format of the result. Its matrix says how the picture is turned, but not where it lies: that was in old pixels."""
-    height, width = _size(source, scale, size)
-    out = source.scaled(width, height)
-    if source.display_matrix is None:
-        return out
-    return replace(out, display_matrix=(*source.display_matrix[:6], 0, 0, *source.display_matrix[8:]))
-
-
-def _size(source: VideoFormat, scale: int, size: TargetSize | None) -> tuple[int, int]:
-    """Height and width of the result as stored; a size that was asked for is that of the picture as shown, in even sides."""
-    height, width = source.height, source.width
-    if size is None or size.kind == "own":
-        return height * scale, width * scale
-    turned = source.display_matrix is not None and source.display_matrix[0] == 0
-    sides = size.resolve(*((width, height) if turned else (height, width)), scale)
-    tall, wide = (max(2, round(side / 2) * 2) for side in sides)
-    return (wide, tall) if turned else (tall, wide)
-
-
-def _space_notes(target: Path, frames: int | None, output: _Output) -> tuple[str, ...]:
-    """What to say of the space on the disk; the segments and the joined file lie there at the same time.
-
-    Raises: VideoError when there is clearly not enough.
-    """
-    bits = _BITS_PER_PIXEL.get(output.encoding.codec, _USUAL_BITS_PER_PIXEL)
-    needed = 2 * (frames or 0) * output.format.width * output.format.height * bits / 8
-    there = next(folder for folder in target.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(there).free
-    if free >= needed:
-        return ()
-    text = f"{there}: {_space(free)} are free, a video like this usually takes {_space(needed)} while it is made"
-    if free < needed / _HOPELESS:
-        raise VideoError(f"{text}; free some space or write to another disk")
-    return (text,)
-
-
-def _space(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

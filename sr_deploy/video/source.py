@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ from sr_deploy.video.extent import missing_bytes
 from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
+from sr_deploy.video.input import Input, input_of
 from sr_deploy.video.pipe import Y4MPipe
 from sr_deploy.video.streams import codec_name, main_video
 from sr_deploy.video.timing import Clock
@@ -39,51 +40,6 @@ UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
 
 LEAD = 1
 """Seconds before the wanted time to seek to: open groups of pictures are whole by then, and the deinterlacer has neighbors."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """What FFmpeg opens, and how errors call it; path: where it is one file; format, options: in FFmpeg's words."""
-
-    file: str | Y4MPipe
-    name: str
-    path: Path | None = None
-    format: str | None = None
-    options: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of_file(cls, path: Path) -> Input:
-        """A file; its name is never taken for a protocol or a pattern."""
-        return cls(f"file:{path}", str(path), path)
-
-    @classmethod
-    def of_pipe(cls, file: BinaryIO) -> Input:
-        """Raw y4m from a file object that is only read forward."""
-        return cls(Y4MPipe(file), "standard input", format="yuv4mpegpipe")
-
-    def open(self) -> InputContainer:
-        """The opened file.
-
-        Raises: VideoError when it is no video or cannot be read.
-        """
-        if self.path is not None and self.path.is_dir():
-            raise VideoError(f"{self.name} is a folder; expected a video file. Name its pictures by a pattern: frame_%06d.png.")
-        try:
-            return av.open(self.file, "r", format=self.format, options=self.options, metadata_errors="replace")
-        except (av.FFmpegError, OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or str(exc)
-            raise VideoError(f"{self.name} cannot be read as video: {reason}. {self._advice()}") from exc
-
-    def _advice(self) -> str:
-        if self.path is None or not self.path.is_file():
-            return "Expected frames as yuv4mpegpipe." if self.path is None else "Check its name and permissions."
-        if self.path.stat().st_size == 0:
-            return "It is empty."
-        with self.path.open("rb") as file:
-            brand = file.read(8)[4:]
-        if brand == b"ftyp":
-            return "Its index is missing: the recording or the download was cut short. Fetch it again."
-        return "Expected a video file that FFmpeg knows."
 
 
 class VideoSource:
@@ -113,7 +69,7 @@ class VideoSource:
 
         Raises: VideoError when the file cannot be read or has no video.
         """
-        self._input = _input_of(what)
+        self._input = input_of(what)
         self._stream = stream
         self._every = deinterlace == "on"
         self._skipped: list[DamageError] | None = [] if on_damage == "skip" else None
@@ -325,12 +281,6 @@ class VideoSource:
 
 
 _WAY_OUT = "Fetch it again, or let damaged parts be skipped."
-
-
-def _input_of(what: Path | BinaryIO | Input) -> Input:
-    if isinstance(what, Input):
-        return what
-    return Input.of_file(what) if isinstance(what, Path) else Input.of_pipe(what)
 
 
 def _pts(frame: av.VideoFrame) -> int:

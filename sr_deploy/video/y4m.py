@@ -42,7 +42,8 @@ _PATTERN = re.compile(r"%(0?)(\d*)d")
 class Y4MWriter:
     """Frames as yuv4mpeg2, which most programs read from a pipe. It knows a rate and no times: a varying rate is lost.
 
-    Pixel formats that y4m has no name for become the nearest that it has.
+    Pixel formats that y4m has no name for become the nearest that it has. PyAV's own muxer would lose the pixel aspect, which
+    PyAV sets of no stream.
     """
 
     def __init__(self, file: IO[bytes], out: VideoFormat) -> None:
