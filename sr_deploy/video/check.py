@@ -190,11 +190,9 @@ def _plain(pixel_format: str) -> str:
 
 
 def _tag(name: str, tags: ColorTags, wanted: VideoFormat) -> tuple[int, int]:
-    """The tag found and expected. Some codecs always say a range: limited, when nothing else was said."""
+    """The tag found and expected. Limited range and none are one: some codecs always write it, others never."""
     found, should = getattr(tags, name), getattr(wanted.tags, name)
-    if name == "range" and should == 0:
-        return (0 if found == 1 else found), 0
-    return found, should
+    return (found or 1, should or 1) if name == "range" else (found, should)
 
 
 def _times(shown: Sequence[int], base: Fraction, expected: Expected) -> Iterator[_Fact]:

@@ -15,6 +15,7 @@ from av.packet import Packet
 from av.stream import Discard, Stream
 
 from sr_deploy.video.streams import Copied, StreamPlan, add_copy, converted, cover_of, open_source
+from sr_deploy.video.survey import Continuous, Splice
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class Copies:
         plan: StreamPlan,
         cut: Cut,
         covers: dict[int, bytes],
+        splices: tuple[Splice, ...] = (),
     ) -> None:
-        self._opened, self._cut = opened, cut
+        self._opened, self._cut, self._splices = opened, cut, splices
         self.counts: dict[int, int] = {}
         self.notes: list[str] = []
         self._streams: dict[int, tuple[Copied, Stream]] = {}
@@ -86,7 +88,7 @@ class Copies:
             if stream.index not in self._streams:
                 stream.discard = Discard.all
         try:
-            for packet in self._opened.demux():
+            for packet in Continuous(self._opened, self._splices).demux():
                 yield from self._copy(packet)
         except (av.error.FFmpegError, OSError) as exc:
             self.notes.append(f"the source is broken ({getattr(exc, 'strerror', None) or exc}): its other streams end there")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import cast
@@ -19,6 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 from sr_deploy.errors import UsageError
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.hdr import add_hdr
+from sr_deploy.video.log import heard
 
 CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
 """File endings that are written, and FFmpeg's name of their format."""
@@ -174,27 +174,15 @@ def open_encoder(out: VideoFormat, encoding: Encoding) -> VideoCodecContext:
     """
     context = cast(VideoCodecContext, VideoCodecContext.create(encoding.codec, "w"))
     configure(context, out, encoding)
-    with _complaints() as complaints:
+    with heard(av.logging.WARNING) as messages:
         context.open()
+    # What an encoder says of options that it would otherwise ignore.
+    complaints = [text.strip() for _, _, text in messages if "option" in text.lower() or "parse" in text.lower()]
     if context.options:
         raise UsageError(f"{encoding.codec} has no option {_listed(context.options)}; expected one of `ffmpeg -h encoder=...`")
     if complaints:
         raise UsageError(f"{encoding.codec}: {complaints[0]}; correct or remove that option")
     return context
-
-
-@contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """What an encoder says of options that it would otherwise ignore."""
-    before = av.logging.get_level()
-    found: list[str] = []
-    av.logging.set_level(av.logging.WARNING)
-    try:
-        with av.logging.Capture() as messages:
-            yield found
-        found += [text.strip() for _, _, text in messages if "option" in text.lower() or "parse" in text.lower()]
-    finally:
-        av.logging.set_level(before)
 
 
 def _try(out: VideoFormat, encoding: Encoding) -> None:

@@ -19,6 +19,7 @@ from sr_deploy.pictures.image import read_image
 from sr_deploy.video.frame import ColorTags, Frame, VideoFormat
 from sr_deploy.video.names import NUMBER
 from sr_deploy.video.source import Deinterlace, OnDamage, VideoSource
+from sr_deploy.video.survey import Survey
 
 RATE = Fraction(25)
 """Pictures per second when nobody says it, as FFmpeg takes it."""
@@ -34,6 +35,7 @@ class FrameSource(Protocol):
     duration: Fraction | None
     start_pts: int
     repeatable: bool
+    survey: Survey
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -113,6 +115,7 @@ class PictureSource:
         self.notes: tuple[str, ...] = ("Its transparency is left out.",) if pictures.transparent else ()
         self.damaged = 0
         self.repeatable = True
+        self.survey = Survey()
 
     def __enter__(self) -> Self:
         return self

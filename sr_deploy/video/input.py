@@ -11,6 +11,7 @@ from av.container import InputContainer
 
 from sr_deploy.errors import VideoError
 from sr_deploy.video.pipe import Y4MPipe
+from sr_deploy.video.streams import PROBING
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Input:
         if self.path is not None and self.path.is_dir():
             raise VideoError(f"{self.name} is a folder; expected a video file. Name its pictures by a pattern: frame_%06d.png.")
         try:
-            return av.open(self.file, "r", format=self.format, options=self.options, metadata_errors="replace")
+            return av.open(self.file, "r", format=self.format, options=PROBING | self.options, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as exc:
             reason = getattr(exc, "strerror", None) or str(exc)
             raise VideoError(f"{self.name} cannot be read as video: {reason}. {self._advice()}") from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from sr_deploy.video.streams import (
     open_source,
     output_options,
 )
+from sr_deploy.video.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -59,24 +61,26 @@ def join(
     source: Path | None = None,
     start: Fraction | None = None,
     until: Fraction | None = None,
+    survey: Survey | None = None,
 ) -> Joined:
     """Write `target` from finished segments, in their order, and the streams of `source` that the plan names.
 
-    Packets are copied bit by bit. All times stay as they were, unless `start` is given or the first frame is before zero: then
-    everything is moved so that the first frame is at zero. start, until: in seconds of the source, the range that the other
-    streams are cut to. target appears only when it is complete. A source that is broken at its end gives what it has, and a
-    note.
+    Packets are copied bit by bit. Everything is moved so that the earliest picture or sound is at zero, or the first frame
+    where `start` is given. start, until: in seconds of the source, counted from where it starts, the range that the other
+    streams are cut to. survey: of the source. target appears only when it is complete. A source that is broken at its end
+    gives what it has, and a note.
 
     Raises: VideoError when a segment is missing, damaged, of other settings or out of order, and when the disk refuses.
     """
-    encoded = encoded_format(out, encoding)
+    encoded, known = encoded_format(out, encoding), survey or Survey()
     scan = _scan(segments, encoded.time_base)
     last = _last_duration(source, plan, scan.shown, encoded)
     covers = covers_of(source, plan)
     part = target.with_name(target.name + ".part")
     # No container starts before zero, so such a video is moved as a whole.
-    origin = scan.shown[0] if start is not None else min(scan.shown[0], 0)
-    cut = Cut(origin * encoded.time_base, start is not None, until)
+    begin = math.floor(known.begin / encoded.time_base)
+    origin = scan.shown[0] if start is not None else min(scan.shown[0], begin)
+    cut = Cut(origin * encoded.time_base, start is not None, None if until is None else until + known.start)
     codec = Codec(encoding.codec, "w").canonical_name
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source)) if source is not None else None
@@ -87,7 +91,7 @@ def join(
             raise write_error(target, exc) from exc
         try:
             video = add_video(output, template, encoded)
-            copies = Copies(opened, output, plan, cut, covers)
+            copies = Copies(opened, output, plan, cut, covers, known.splices)
             chapters = cut.chapters(opened) if opened is not None else []
             output.set_chapters(chapters)
             if opened is not None:

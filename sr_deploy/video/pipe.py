@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import av
 
-_LONGEST_START = 4096
+from sr_deploy.video.extent import LONGEST_START, y4m_rest
 
 
 class Y4MPipe:
@@ -21,16 +21,10 @@ class Y4MPipe:
         """The next bytes; none at the end."""
         data = self._file.read(size)
         self._received += len(data)
-        if len(self._start) < _LONGEST_START:
-            self._start += data[:_LONGEST_START]
+        if len(self._start) < LONGEST_START:
+            self._start += data[:LONGEST_START]
         return data
 
-    def rest(self, frames: int, frame: av.VideoFrame) -> int:
-        """How many bytes came after that many whole frames: FFmpeg leaves out a last frame that is cut without a word."""
-        header, marker, *_ = [*self._start.split(b"\n", 2), b"", b""]
-        each = len(marker) + 1 + sum(plane.width * plane.height * _bytes_per_sample(frame) for plane in frame.planes)
-        return self._received - len(header) - 1 - frames * each
-
-
-def _bytes_per_sample(frame: av.VideoFrame) -> int:
-    return 1 if max(component.bits for component in frame.format.components) <= 8 else 2
+    def rest(self, pixel: av.VideoFormat) -> int:
+        """How many bytes came after the last whole frame; pixel: format and size of frames."""
+        return y4m_rest(self._start, self._received, pixel)

@@ -42,6 +42,7 @@ from sr_deploy.video.stages import (
     require_whole,
 )
 from sr_deploy.video.streams import plan_streams
+from sr_deploy.video.survey import Survey
 from sr_deploy.video.y4m import ImageSequence, Y4MWriter
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class _Run:
     def _upscale(self, source: FrameSource) -> VideoSummary:
         """Everything that can be refused is refused before the first frame is computed."""
         options = self._options
-        output = self._output(source.format)
+        output = self._output(source)
         space = space_notes(self._target, source.frame_count, output)
         fresh = not (options.resume and source.repeatable)
         nvenc, encoding_notes = self._nvenc(source.format, output)
@@ -156,7 +157,7 @@ class _Run:
             self._started(source, output.format, output.encoding, resumed, known)
             frames = _network(self._upscaler, options, planes)
             timing = self._compute(source, frames, output, journal, nvenc)
-            joining = self._finish(output, journal)
+            joining = self._finish(output, journal, source.survey)
             size, count = self._target.stat().st_size, journal.frames
             journal.remove()
         notes = (*source.notes, *known, *joining)
@@ -191,11 +192,11 @@ class _Run:
         except (BackendUnavailableError, EngineError) as exc:
             return None, (f"Encoded by FFmpeg's {codec}, from the host's memory: {exc}.",)
 
-    def _output(self, source: VideoFormat) -> Output:
+    def _output(self, source: FrameSource) -> Output:
         options, suffix = self._options, self._target.suffix
-        out = enlarged(source, self._upscaler.scale, options.size)
+        out = enlarged(source.format, self._upscaler.scale, options.size)
         encoding = choose_encoding(
-            source,
+            source.format,
             out,
             suffix,
             codec=options.codec,
@@ -204,7 +205,12 @@ class _Run:
             pixel_format=options.pixel_format,
             options=options.encoder_options,
         )
-        streams = plan_streams(_container(self._source), suffix, out, encoding, drop_unsupported=options.drop_unsupported)
+        streams = plan_streams(
+            _container(self._source),
+            *(suffix, out, encoding),
+            drop_unsupported=options.drop_unsupported,
+            packets=source.survey.packets,
+        )
         streams.require()
         return Output(out, encoding, streams)
 
@@ -286,7 +292,7 @@ class _Run:
             raise
         return timing
 
-    def _finish(self, output: Output, journal: Journal) -> tuple[str, ...]:
+    def _finish(self, output: Output, journal: Journal, survey: Survey) -> tuple[str, ...]:
         """Join, check, and only then give the target its name; returns notes."""
         if not journal.segments:
             raise VideoError(f"{self._source}: gives no frame; check --from and --until, and that the file is whole")
@@ -295,7 +301,7 @@ class _Run:
         segments = [self._part / segment.name for segment in journal.segments]
         out, encoding, streams = output.format, output.encoding, output.streams
         source, start, until = _container(self._source), self._options.start, self._options.until
-        result = join(segments, joined, out, encoding, streams, source=source, start=start, until=until)
+        result = join(segments, joined, out, encoding, streams, source=source, start=start, until=until, survey=survey)
         check_result(joined, Expected.of(out, encoding, streams, result))
         journal.conclude()
         put_in_place(joined, self._target)

@@ -25,8 +25,8 @@ from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
 
 ERRORS = (av.error.FFmpegError, OSError, ValueError)
-_LOOKED_AT = 2000
-"""Packets of the source that are read to find a first one of every stream."""
+PROBING = {"probesize": "100000000", "analyzeduration": "60000000"}
+"""How far FFmpeg looks for what a stream is, in bytes and microseconds: sound may begin after a silent minute."""
 
 _NOT_COPIED = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "rotate"}
 
@@ -73,11 +73,13 @@ def plan_streams(
     *,
     video_index: int | None = None,
     drop_unsupported: bool = False,
+    packets: dict[int, int] | None = None,
 ) -> StreamPlan:
     """The streams that can be copied into a file of that ending, each proven by a header and its first packet in memory.
 
     source: None without a file, as for pictures and standard input. video_index: the stream that is upscaled, by default the
-    first that is not a cover; other video streams are copied. drop_unsupported makes notes of problems.
+    first that is not a cover; other video streams are copied. drop_unsupported makes notes of problems. packets: how many each
+    stream has, where it is known.
 
     Raises: UsageError when the container cannot hold the upscaled video itself. VideoError when the source cannot be read.
     """
@@ -92,7 +94,7 @@ def plan_streams(
         return _decided(StreamPlan(name, problems=tuple(problems)), drop_unsupported)
     with open_source(source) as opened:
         main = main_video(opened, video_index)
-        first = _first_packets(opened, main)
+        first = _first_packets(opened, main, packets or {})
         copied, notes = [], []
         for stream in opened.streams:
             if stream.index == main.index or is_made_by_muxer(stream):
@@ -124,7 +126,7 @@ def open_source(path: Path) -> Iterator[InputContainer]:
     Raises: VideoError when it cannot be read.
     """
     try:
-        opened = av.open(f"file:{path}", "r", metadata_errors="replace")
+        opened = av.open(f"file:{path}", "r", options=PROBING, metadata_errors="replace")
     except ERRORS as exc:
         raise VideoError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc}); expected a video file") from exc
     with opened:
@@ -279,15 +281,17 @@ def _lost_facts(name: str, container: str, sample: _Sample) -> Iterator[str]:
         )
 
 
-def _first_packets(opened: InputContainer, main: VideoStream) -> dict[int, Packet[Any]]:
-    """The first packet with content of each stream, of those that come early enough."""
+def _first_packets(opened: InputContainer, main: VideoStream, counts: dict[int, int]) -> dict[int, Packet[Any]]:
+    """The first packet with content of each stream; all are read if one has none."""
     first: dict[int, Packet[Any]] = {}
-    expected = {s.index for s in opened.streams if s.type not in ("attachment",) and s.discard != Discard.all}
+    expected = {
+        s.index for s in opened.streams if s.type != "attachment" and s.discard != Discard.all and counts.get(s.index, 1)
+    }
     try:
-        for number, packet in enumerate(opened.demux()):
+        for packet in opened.demux():
             if packet.size and packet.pts is not None:
                 first.setdefault(packet.stream_index, packet)
-            if number > _LOOKED_AT or expected <= first.keys():
+            if expected <= first.keys():
                 break
     except ERRORS:
         pass  # The reader of the pictures says what is wrong with a broken source.
