@@ -23,6 +23,9 @@ from sr_deploy.video.log import heard
 CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
 """File endings that are written, and FFmpeg's name of their format."""
 
+THREADS = 8
+"""Of encoders. They change what x264 and x265 write, so no machine has its own number; `threads=N` as an option changes it."""
+
 _FALLBACK_RATE = Fraction(25)
 _ERRORS = (av.error.FFmpegError, ValueError, OverflowError, MemoryError)
 
@@ -157,7 +160,7 @@ def configure(context: VideoCodecContext, out: VideoFormat, encoding: Encoding) 
     context.bit_rate = 0
     context.flags |= Flags.global_header
     # Alone, threads within a frame would mean x264's sliced threads, which cost quality.
-    context.thread_type = "AUTO"
+    context.thread_type, context.thread_count = "AUTO", THREADS
     context.field_order = 1
     if out.sample_aspect:
         context.sample_aspect_ratio = out.sample_aspect

@@ -18,7 +18,7 @@ from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError, V
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.check import Expected, check_result
-from sr_deploy.video.encoding import Encoding, choose_encoding
+from sr_deploy.video.encoding import THREADS, Encoding, choose_encoding
 from sr_deploy.video.frame import Frame, VideoFormat
 from sr_deploy.video.identity import network_identity, source_identity
 from sr_deploy.video.images import FrameSource, open_source
@@ -27,7 +27,7 @@ from sr_deploy.video.journal import Journal, Segment, clear_concluded
 from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
 from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.output import Output, enlarged, planes_for, space_notes
+from sr_deploy.video.output import Output, enlarged, planes_for, segment_frames, space_notes
 from sr_deploy.video.segment import put_in_place
 from sr_deploy.video.stages import (
     Cancellation,
@@ -91,7 +91,7 @@ def upscaled_frames(
     cancellation = Cancellation(cancel)
     with _opened(Path(source), chosen) as opened:
         out = enlarged(opened.format, upscaler.scale, chosen.size)
-        enlarge = Enlarging(_network(upscaler, chosen), out, cancellation)
+        enlarge = Enlarging(_network(upscaler, chosen, opened.format), out, cancellation)
         for item in numbered(opened.frames(), 0, cancellation):
             yield enlarge(item)[1]
 
@@ -150,16 +150,26 @@ class _Run:
         nvenc, encoding_notes = self._nvenc(source.format, output)
         identity = self._identity(source.format, output, nvenc)
         with Journal(self._part, identity, replace=options.overwrite, fresh=fresh) as journal:
-            resumed = journal.frames
-            planes = nvenc.planes if nvenc else planes_for(self._upscaler, source.format, output.encoded)
-            decoding_notes = self._decoding_notes(source, planes)
-            known = (*output.encoding.notes, *output.streams.notes, *space, *decoding_notes, *encoding_notes)
-            self._started(source, output.format, output.encoding, resumed, known)
-            frames = _network(self._upscaler, options, planes)
-            timing = self._compute(source, frames, output, journal, nvenc)
-            joining = self._finish(output, journal, source.survey)
-            size, count = self._target.stat().st_size, journal.frames
-            journal.remove()
+            try:
+                return self._computed(source, output, journal, nvenc, (*space, *encoding_notes))
+            except BaseException:
+                if not journal.segments:
+                    journal.remove()
+                raise
+
+    def _computed(
+        self, source: FrameSource, output: Output, journal: Journal, nvenc: Nvenc | None, notes: tuple[str, ...]
+    ) -> VideoSummary:
+        """What became of the frames that are missing yet, and of the whole."""
+        resumed = journal.frames
+        planes = nvenc.planes if nvenc else planes_for(self._upscaler, source.format, output.encoded)
+        known = (*output.encoding.notes, *output.streams.notes, *self._decoding_notes(source, planes), *notes)
+        self._started(source, output.format, output.encoding, resumed, known)
+        frames = _network(self._upscaler, self._options, source.format, planes)
+        timing = self._compute(source, frames, output, journal, nvenc)
+        joining = self._finish(output, journal, source.survey)
+        size, count = self._target.stat().st_size, journal.frames
+        journal.remove()
         notes = (*source.notes, *known, *joining)
         return VideoSummary(self._target, "done", count, resumed, size, 0.0, timing, notes, frames.reuse, frames.stats)
 
@@ -212,7 +222,8 @@ class _Run:
             packets=source.survey.packets,
         )
         streams.require()
-        return Output(out, encoding, streams)
+        per_segment = options.segment_frames or segment_frames(self._upscaler, source.format)
+        return Output(out, encoding, streams, per_segment)
 
     def _started(
         self, source: FrameSource, out: VideoFormat, encoding: Encoding | None, resumed: int, known: tuple[str, ...]
@@ -227,7 +238,7 @@ class _Run:
         out = enlarged(source.format, self._upscaler.scale, self._options.size)
         sink = Y4MWriter(sys.stdout.buffer, out) if self._target == PIPE else ImageSequence(self._target)
         self._started(source, out, None, 0, ())
-        frames = _network(self._upscaler, self._options)
+        frames = _network(self._upscaler, self._options, source.format)
         enlarge = Enlarging(frames, out, self._cancellation)
 
         def write(item: Numbered) -> None:
@@ -248,18 +259,18 @@ class _Run:
 
     def _identity(self, source: VideoFormat, output: Output, nvenc: Nvenc | None) -> dict[str, Any]:
         options, out, encoding = self._options, output.format, output.encoding
-        on_device = {"encoder": nvenc.identity} if nvenc else {}
+        settings = dict(encoding.options) | ({"encoder": nvenc.identity} if nvenc else {})
         return {
             "source": source_identity(self._source),
             "network": network_identity(self._upscaler, source),
             "size": f"{out.width}x{out.height}",
-            "encoding": {"codec": encoding.codec, "pixels": encoding.pixel_format, **dict(encoding.options), **on_device},
+            "encoding": {"codec": encoding.codec, "pixels": encoding.pixel_format, "threads": THREADS, **settings},
             "from": None if options.start is None else str(options.start),
             "until": None if options.until is None else str(options.until),
             "deinterlacing": options.deinterlace,
             "damage": options.on_damage,
             "frames per second": None if options.fps is None else str(options.fps),
-            "frames per segment": options.segment_frames,
+            "frames per segment": output.per_segment,
             "versions": {"sr-deploy": __version__, "PyAV": av.__version__},
         }
 
@@ -277,7 +288,7 @@ class _Run:
             seconds = (segment.last - segment.first) * source.format.time_base
             self._bitrate = float(8 * segment.bytes / seconds) if seconds else None
 
-        per_segment = self._options.segment_frames
+        per_segment = output.per_segment
         encoder = nvenc.open if nvenc else None
         segments = SegmentOutput(
             journal, output.format, output.encoding, per_segment, encoder=encoder, written=written, finished=finished
@@ -287,8 +298,9 @@ class _Run:
         try:
             timing = run_pipeline(items, enlarge, segments.write, workers=frames.concurrency)
             segments.finish()
-        except BaseException:
+        except BaseException as exc:
             segments.abort()
+            exc.add_note(f"{journal.frames} frames are kept, {done - journal.frames} will be computed again")
             raise
         return timing
 
@@ -296,7 +308,7 @@ class _Run:
         """Join, check, and only then give the target its name; returns notes."""
         if not journal.segments:
             raise VideoError(f"{self._source}: gives no frame; check --from and --until, and that the file is whole")
-        require_whole(journal.segments, self._options.segment_frames)
+        require_whole(journal.segments, output.per_segment)
         joined = self._part / f"joined{self._target.suffix}"
         segments = [self._part / segment.name for segment in journal.segments]
         out, encoding, streams = output.format, output.encoding, output.streams
@@ -308,8 +320,11 @@ class _Run:
         return result.notes
 
 
-def _network(upscaler: FrameUpscaler, options: VideoOptions, planes: PlaneFormat | None = None) -> FrameNetwork:
-    return FrameNetwork(upscaler, reuse=options.reuse, per_segment=options.segment_frames, planes=planes)
+def _network(
+    upscaler: FrameUpscaler, options: VideoOptions, source: VideoFormat, planes: PlaneFormat | None = None
+) -> FrameNetwork:
+    per_segment = options.segment_frames or segment_frames(upscaler, source)
+    return FrameNetwork(upscaler, reuse=options.reuse, per_segment=per_segment, planes=planes)
 
 
 def _opened(path: Path, options: VideoOptions) -> FrameSource:

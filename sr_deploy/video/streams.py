@@ -209,10 +209,10 @@ def kept_metadata(metadata: dict[str, str], statistics: bool = True) -> dict[str
 
 
 def output_options(name: str, time_bases: Iterable[Fraction | None]) -> dict[str, str]:
-    """Options of a muxer that keep times and dispositions as they are."""
-    options = {"avoid_negative_ts": "disabled"} if name in ("matroska", "webm") else {}
+    """Options of a muxer that keep times and dispositions as they are, and make equal files of equal packets."""
+    options = {"fflags": "+bitexact"}
     if name in ("matroska", "webm"):
-        return options | {"default_mode": "passthrough"}
+        return options | {"avoid_negative_ts": "disabled", "default_mode": "passthrough"}
     # Edit lists count in the movie's time scale: a start between two of its ticks would be rounded.
     scale = 1000
     for base in time_bases:
