@@ -25,11 +25,12 @@ from sr_deploy.errors import UsageError
 from sr_deploy.pictures.formats.containers import inspect
 from sr_deploy.pictures.formats.header import ContainerError
 from sr_deploy.pictures.image import READABLE_SUFFIXES, WRITABLE_SUFFIXES
-from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
+from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, begins_as_video, names_stream
 
 WRITABLE_VIDEOS = frozenset({".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 READABLE_VIDEOS = WRITABLE_VIDEOS | {
-    *(".3gp", ".apng", ".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv", ".y4m")
+    *(".264", ".265", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".ivf"),
+    *(".m1v", ".m2t", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv", ".y4m"),
 }
 READS = f"sr-deploy reads: {', '.join(sorted(READABLE_SUFFIXES))}; videos: {', '.join(sorted(READABLE_VIDEOS))}"
 WRITES = f"sr-deploy writes: {', '.join(sorted(WRITABLE_SUFFIXES))}; videos: {', '.join(sorted(WRITABLE_VIDEOS))}"
@@ -214,7 +215,7 @@ class _Planner:
             self.failures.append(Failure(path, "no such file or folder"))
         elif not path.is_file():
             self.failures.append(Failure(path, "not a regular file; expected an image, a video or a folder"))
-        elif path.suffix and path.suffix.lower() not in READABLE_SUFFIXES | READABLE_VIDEOS:
+        elif path.suffix and path.suffix.lower() not in READABLE_SUFFIXES | READABLE_VIDEOS and not begins_as_video(path):
             self.failures.append(Failure(path, f"neither an image nor a video; {READS}"))
         else:
             return True
@@ -259,7 +260,7 @@ def holds_video(path: Path) -> bool:
     if names_stream(path):
         return True
     if suffix not in PICTURES_THAT_MOVE:
-        return suffix in READABLE_VIDEOS
+        return suffix in READABLE_VIDEOS or (suffix not in READABLE_SUFFIXES and begins_as_video(path))
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

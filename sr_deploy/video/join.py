@@ -203,6 +203,9 @@ def _describe(output: OutputContainer, video: VideoStream, opened: InputContaine
     video.metadata.clear()
     video.metadata.update(kept_metadata(main.metadata, statistics=False))
     video.disposition = main.disposition
+    codes = [stream.metadata["timecode"] for stream in opened.streams if "timecode" in stream.metadata]
+    if codes:
+        video.metadata.setdefault("timecode", codes[0])
 
 
 def _pictures(segments: Sequence[Path], scan: _Scan, video: VideoStream, origin: int, last: int) -> Iterator[Packet[Any]]:

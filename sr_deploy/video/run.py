@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -121,8 +122,11 @@ class _Run:
         if self._is_done() and not self._options.overwrite:
             clear_concluded(self._part)
             return VideoSummary(self._target, "skipped")
-        with _opened(self._source, self._options) as source:
-            summary = self._pass_on(source) if self._is_stream else self._upscale(source)
+        try:
+            with _opened(self._source, self._options) as source:
+                summary = self._pass_on(source) if self._is_stream else self._upscale(source)
+        finally:
+            gc.collect()  # PyAV's containers and streams hold each other, and with them the threads of decoders.
         return replace(summary, seconds=time.perf_counter() - started)
 
     @property

@@ -21,8 +21,10 @@ from sr_deploy.arrays import Array
 from sr_deploy.device.device import DeviceArray
 from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import frame_from_codes, frame_from_rgb
-from sr_deploy.video.encoding import Encoding, configure, encoded_format, frame_clock
+from sr_deploy.video.encoding import Encoding, encoded_format, frame_clock, open_encoder
 from sr_deploy.video.frame import Frame, VideoFormat
+from sr_deploy.video.header import stream_template
+from sr_deploy.video.streams import add_video
 
 SHIFT = "shift"
 """The tag of a segment with the ticks that were added to all its times: NUT knows no time before zero."""
@@ -65,21 +67,28 @@ OpenEncoder = Callable[[OutputContainer, VideoFormat, Encoding], FrameEncoder]
 
 
 class HostEncoder:
-    """FFmpeg's encoders, from the host's memory."""
+    """FFmpeg's encoders, from the host's memory; their threads end with it, not when PyAV's streams are collected."""
 
     def __init__(self, container: OutputContainer, out: VideoFormat, encoding: Encoding) -> None:
         self._encoded = encoded_format(out, encoding)
-        self._stream = cast(VideoStream, container.add_stream(encoding.codec, rate=1 / frame_clock(out)))
-        configure(self._stream.codec_context, out, encoding)
-        self._stream.time_base = self._encoded.time_base
+        self._context = open_encoder(out, encoding)
+        codec = self._context.codec.canonical_name
+        with stream_template(codec, self._context.extradata or b"", self._encoded) as template:
+            self._stream = add_video(container, template, self._encoded)
 
     def encode(self, number: int, pixels: Array) -> Iterable[Packet[VideoStream]]:
         picture = (frame_from_codes if pixels.ndim == 1 else frame_from_rgb)(pixels, self._encoded)
         picture.pts, picture.time_base = number, frame_clock(self._encoded)
-        return self._stream.encode(picture)
+        return self._of_stream(picture)
 
     def finish(self) -> Iterable[Packet[VideoStream]]:
-        return self._stream.encode(None)
+        return self._of_stream(None)
+
+    def _of_stream(self, picture: av.VideoFrame | None) -> Iterable[Packet[VideoStream]]:
+        packets = cast("list[Packet[VideoStream]]", self._context.encode(picture))
+        for packet in packets:
+            packet.stream = self._stream
+        return packets
 
 
 class SegmentWriter:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal, Self, cast
 
 import av
 from av.container import InputContainer
+from av.sidedata.sidedata import SideData, Type
 from av.video.stream import VideoStream
 
 from sr_deploy.arrays import Array
@@ -106,7 +107,7 @@ class VideoSource:
         unordered = container.format.name in UNORDERED or video.start_time is None or self.survey.splices
         self._seekable = self.repeatable and not unordered
         self._floor, self._ceiling = _window(container, self.format.time_base, begin, until)
-        for number, note in enumerate(notes_of(video, first, self.format)):
+        for number, note in enumerate(self._facts(video, first)):
             self._notes[f"fact {number}"] = note
         for number, (pts, reason) in enumerate(self.survey.faults):
             self._notes[f"fault {number}"] = f"It is damaged at {self._place(pts)}: {reason}."
@@ -231,7 +232,7 @@ class VideoSource:
             if seek and floor is not None and not _sought(container, video, floor):
                 return
             packets = Continuous(container, self.survey.splices) if self.survey.splices else container
-            yield from self._timed(decode(packets, video, floor))
+            yield from self._timed(self._of_one_aspect(decode(packets, video, floor), video))
 
     def _piped(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """The same frames; damage is met where the last one is cut."""
@@ -240,6 +241,19 @@ class VideoSource:
             yield last
         if last is not None and isinstance(self._input.file, Y4MPipe) and self._input.file.rest(last.format):
             met(DamageError(None, "its last frame is cut"), self._skipped)
+
+    def _of_one_aspect(self, frames: Iterator[Any], video: VideoStream) -> Iterator[Any]:
+        """The same frames; a note where the decoder met another shape of pixels, which the result has not."""
+        first = video.codec_context.sample_aspect_ratio
+        for frame in frames:
+            seen = video.codec_context.sample_aspect_ratio
+            if seen and first and seen != first and "aspect" not in self._notes and frame.pts is not None:
+                where = self._clock(frame.pts)
+                self._notes["aspect"] = (
+                    f"The aspect of its pixels changes from {first} to {seen} near {where}: the first is kept."
+                )
+            first = first or seen
+            yield frame
 
     def _timed(self, decoded: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """The same frames with times, deinterlaced where they are to be; afterwards, notes of what was repaired or skipped."""
@@ -254,6 +268,12 @@ class VideoSource:
             places = list(dict.fromkeys(self._place(damage.pts) for damage in self._skipped or ()))
             more = f" and {len(places) - 3} more places" if len(places) > 3 else ""
             self._notes["damage"] = f"{self.damaged} damaged packets were skipped, at {', '.join(places[:3])}{more}."
+
+    def _facts(self, video: VideoStream, first: av.VideoFrame) -> Iterator[str]:
+        try:
+            yield from notes_of(video, first, self.format, self._input.path)
+        except VideoError as exc:
+            raise VideoError(f"{self._input.name}: {exc}") from exc
 
     def _survey_file(self) -> None:
         with self._input.open() as container:
@@ -286,6 +306,8 @@ class VideoSource:
             pixels: Array = frame.pixels
             return pixels
         known = self.format
+        if any(_is_captions(entry) for entry in cast("Iterable[SideData]", frame.side_data)):
+            self._notes["captions"] = "Closed captions in its pictures are left out."
         if (frame.width, frame.height, frame.format.name) != (known.width, known.height, known.pixel_format):
             raise VideoError(
                 f"{self._input.name}: at {self._clock(_pts(frame))} the video changes from {known.width}x{known.height} "
@@ -305,6 +327,13 @@ class VideoSource:
 
 
 _WAY_OUT = "Fetch it again, or let damaged parts be skipped."
+
+
+def _is_captions(entry: SideData) -> bool:
+    try:
+        return entry.type == Type.A53_CC
+    except ValueError:
+        return False  # A kind that PyAV has no name for.
 
 
 def _pts(frame: av.VideoFrame) -> int:
