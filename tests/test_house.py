@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "errors": set(),
     "arrays": set(),
     "files": set(),
+    "journal": {"errors", "files"},
     "bicubic": set(),
     "metrics": set(),
     "pipeline": {"errors"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "upscaling": {"errors", "files", "pipeline", "pictures", "bundle", "engines", "device"},
     "masked": {"errors", "pictures", "bundle", "engines", "device", "upscaling"},
     "evaluation": {"errors", "metrics", "bicubic", "pictures", "bundle", "upscaling", "masked"},
-    "video": {"errors", "files", "pipeline", "pictures", "bundle", "device", "upscaling"},
+    "video": {"errors", "files", "journal", "pipeline", "pictures", "bundle", "device", "upscaling"},
     "batch": {"errors", "files", "pipeline", "pictures", "bundle", "upscaling", "video"},
     "cli": set(),
 }

@@ -18,11 +18,12 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from sr_deploy.errors import VideoError
+from sr_deploy.files import put_in_place
 from sr_deploy.video.copies import Copies, Cut, covers_of
 from sr_deploy.video.encoding import Encoding, encoded_format
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
-from sr_deploy.video.segment import SHIFT, discard, put_in_place, write_error
+from sr_deploy.video.segment import SHIFT, discard, write_error
 from sr_deploy.video.streams import (
     ERRORS,
     StreamPlan,

@@ -16,6 +16,8 @@ import av
 from sr_deploy import __version__
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError, VideoError
+from sr_deploy.files import put_in_place
+from sr_deploy.journal import Journal, Segment, clear_concluded
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.check import Expected, check_result
@@ -24,12 +26,10 @@ from sr_deploy.video.frame import Frame, VideoFormat
 from sr_deploy.video.identity import network_identity, source_identity
 from sr_deploy.video.images import FrameSource, open_source
 from sr_deploy.video.join import join
-from sr_deploy.video.journal import Journal, Segment, clear_concluded
 from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
 from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.video.options import VideoOptions
 from sr_deploy.video.output import Output, enlarged, planes_for, segment_frames, space_notes
-from sr_deploy.video.segment import put_in_place
 from sr_deploy.video.stages import (
     Cancellation,
     Enlarging,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from av.video.stream import VideoStream
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import DeviceArray
 from sr_deploy.errors import VideoError
+from sr_deploy.files import put_in_place
 from sr_deploy.video.colors import frame_from_codes, frame_from_rgb
 from sr_deploy.video.encoding import Encoding, encoded_format, frame_clock, open_encoder
 from sr_deploy.video.frame import Frame, VideoFormat
@@ -191,24 +191,6 @@ def decoding_number(shown: int, decoded: int | None) -> int:
     """
     plausible = decoded is not None and -MOST_REORDERED <= decoded <= shown
     return cast(int, decoded) if plausible else shown
-
-
-def put_in_place(part: Path, path: Path) -> None:
-    """Rename a file that is complete, so that neither its bytes nor its name are lost in a power cut."""
-    sync(part)
-    part.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if sys.platform == "win32" and path.is_dir():
-        return  # folders have no handle there
-    handle = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def discard(container: av.container.OutputContainer, part: Path) -> None:

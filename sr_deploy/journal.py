@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sr_deploy.errors import UsageError, VideoError
-from sr_deploy.video.segment import sync
+from sr_deploy.files import sync
 
 if sys.platform == "win32":
     import msvcrt
