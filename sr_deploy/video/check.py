@@ -33,6 +33,8 @@ _ROLES = (
 )
 """Dispositions that Matroska keeps; MP4 decides by itself which track is the default."""
 
+AGAIN = "the file is not what it should be: run again"
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -99,7 +101,7 @@ def _checked(opened: InputContainer, target: Path, expected: Expected, decode: b
         ("the number of chapters", len(opened.chapters()), expected.chapters),
     ):
         if is_ != should:
-            raise VideoError(f"{target}: {what} is {is_}, expected {should}; the file is not what it should be: run again")
+            raise VideoError(f"{target}: {what} is {is_}, expected {should}; {AGAIN}")
     return Checked(len(shown), length, len(opened.streams) - 1, target.stat().st_size, decode)
 
 

@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Discard, Stream
 
 from sr_deploy.video.streams import Copied, StreamPlan, add_copy, converted, cover_of, open_source
-from sr_deploy.video.survey import Continuous, Splice
+from sr_deploy.video.survey import Continuous, Survey
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,16 @@ class Copies:
         plan: StreamPlan,
         cut: Cut,
         covers: dict[int, bytes],
-        splices: tuple[Splice, ...] = (),
+        survey: Survey,
+        trial: bool = False,
     ) -> None:
-        self._opened, self._cut, self._splices = opened, cut, splices
+        """trial: take the first packet of each stream only."""
+        self._opened, self._cut, self._survey, self._trial = opened, cut, survey, trial
+        self._last: dict[int, int] = {}
         self.counts: dict[int, int] = {}
         self.notes: list[str] = []
+        self.names: dict[int, str] = {}
+        self.repaired = 0
         self._streams: dict[int, tuple[Copied, Stream]] = {}
         for copied in plan.copied if opened is not None else ():
             stream = cast(InputContainer, opened).streams[copied.index]
@@ -80,6 +85,7 @@ class Copies:
             if added.type != "attachment":
                 self.counts[copied.index] = 0
                 self._streams[copied.index] = copied, added
+                self.names[added.index] = str(copied)
 
     def packets(self) -> Iterator[Packet[Any]]:
         if self._opened is None or not self._streams:
@@ -88,15 +94,21 @@ class Copies:
             if stream.index not in self._streams:
                 stream.discard = Discard.all
         try:
-            for packet in Continuous(self._opened, self._splices).demux():
+            for packet in Continuous(self._opened, self._survey.splices).demux():
                 yield from self._copy(packet)
+                if self._trial and all(self.counts[i] or not self._survey.packets.get(i, 1) for i in self._streams):
+                    return
         except (av.error.FFmpegError, OSError) as exc:
             self.notes.append(f"the source is broken ({getattr(exc, 'strerror', None) or exc}): its other streams end there")
+        if self.repaired:
+            self.notes.append(f"{self.repaired} packets of other streams were moved: their times of decoding did not rise")
 
     def _copy(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
         if not packet.size or packet.stream_index not in self._streams:
             return
         base = packet.time_base
+        if self._trial and self.counts[packet.stream_index]:
+            return
         if not self._cut.keeps(packet, base):
             return
         copied, target = self._streams[packet.stream_index]
@@ -104,9 +116,20 @@ class Copies:
         if moved is None:
             return
         self._cut.move(moved, base)
+        self._set_later(moved, copied.index)
         self.counts[copied.index] += 1
         moved.stream = target
         yield moved
+
+    def _set_later(self, packet: Packet[Any], index: int) -> None:
+        """Times of decoding that do not rise are moved on by a tick, as ffmpeg does: no container takes them."""
+        last = self._last.get(index)
+        if packet.dts is not None and last is not None and packet.dts < last:
+            packet.dts = last + 1
+            packet.pts = None if packet.pts is None else max(packet.pts, packet.dts)
+            self.repaired += 1
+        if packet.dts is not None:
+            self._last[index] = packet.dts
 
 
 def covers_of(source: Path | None, plan: StreamPlan) -> dict[int, bytes]:

@@ -63,13 +63,14 @@ def join(
     start: Fraction | None = None,
     until: Fraction | None = None,
     survey: Survey | None = None,
+    trial: bool = False,
 ) -> Joined:
     """Write `target` from finished segments, in their order, and the streams of `source` that the plan names.
 
     Packets are copied bit by bit. Everything is moved so that the earliest picture or sound is at zero, or the first frame
-    where `start` is given. start, until: in seconds of the source, counted from where it starts, the range that the other
-    streams are cut to. survey: of the source. target appears only when it is complete. A source that is broken at its end
-    gives what it has, and a note.
+    where `start` is given. start, until: in seconds from where the source begins, the range that other streams are cut
+    to. survey: of the source. trial: copy the first packet of each stream only. target appears only when it is complete. A
+    source that is broken at its end gives what it has, and a note.
 
     Raises: VideoError when a segment is missing, damaged, of other settings or out of order, and when the disk refuses.
     """
@@ -90,22 +91,25 @@ def join(
             output = _open_output(part, plan, encoded, opened)
         except ERRORS as exc:
             raise write_error(target, exc) from exc
+        what = "its header"
         try:
             video = add_video(output, template, encoded)
-            copies = Copies(opened, output, plan, cut, covers, known.splices)
+            copies = Copies(opened, output, plan, cut, covers, known, trial)
             chapters = cut.chapters(opened) if opened is not None else []
             output.set_chapters(chapters)
             if opened is not None:
                 _describe(output, video, opened, main_video(opened, plan.video_index))
             pictures = _pictures(segments, scan, video, origin, last)
             for packet in _merged(pictures, copies.packets()):
+                what = copies.names.get(packet.stream_index, "the video")
                 output.mux(packet)
+            what = "its end"
             output.close()
             put_in_place(part, target)
         except BaseException as exc:
             discard(output, part)
             if isinstance(exc, ERRORS):
-                raise write_error(target, exc) from exc
+                raise write_error(target, exc, what) from exc
             raise
     shown = tuple(pts - origin for pts in scan.shown)
     return Joined(target, encoded.time_base, shown, last, copies.counts, len(chapters), tuple(copies.notes))

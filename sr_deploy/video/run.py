@@ -30,6 +30,7 @@ from sr_deploy.video.names import PICTURES_THAT_MOVE, PIPE, names_stream
 from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.video.options import VideoOptions
 from sr_deploy.video.output import Output, enlarged, planes_for, segment_frames, space_notes
+from sr_deploy.video.rehearsal import rehearse
 from sr_deploy.video.stages import (
     Cancellation,
     Enlarging,
@@ -166,6 +167,13 @@ class _Run:
     ) -> VideoSummary:
         """What became of the frames that are missing yet, and of the whole."""
         resumed = journal.frames
+        encoder = nvenc.open if nvenc else None
+        rehearse(
+            *(self._part, self._target, output, _container(self._source)),
+            survey=source.survey,
+            pts=source.start_pts,
+            encoder=encoder,
+        )
         planes = nvenc.planes if nvenc else planes_for(self._upscaler, source.format, output.encoded)
         known = (*output.encoding.notes, *output.streams.notes, *self._decoding_notes(source, planes), *notes)
         self._started(source, output.format, output.encoding, resumed, known)

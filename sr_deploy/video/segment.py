@@ -203,11 +203,12 @@ def discard(container: av.container.OutputContainer, part: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_error(path: Path, error: Exception) -> VideoError:
-    """Ours, with the reason and what to do."""
+def write_error(path: Path, error: Exception, what: str = "") -> VideoError:
+    """Ours, with the reason and what to do; what: the part of the file, where that may be the reason."""
     number = getattr(error, "errno", None) or 0
     reason = os.strerror(number) if number in errno.errorcode else str(getattr(error, "strerror", None) or error)
-    remedy = (
-        "free space or choose another folder" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check the folder"
-    )
-    return VideoError(f"{path}: cannot be written ({reason}); {remedy}")
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return VideoError(f"{path}: cannot be written ({reason}); free space or choose another folder")
+    if what and (number == errno.EINVAL or number not in errno.errorcode):
+        return VideoError(f"{path}: {what} cannot be written ({reason}); use another container, or --drop-unsupported")
+    return VideoError(f"{path}: cannot be written ({reason}); check the folder")

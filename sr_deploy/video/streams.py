@@ -89,9 +89,9 @@ def plan_streams(
         sample.write(name)
     except ERRORS as exc:
         raise UsageError(f"'{container}' cannot hold {encoding.codec} ({exc}); use .mkv, or another --codec") from exc
-    problems = list(_lost_facts(name, container, sample))
     if source is None:
-        return _decided(StreamPlan(name, problems=tuple(problems)), drop_unsupported)
+        return StreamPlan(name)
+    problems: list[str] = []
     with open_source(source) as opened:
         main = main_video(opened, video_index)
         first = _first_packets(opened, main, packets or {})
@@ -267,18 +267,6 @@ class _Sample:
                 packet.stream, packet.pts, packet.dts = added, 0, 0
                 output.mux(packet)
         return file.getvalue()
-
-
-def _lost_facts(name: str, container: str, sample: _Sample) -> Iterator[str]:
-    """What the container says otherwise of the upscaled video when it is read back."""
-    wanted = sample.encoded
-    with av.open(io.BytesIO(sample.write(name))) as written:
-        aspect = written.streams.video[0].sample_aspect_ratio or Fraction(1)
-    if wanted.sample_aspect and aspect != wanted.sample_aspect:
-        yield (
-            f"{sample.codec} in '{container}' loses the pixel aspect {wanted.sample_aspect}; "
-            "use --codec libx264 or libx265, or .mp4 or .mov"
-        )
 
 
 def _first_packets(opened: InputContainer, main: VideoStream, counts: dict[int, int]) -> dict[int, Packet[Any]]:
