@@ -20,6 +20,7 @@ from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.errors import UsageError, VideoError
+from sr_deploy.video.acm import add_acm
 from sr_deploy.video.encoding import Encoding, container_format, encoded_format, open_encoder
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
@@ -35,7 +36,8 @@ _NOT_COPIED = {"encoder", "major_brand", "minor_version", "compatible_brands", "
 class Copied:
     """A stream of the source that goes into the output.
 
-    convert: the codec that its text moves into, or 'attachment' for a cover, which Matroska holds as an attached file.
+    convert: the codec that its text moves into, 'attachment' for a cover, which Matroska holds as an attached file, or 'acm'
+    for sound that it holds under another name.
     """
 
     index: int
@@ -43,7 +45,7 @@ class Copied:
     codec: str
     language: str | None
     disposition: int
-    convert: Literal["", "subrip", "attachment"] = ""
+    convert: Literal["", "subrip", "attachment", "acm"] = ""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.index} ({self.codec}{', ' + self.language if self.language else ''})"
@@ -58,6 +60,11 @@ class StreamPlan:
     copied: tuple[Copied, ...] = ()
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def renames(self) -> bool:
+        """Whether a stream goes by another name until the file is complete."""
+        return any(copied.convert == "acm" for copied in self.copied)
 
     def require(self) -> None:
         """Raises: UsageError when there are problems."""
@@ -160,8 +167,11 @@ def add_copy(output: OutputContainer, stream: Stream, copied: Copied, cover: byt
     """
     if copied.convert == "attachment":
         return _attach(output, stream, copied, cover)
-    if copied.convert:
-        added: Stream = output.add_mux_stream(copied.convert)
+    if copied.convert == "acm":
+        added: Stream = add_acm(output, stream)
+        added.time_base = stream.time_base
+    elif copied.convert:
+        added = output.add_mux_stream(copied.convert)
         added.time_base = stream.time_base
     elif stream.type == "attachment":
         added = output.add_stream_from_template(stream)
@@ -294,6 +304,8 @@ def _judge(stream: Stream, packet: Packet[Any] | None, name: str, container: str
     choices = [plain]
     if codec == "mov_text":
         choices.append(replace(plain, convert="subrip"))
+    if name == "matroska" and stream.type == "audio" and "truehd" not in map(codec_name, stream.container.streams):
+        choices.append(replace(plain, convert="acm"))
     if name == "matroska" and stream.disposition & Disposition.attached_pic:
         choices = [replace(plain, convert="attachment")]
     reason = ""
