@@ -15,9 +15,6 @@ from av.stream import Stream
 
 from sr_deploy.video.header import sound_template
 
-OPTIONS = {"write_crc": "0"}
-"""Of the muxer: a checksum would not fit the new name."""
-
 _STAND_IN, _NAME = b"A_TRUEHD", b"A_MS/ACM"
 _HEADER_WITHIN = 1 << 20
 

@@ -110,7 +110,7 @@ def choose_encoding(
     Raises: UsageError for a codec, preset, pixel format or option that does not exist here, or that does not go together.
     """
     name = codec or _default_codec(source, container_format(container))
-    _require_codec(name, container)
+    require_codec(name, container)
     settings = _settings(name, crf, preset, options)
     first: Exception | None = None
     wanted = _candidates(name, source, pixel_format)
@@ -206,7 +206,8 @@ def _default_codec(source: VideoFormat, container: str) -> str:
     return "libx265" if source.depth <= 12 or container != "matroska" else "ffv1"
 
 
-def _require_codec(name: str, container: str) -> None:
+def require_codec(name: str, container: str) -> None:
+    """Raises: UsageError for a codec that is not here, or that a file of that ending cannot hold."""
     if name not in _CODECS or name not in av.codecs_available:
         here = ", ".join(codec for codec in CODECS if codec in av.codecs_available)
         raise UsageError(f"no codec '{name}'; expected one of {here}")

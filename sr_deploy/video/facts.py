@@ -101,7 +101,7 @@ def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat, pat
         profile, compatible = dolby
         if not compatible:
             raise VideoError(
-                f"It is Dolby Vision of profile {profile}, whose pictures are no YCbCr: all colors would be wrong. "
+                f"{path}: it is Dolby Vision of profile {profile}, whose pictures are no YCbCr: all colors would be wrong. "
                 "Convert it to HDR10 or SDR first."
             )
         yield f"Its Dolby Vision metadata (profile {profile}) is left out; its base layer is upscaled."
@@ -149,8 +149,7 @@ def duration_of(container: InputContainer, stream: VideoStream) -> Fraction | No
 def count_of(stream: VideoStream, duration: Fraction | None) -> int | None:
     """How many frames the file says, or lets guess by duration and rate."""
     if stream.frames:
-        hidden = sum(entry.is_discard for entry in stream.index_entries)
-        return stream.frames - hidden
+        return stream.frames - sum(entry.is_discard for entry in stream.index_entries)
     if duration is None or not stream.average_rate:
         return None
     return max(1, round(duration * stream.average_rate))

@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from sr_deploy.errors import VideoError
 from sr_deploy.files import put_in_place
-from sr_deploy.video import acm
+from sr_deploy.video.acm import rename_acm
 from sr_deploy.video.copies import Copies, Cut, covers_of
 from sr_deploy.video.encoding import Encoding, encoded_format
 from sr_deploy.video.frame import VideoFormat
@@ -106,8 +106,8 @@ def join(
                 output.mux(packet)
             what = "its end"
             output.close()
-            if plan.renames:
-                acm.rename_acm(part)
+            if any(copied.convert == "acm" for copied in plan.copied):
+                rename_acm(part)
             put_in_place(part, target)
         except BaseException as exc:
             discard(output, part)
@@ -202,7 +202,7 @@ def _open_output(part: Path, plan: StreamPlan, encoded: VideoFormat, opened: Inp
         encoded.time_base,
         *(stream.time_base for stream in (opened.streams if opened else ()) if stream.type != "attachment"),
     ]
-    options = output_options(plan.container, bases) | (acm.OPTIONS if plan.renames else {})
+    options = output_options(plan.container, bases)
     return av.open(f"file:{part}", "w", format=plan.container, container_options=options)
 
 

@@ -9,22 +9,16 @@ import numpy as np
 from sr_deploy.errors import VideoError
 from sr_deploy.video.check import AGAIN, Expected, check_result
 from sr_deploy.video.frame import Frame
+from sr_deploy.video.images import FrameSource
 from sr_deploy.video.join import join
 from sr_deploy.video.output import Output
 from sr_deploy.video.segment import OpenEncoder, SegmentWriter, segment_suffix
-from sr_deploy.video.survey import Survey
 
 
 def rehearse(
-    folder: Path,
-    target: Path,
-    output: Output,
-    source: Path | None,
-    survey: Survey,
-    pts: int,
-    encoder: OpenEncoder | None = None,
+    folder: Path, target: Path, output: Output, others: Path | None, source: FrameSource, encoder: OpenEncoder | None
 ) -> None:
-    """Write a frame at that pts and the first packet of every copied stream as `target` will be, check it, and remove it.
+    """Write a frame and the first packet of every stream that is copied from `others` as `target` will be; check and remove it.
 
     Raises: VideoError naming what the container or the encoder does not take or keep.
     """
@@ -34,9 +28,9 @@ def rehearse(
     black = np.zeros((out.height, out.width, 3), np.uint8 if out.depth == 8 else np.uint16)
     try:
         with SegmentWriter(segment, out, encoding, encoder) as writer:
-            writer.write(Frame(black, pts))
+            writer.write(Frame(black, source.start_pts))
             writer.close()
-        joined = join([segment], trial, out, encoding, output.streams, source=source, survey=survey, trial=True)
+        joined = join([segment], trial, out, encoding, output.streams, source=others, survey=source.survey, trial=True)
         check_result(trial, Expected.of(out, encoding, output.streams, joined))
     except VideoError as exc:
         reason = str(exc).removeprefix(f"{trial}: ").replace(AGAIN, "use .mkv, or another --codec")

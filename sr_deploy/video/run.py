@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ from sr_deploy.video.options import VideoOptions
 from sr_deploy.video.output import Output, enlarged, planes_for, segment_frames, space_notes
 from sr_deploy.video.rehearsal import rehearse
 from sr_deploy.video.stages import (
-    Cancellation,
     Enlarging,
     FrameNetwork,
     FrameUpscaler,
@@ -90,32 +89,26 @@ def upscaled_frames(
     Raises: UsageError, VideoError, CancelledError, what the upscaler raises; a note on the exception names the frame.
     """
     chosen = options or VideoOptions()
-    cancellation = Cancellation(cancel)
     with _opened(Path(source), chosen) as opened:
         out = enlarged(opened.format, upscaler.scale, chosen.size)
-        enlarge = Enlarging(_network(upscaler, chosen, opened.format), out, cancellation)
-        for item in numbered(opened.frames(), 0, cancellation):
+        enlarge = Enlarging(_network(upscaler, chosen, opened.format), out, cancel)
+        for item in numbered(opened.frames(), 0, cancel):
             yield enlarge(item)[1]
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        source: Path,
-        target: Path,
-        upscaler: FrameUpscaler,
-        options: VideoOptions,
-        observer: VideoObserver,
-        cancel: threading.Event | None,
-    ) -> None:
-        self._source = source
-        self._target = target
-        self._upscaler = upscaler
-        self._options = options
-        self._observer = observer
-        self._cancellation = Cancellation(cancel)
-        self._part = target.with_name(target.name + ".part")
-        self._bitrate: float | None = None
+    _source: Path
+    _target: Path
+    _upscaler: FrameUpscaler
+    _options: VideoOptions
+    _observer: VideoObserver
+    _cancel: threading.Event | None
+    _bitrate: float | None = None
+
+    @property
+    def _part(self) -> Path:
+        return self._target.with_name(self._target.name + ".part")
 
     def run(self) -> VideoSummary:
         started = time.perf_counter()
@@ -167,13 +160,7 @@ class _Run:
     ) -> VideoSummary:
         """What became of the frames that are missing yet, and of the whole."""
         resumed = journal.frames
-        encoder = nvenc.open if nvenc else None
-        rehearse(
-            *(self._part, self._target, output, _container(self._source)),
-            survey=source.survey,
-            pts=source.start_pts,
-            encoder=encoder,
-        )
+        rehearse(self._part, self._target, output, _container(self._source), source, nvenc.open if nvenc else None)
         planes = nvenc.planes if nvenc else planes_for(self._upscaler, source.format, output.encoded)
         known = (*output.encoding.notes, *output.streams.notes, *self._decoding_notes(source, planes), *notes)
         self._started(source, output.format, output.encoding, resumed, known)
@@ -251,7 +238,7 @@ class _Run:
         sink = Y4MWriter(sys.stdout.buffer, out) if self._target == PIPE else ImageSequence(self._target)
         self._started(source, out, None, 0, ())
         frames = _network(self._upscaler, self._options, source.format)
-        enlarge = Enlarging(frames, out, self._cancellation)
+        enlarge = Enlarging(frames, out, self._cancel)
 
         def write(item: Numbered) -> None:
             number, frame = item
@@ -260,7 +247,7 @@ class _Run:
             self._observer.written(VideoProgress(number + 1, None))
 
         try:
-            timing = run_pipeline(numbered(source.frames(), 0, self._cancellation), enlarge, write, workers=frames.concurrency)
+            timing = run_pipeline(numbered(source.frames(), 0, self._cancel), enlarge, write, workers=frames.concurrency)
             sink.close()
         except BaseException:
             sink.abort()
@@ -300,13 +287,10 @@ class _Run:
             seconds = (segment.last - segment.first) * source.format.time_base
             self._bitrate = float(8 * segment.bytes / seconds) if seconds else None
 
-        per_segment = output.per_segment
-        encoder = nvenc.open if nvenc else None
-        segments = SegmentOutput(
-            journal, output.format, output.encoding, per_segment, encoder=encoder, written=written, finished=finished
-        )
-        items = missing_frames(source, journal, per_segment, self._cancellation)
-        enlarge = Enlarging(frames, output.format, self._cancellation)
+        encoder, each = nvenc.open if nvenc else None, output.per_segment
+        segments = SegmentOutput(journal, output.format, output.encoding, each, encoder, written=written, finished=finished)
+        items = missing_frames(source, journal, each, self._cancel)
+        enlarge = Enlarging(frames, output.format, self._cancel)
         try:
             timing = run_pipeline(items, enlarge, segments.write, workers=frames.concurrency)
             segments.finish()

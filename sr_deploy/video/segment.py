@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self, cast
 
 import av
@@ -35,13 +34,12 @@ MOST_REORDERED = 16
 
 @dataclass(frozen=True)
 class Segment:
-    """A finished file of consecutive frames. pts, durations: in ticks of the video's time base; a duration of 0 is unknown."""
+    """A finished file of consecutive frames. pts: in ticks of the video's time base."""
 
     path: Path
     frames: int
     first_pts: int
     last_pts: int
-    last_duration: int
     bytes: int
 
 
@@ -152,8 +150,7 @@ class SegmentWriter:
             if isinstance(exc, av.error.FFmpegError | OSError):
                 raise write_error(self.path, exc) from exc
             raise
-        last = self._pts[-1]
-        return Segment(self.path, len(self._pts), self._pts[0], last, self._durations[-1], self.path.stat().st_size)
+        return Segment(self.path, len(self._pts), self._pts[0], self._pts[-1], self.path.stat().st_size)
 
     def abort(self) -> None:
         """Remove what was written; harmless when it is finished or aborted already."""
@@ -162,7 +159,7 @@ class SegmentWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self.abort()
 

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Any, BinaryIO, Literal, Self
 
 import av
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData, Type
 from av.video.stream import VideoStream
 
 from sr_deploy.arrays import Array
 from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import rgb_from_frame
-from sr_deploy.video.decoding import DamageError, DoubtError, Packets, decode_carefully, decode_fast, met
+from sr_deploy.video.decoding import Clock, DamageError, DoubtError, Packets, decode_carefully, decode_fast, met
 from sr_deploy.video.extent import missing_bytes
 from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
-from sr_deploy.video.input import Input, input_of
-from sr_deploy.video.pipe import Y4MPipe
+from sr_deploy.video.input import Input, Y4MPipe, input_of
 from sr_deploy.video.streams import codec_name, main_video
 from sr_deploy.video.survey import Continuous, Survey, survey
-from sr_deploy.video.timing import Clock
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]
@@ -107,10 +103,12 @@ class VideoSource:
         unordered = container.format.name in UNORDERED or video.start_time is None or self.survey.splices
         self._seekable = self.repeatable and not unordered
         self._floor, self._ceiling = _window(container, self.format.time_base, begin, until)
-        for number, note in enumerate(self._facts(video, first)):
+        for number, note in enumerate(notes_of(video, first, self.format, self._input.path)):
             self._notes[f"fact {number}"] = note
         for number, (pts, reason) in enumerate(self.survey.faults):
             self._notes[f"fault {number}"] = f"It is damaged at {self._place(pts)}: {reason}."
+        if self.survey.captions:
+            self._notes["captions"] = "Closed captions in its pictures are left out."
         if self.survey.splices:
             places = f"{len(self.survey.splices)} place{'s' * (len(self.survey.splices) > 1)}"
             self._notes["splices"] = f"Its times start anew in {places}; they are made to go on there."
@@ -142,15 +140,10 @@ class VideoSource:
         """
         self._on_device = decode
 
-    @property
-    def damaged(self) -> int:
-        """How many damaged packets were skipped so far."""
-        return len(self._skipped or ())
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -192,7 +185,7 @@ class VideoSource:
             except DoubtError as doubt:
                 self._give_up_device(str(doubt), floor)
         try:
-            yield from self._later(floor, self._decode_carefully)
+            yield from self._later(floor, lambda packets, video, _: decode_carefully(packets, video, self._skipped))
         except DamageError as damage:
             raise self._damage_error(damage) from damage
 
@@ -201,10 +194,6 @@ class VideoSource:
             self._on_device = None
             where = "the beginning" if floor is None else self._clock(floor)
             self._notes["device"] = f"NVDEC was given up at {where}: {reason}. The rest was decoded on the CPU."
-
-    def _decode_carefully(self, container: Packets, video: VideoStream, after: int | None) -> Iterator[av.VideoFrame]:
-        del after
-        return decode_carefully(container, video, self._skipped)
 
     def _later(self, floor: int | None, decode: Decode) -> VideoFrames:
         """Frames later than that pts: after a seek if a sound frame up to it is met then, else from the first frame on."""
@@ -265,15 +254,9 @@ class VideoSource:
                 f"{clock.repaired} frames had no time that could be used; theirs follow from their neighbors."
             )
         if self._skipped:
-            places = list(dict.fromkeys(self._place(damage.pts) for damage in self._skipped or ()))
+            places = list(dict.fromkeys(self._place(damage.pts) for damage in self._skipped))
             more = f" and {len(places) - 3} more places" if len(places) > 3 else ""
-            self._notes["damage"] = f"{self.damaged} damaged packets were skipped, at {', '.join(places[:3])}{more}."
-
-    def _facts(self, video: VideoStream, first: av.VideoFrame) -> Iterator[str]:
-        try:
-            yield from notes_of(video, first, self.format, self._input.path)
-        except VideoError as exc:
-            raise VideoError(f"{self._input.name}: {exc}") from exc
+            self._notes["damage"] = f"{len(self._skipped)} damaged packets were skipped, at {', '.join(places[:3])}{more}."
 
     def _survey_file(self) -> None:
         with self._input.open() as container:
@@ -306,8 +289,6 @@ class VideoSource:
             pixels: Array = frame.pixels
             return pixels
         known = self.format
-        if any(_is_captions(entry) for entry in cast("Iterable[SideData]", frame.side_data)):
-            self._notes["captions"] = "Closed captions in its pictures are left out."
         if (frame.width, frame.height, frame.format.name) != (known.width, known.height, known.pixel_format):
             raise VideoError(
                 f"{self._input.name}: at {self._clock(_pts(frame))} the video changes from {known.width}x{known.height} "
@@ -327,13 +308,6 @@ class VideoSource:
 
 
 _WAY_OUT = "Fetch it again, or let damaged parts be skipped."
-
-
-def _is_captions(entry: SideData) -> bool:
-    try:
-        return entry.type == Type.A53_CC
-    except ValueError:
-        return False  # A kind that PyAV has no name for.
 
 
 def _pts(frame: av.VideoFrame) -> int:

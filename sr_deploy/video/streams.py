@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import av
 import av.error
-from av.codec import Codec
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
@@ -21,7 +20,7 @@ from av.video.stream import VideoStream
 
 from sr_deploy.errors import UsageError, VideoError
 from sr_deploy.video.acm import add_acm
-from sr_deploy.video.encoding import Encoding, container_format, encoded_format, open_encoder
+from sr_deploy.video.encoding import Encoding, container_format, encoded_format, open_encoder, require_codec
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
 
@@ -61,11 +60,6 @@ class StreamPlan:
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
-    @property
-    def renames(self) -> bool:
-        """Whether a stream goes by another name until the file is complete."""
-        return any(copied.convert == "acm" for copied in self.copied)
-
     def require(self) -> None:
         """Raises: UsageError when there are problems."""
         if self.problems:
@@ -78,29 +72,25 @@ def plan_streams(
     out: VideoFormat,
     encoding: Encoding,
     *,
-    video_index: int | None = None,
     drop_unsupported: bool = False,
     packets: dict[int, int] | None = None,
 ) -> StreamPlan:
     """The streams that can be copied into a file of that ending, each proven by a header and its first packet in memory.
 
-    source: None without a file, as for pictures and standard input. video_index: the stream that is upscaled, by default the
-    first that is not a cover; other video streams are copied. drop_unsupported makes notes of problems. packets: how many each
-    stream has, where it is known.
+    source: None without a file, as for pictures and standard input. drop_unsupported makes notes of problems. packets: how many
+    each stream has, where it is known.
 
     Raises: UsageError when the container cannot hold the upscaled video itself. VideoError when the source cannot be read.
     """
     name = container_format(container)
-    sample = _Sample.encode(out, encoding)
-    try:
-        sample.write(name)
-    except ERRORS as exc:
-        raise UsageError(f"'{container}' cannot hold {encoding.codec} ({exc}); use .mkv, or another --codec") from exc
+    require_codec(encoding.codec, container)
     if source is None:
         return StreamPlan(name)
+    encoder = open_encoder(out, encoding)
+    sample = _Sample(encoder.codec.canonical_name, encoder.extradata or b"", encoded_format(out, encoding))
     problems: list[str] = []
     with open_source(source) as opened:
-        main = main_video(opened, video_index)
+        main = main_video(opened, None)
         first = _first_packets(opened, main, packets or {})
         copied, notes = [], []
         for stream in opened.streams:
@@ -115,15 +105,9 @@ def plan_streams(
             else:
                 problems.append(trouble)
         # Within the block: a stream is not to be asked for anything after its file is closed.
-        plan = StreamPlan(name, main.index, tuple(copied), tuple(notes), tuple(problems))
-    return _decided(plan, drop_unsupported)
-
-
-def _decided(plan: StreamPlan, drop_unsupported: bool) -> StreamPlan:
-    if not drop_unsupported:
-        return plan
-    notes = plan.notes + tuple(problem.split("; ")[0] for problem in plan.problems)
-    return StreamPlan(plan.container, plan.video_index, plan.copied, notes)
+        if drop_unsupported:
+            notes, problems = notes + [problem.split("; ")[0] for problem in problems], []
+        return StreamPlan(name, main.index, tuple(copied), tuple(notes), tuple(problems))
 
 
 @contextmanager
@@ -219,10 +203,10 @@ def kept_metadata(metadata: dict[str, str], statistics: bool = True) -> dict[str
 
 
 def output_options(name: str, time_bases: Iterable[Fraction | None]) -> dict[str, str]:
-    """Options of a muxer that keep times and dispositions as they are, and make equal files of equal packets."""
+    """Options of a muxer that keep times and dispositions as they are, make equal files of equal packets, and no checksums."""
     options = {"fflags": "+bitexact"}
     if name in ("matroska", "webm"):
-        return options | {"avoid_negative_ts": "disabled", "default_mode": "passthrough"}
+        return options | {"avoid_negative_ts": "disabled", "default_mode": "passthrough", "write_crc": "0"}
     # Edit lists count in the movie's time scale: a start between two of its ticks would be rounded.
     scale = 1000
     for base in time_bases:
@@ -233,50 +217,25 @@ def output_options(name: str, time_bases: Iterable[Fraction | None]) -> dict[str
 
 @dataclass(frozen=True)
 class _Sample:
-    """One encoded frame of the output, enough to write a file of any container."""
+    """The video of the output without a frame, enough to write a file of any container."""
 
     codec: str
     extradata: bytes
-    packets: tuple[bytes, ...]
     encoded: VideoFormat
 
-    @staticmethod
-    def encode(out: VideoFormat, encoding: Encoding) -> _Sample:
-        encoder = open_encoder(out, encoding)
-        frame = av.VideoFrame(out.width, out.height, encoding.pixel_format)
-        for plane in frame.planes:
-            plane.update(bytes(plane.buffer_size))
-        frame.pts = 0
-        packets = tuple(bytes(packet) for packet in encoder.encode(frame) + encoder.encode(None))
-        codec = Codec(encoding.codec, "w").canonical_name
-        return _Sample(codec, encoder.extradata or b"", packets, encoded_format(out, encoding))
-
-    def write(
-        self, name: str, stream: Stream | None = None, packet: Packet[Any] | None = None, copied: Copied | None = None
-    ) -> bytes:
-        """A whole file in memory: this frame, and one packet of a stream of the source."""
-        file = io.BytesIO()
-        bases = [self.encoded.time_base, *([stream.time_base] if stream else [])]
-        options = output_options(name, bases)
+    def write(self, name: str, stream: Stream, packet: Packet[Any] | None, copied: Copied) -> None:
+        """A whole file in memory with one packet of a stream of the source."""
+        options = output_options(name, [self.encoded.time_base, stream.time_base])
         with (
             stream_template(self.codec, self.extradata, self.encoded) as template,
-            av.open(file, "w", format=name, container_options=options) as output,
+            av.open(io.BytesIO(), "w", format=name, container_options=options) as output,
         ):
-            video = add_video(output, template, self.encoded)
-            added = None
-            if stream is not None and copied is not None:
-                added = add_copy(output, stream, copied, bytes(packet or b""))
+            add_video(output, template, self.encoded)
+            added = add_copy(output, stream, copied, bytes(packet or b""))
             output.start_encoding()
-            for data in self.packets:
-                picture = Packet(data)
-                picture.stream, picture.time_base = video, self.encoded.time_base
-                picture.pts = picture.dts = 0
-                picture.is_keyframe = True
-                output.mux(picture)
-            if added is not None and packet is not None and added.type != "attachment":
+            if packet is not None and added.type != "attachment":
                 packet.stream, packet.pts, packet.dts = added, 0, 0
                 output.mux(packet)
-        return file.getvalue()
 
 
 def _first_packets(opened: InputContainer, main: VideoStream, counts: dict[int, int]) -> dict[int, Packet[Any]]:

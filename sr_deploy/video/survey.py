@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from sr_deploy.video.log import heard
 PROMISE_LENGTH = {"matroska,webm", "avi", "asf", "flv", "mov,mp4,m4a,3gp,3g2,mj2", "nut"}
 """Containers whose header says how long they are; of others FFmpeg guesses it from the last packet, or the size."""
 
+CAPTIONS = re.compile(rb"(\xb5\0\x31|\0\0\x01\xb2)GA94")
+"""How closed captions begin in the data of a picture (ATSC A/53): in H.264 and HEVC, and in MPEG-2."""
+
 BACK = Fraction(1, 10)
 """Seconds that times may go back within a stream before they count as started anew, as in ffmpeg."""
 
@@ -40,6 +44,7 @@ class Survey:
 
     begin: when the first picture or sound is shown, in seconds; start: the same as FFmpeg takes it. packets: how many with
     content each stream has, by its index. faults: where something is missing, as pts of the last picture before it, and why.
+    captions: whether its pictures carry closed captions.
     """
 
     begin: Fraction = Fraction(0)
@@ -47,6 +52,7 @@ class Survey:
     packets: dict[int, int] = field(default_factory=dict)
     splices: tuple[Splice, ...] = ()
     faults: tuple[tuple[int | None, str], ...] = ()
+    captions: bool = False
 
 
 class Continuous:
@@ -96,6 +102,7 @@ def survey(container: InputContainer, video: VideoStream) -> Survey:
     tracks = {stream.index: _Track() for stream in container.streams}
     parts, packets, faults = [_Part()], Counter[int](), list[tuple[int | None, str]]()
     latest: int | None = None
+    captions = False
     frame = 1 / (video.average_rate or Fraction(25))
     with heard(av.logging.ERROR) as messages:
         for packet in _demuxed(container):
@@ -108,14 +115,15 @@ def survey(container: InputContainer, video: VideoStream) -> Survey:
             messages.clear()
             if complaints and packet.size:
                 faults.append((latest, f"FFmpeg says: {complaints[0]}"))
-            if packet.stream_index == video.index and packet.size and packet.pts is not None:
-                latest = packet.pts if latest is None else max(latest, packet.pts)
+            if packet.stream_index == video.index and packet.size:
+                latest = max(latest or packet.pts, packet.pts) if packet.pts is not None else latest
+                captions = captions or CAPTIONS.search(bytes(packet)) is not None
     ends = {index: end for part in parts for index, end in part.ends.items()}
     if missing := _missing_end(container, video, ends, frame):
         faults.append((latest, missing))
     begins = [time for index, time in parts[0].begins.items() if container.streams[index].type in ("video", "audio")]
     begin = max(min(begins, default=start), Fraction(0)) if start > 0 else Fraction(0)
-    return Survey(begin, start, dict(packets), tuple(_splices(parts)), tuple(faults))
+    return Survey(begin, start, dict(packets), tuple(_splices(parts)), tuple(faults), captions)
 
 
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:

@@ -30,7 +30,7 @@ def with_record(whole: bytes, profile: int, compatible: int) -> bytes:
 def test_dolby_vision_without_a_base_layer_is_refused(shared: Path, tmp_path: Path) -> None:
     source = shared / "faults" / "dv5.mp4"
     assert reader.video_stream(source)["side_data_list"][0]["dv_profile"] == 5
-    with pytest.raises(VideoError, match=r"dv5\.mp4: It is Dolby Vision of profile 5, whose pictures are no YCbCr"):
+    with pytest.raises(VideoError, match=r"dv5\.mp4: it is Dolby Vision of profile 5, whose pictures are no YCbCr"):
         VideoSource(source)
     for profile, compatible, fine in ((8, 1, True), (7, 6, True), (10, 0, False), (10, 1, True)):
         path = tmp_path / f"{profile}-{compatible}.mp4"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,8 +29,9 @@ def test_a_pixel_aspect_that_would_be_lost_is_told(tmp_path: Path) -> None:
     wide = video_format(sample_aspect=Fraction(32, 27))
     encoding = fast_encoding(wide, ".webm", "libvpx-vp9")
     output = Output(wide, encoding, StreamPlan("webm"), 10)
+    source: Any = SimpleNamespace(start_pts=0, survey=Survey())
     with pytest.raises(VideoError, match=r"the pixel aspect is 1, expected 32/27; use \.mkv, or another --codec"):
-        rehearse(tmp_path, tmp_path / "a.webm", output, None, survey=Survey(), pts=0, encoder=None)
+        rehearse(tmp_path, tmp_path / "a.webm", output, None, source, None)
     assert list(tmp_path.iterdir()) == []
 
 
