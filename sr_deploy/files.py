@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and files that others may change meanwhile."""
+"""Files that are there whole or not at all, through power cuts too, and files that others may change meanwhile."""
 
 from __future__ import annotations
 
@@ -131,3 +131,21 @@ def read_regular(path: Path, most: int | None = None) -> bytearray:
 
 def _kind(found: os.stat_result) -> str:
     return "" if stat.S_ISREG(found.st_mode) else _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename a file that is complete, so that neither its bytes nor its name are lost in a power cut."""
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if sys.platform == "win32" and path.is_dir():
+        return  # folders have no handle there
+    handle = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sr_deploy.errors import CheckpointError
@@ -24,6 +25,20 @@ _STARTS = (
     (b"\xfd7zXZ", f"an xz {_ARCHIVE}"),
 )
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
+_VIDEOS = re.compile(
+    rb"\x1aE\xdf\xa3|FLV\x01|OggS|DKIF|YUV4MPEG2 |nut/multimedia|\x06\x0e\+4|0&\xb2u\x8ef\xcf\x11|RIFF....AVI "
+    rb"|\0?\0\0\x01[^\0]|....(moov|mdat|wide|ftyp(?!avi|hei|hev|mif|msf))|(.{4}|)(G.{187}G.{187}G|G.{191}G.{191}G)",
+    re.DOTALL,
+)
+
+
+def begins_as_video(path: Path) -> bool:
+    """Whether a file has the first bytes of a container or an elementary stream of video, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return _VIDEOS.match(file.read(1024)) is not None
+    except OSError:
+        return False
 
 
 def read_start(path: Path) -> bytes:

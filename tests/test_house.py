@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "arrays": set(),
     "files": set(),
     "filetypes": {"errors"},
+    "journal": {"errors", "files"},
     "bicubic": set(),
     "metrics": set(),
     "pipeline": {"errors"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "upscaling": {"errors", "files", "pipeline", "pictures", "bundle", "engines", "device"},
     "masked": {"errors", "pictures", "bundle", "engines", "device", "upscaling"},
     "evaluation": {"errors", "metrics", "bicubic", "pictures", "bundle", "upscaling", "masked"},
-    "video": {"errors", "files", "pipeline", "pictures", "bundle", "device", "upscaling"},
+    "video": {"errors", "files", "journal", "pipeline", "pictures", "bundle", "device", "upscaling"},
     "batch": {"errors", "files", "pipeline", "pictures", "bundle", "upscaling", "video"},
     "cli": set(),
 }

@@ -271,9 +271,10 @@ class _FolderRun:
         else:
             details = "".join(traceback.format_exception(error))
             failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}", details)
-        frames = [note for note in getattr(error, "__notes__", ()) if note.startswith("frame ")]
-        if frames:
-            failure = replace(failure, message=f"{failure.message} ({frames[0]})")
+        told = getattr(error, "__notes__", ())
+        known = [next((note for note in told if words in note), "") for words in ("frame ", "frames are kept")]
+        if any(known):
+            failure = replace(failure, message=f"{failure.message} ({'; '.join(filter(None, known))})")
         item = _timed(item)
         outcome = Outcome(job, "failed", item.notes, failure, item.seconds)
         return replace(item, picture=None, outcome=outcome)

@@ -33,7 +33,8 @@ from sr_deploy.pictures.image import (
 
 WRITABLE_VIDEOS = frozenset(CONTAINERS)
 READABLE_VIDEOS = WRITABLE_VIDEOS | {
-    *(".3gp", ".apng", ".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv", ".y4m")
+    *(".264", ".265", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".ivf"),
+    *(".m1v", ".m2t", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv", ".y4m"),
 }
 READS = f"sr-deploy reads: {', '.join(sorted(READABLE_SUFFIXES))}; videos: {', '.join(sorted(READABLE_VIDEOS))}"
 WRITES = f"sr-deploy writes: {', '.join(sorted(WRITABLE_SUFFIXES))}; videos: {', '.join(sorted(WRITABLE_VIDEOS))}"
@@ -221,7 +222,7 @@ class _Planner:
             self.failures.append(Failure(path, "no such file or folder"))
         elif kind := odd_kind(path):
             self.failures.append(Failure(path, f"it is {kind}; expected an image, a video or a folder"))
-        elif path.suffix and path.suffix.lower() not in READABLE_SUFFIXES | READABLE_VIDEOS:
+        elif path.suffix and path.suffix.lower() not in READABLE_SUFFIXES | READABLE_VIDEOS and not _begins_as_video(path):
             self.failures.append(Failure(path, f"neither an image nor a video; {READS}"))
         else:
             return True
@@ -266,8 +267,14 @@ def holds_video(path: Path) -> bool:
     if names_stream(path):
         return True
     if suffix not in PICTURES_THAT_MOVE:
-        return suffix in READABLE_VIDEOS
+        return suffix in READABLE_VIDEOS or (suffix not in READABLE_SUFFIXES and _begins_as_video(path))
     return is_animated(path)
+
+
+def _begins_as_video(path: Path) -> bool:
+    from sr_deploy.filetypes import begins_as_video
+
+    return begins_as_video(path)
 
 
 def _is_hidden(name: str) -> bool:

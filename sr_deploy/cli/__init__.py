@@ -69,8 +69,9 @@ class Group(click.Group):
             return super().invoke(ctx)
         except SrDeployError as exc:
             _fail(ctx, type(exc).__name__, str(exc), exc.exit_code)
-        except KeyboardInterrupt:
-            message = "interrupted; everything finished so far is whole, run the same command again to go on"
+        except KeyboardInterrupt as exc:
+            kept = "".join(f"; {note}" for note in getattr(exc, "__notes__", ()) if "frames are kept" in note)
+            message = f"interrupted{kept}; everything finished so far is whole, run the same command again to go on"
             _fail(ctx, CancelledError.__name__, message, CancelledError.exit_code)
         except ModuleNotFoundError as exc:
             _fail(ctx, MissingDependencyError.__name__, _how_to_install(exc), MissingDependencyError.exit_code)

@@ -17,8 +17,9 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.errors import VideoError
-from sr_deploy.video.encoding import Encoding, encoded_format, light_numbers, mastering_numbers
+from sr_deploy.video.encoding import Encoding, encoded_format
 from sr_deploy.video.frame import ColorTags, VideoFormat
+from sr_deploy.video.hdr import light_numbers, mastering_numbers
 from sr_deploy.video.join import Joined
 from sr_deploy.video.streams import ERRORS, Copied, StreamPlan, codec_name, is_made_by_muxer, main_video
 
@@ -31,6 +32,8 @@ _ROLES = (
     | Disposition.comment
 )
 """Dispositions that Matroska keeps; MP4 decides by itself which track is the default."""
+
+AGAIN = "the file is not what it should be: run again"
 
 
 @dataclass(frozen=True)
@@ -57,34 +60,21 @@ class Expected:
         return Expected(plan.container, codec, encoded, joined.pts, joined.last_duration, streams, joined.chapters)
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What was found: frames, the length of the video in seconds, streams besides it, bytes; whether all was decoded."""
-
-    frames: int
-    duration: Fraction
-    streams: int
-    bytes: int
-    decoded: bool
-
-
-def check_result(target: Path, expected: Expected, *, decode: bool = False) -> Checked:
-    """What a finished file holds, when that is all that it must hold.
-
-    Times are compared in the clock of the container: that of Matroska ticks in milliseconds. decode: also decode every frame.
+def check_result(target: Path, expected: Expected) -> None:
+    """Compare a finished file with what it must hold; times in the clock of its container: milliseconds in Matroska.
 
     Raises: VideoError naming the first thing that is missing or wrong.
     """
     try:
         with av.open(f"file:{target}", "r", metadata_errors="replace") as opened:
-            return _checked(opened, target, expected, decode)
+            _check(opened, target, expected)
     except ERRORS as exc:
         raise VideoError(f"{target}: cannot be read back ({getattr(exc, 'strerror', None) or exc}); run again") from exc
 
 
-def _checked(opened: InputContainer, target: Path, expected: Expected, decode: bool) -> Checked:
+def _check(opened: InputContainer, target: Path, expected: Expected) -> None:
     video = main_video(opened, None)
-    found = _scan(opened, video, decode)
+    found = _scan(opened, video)
     base = cast(Fraction, video.time_base)
     shown = sorted(found.pts)
     length = _end(video, found.end) - shown[0] * base if shown else Fraction(0)
@@ -93,13 +83,11 @@ def _checked(opened: InputContainer, target: Path, expected: Expected, decode: b
         *_frame_facts(found.first, expected.encoded),
         *_times(shown, base, expected),
         *_length(length, expected),
-        *([("the number of decoded frames", found.decoded, len(expected.pts))] if decode else []),
         *_copies(opened, video, expected, found.packets),
         ("the number of chapters", len(opened.chapters()), expected.chapters),
     ):
         if is_ != should:
-            raise VideoError(f"{target}: {what} is {is_}, expected {should}; the file is not what it should be: run again")
-    return Checked(len(shown), length, len(opened.streams) - 1, target.stat().st_size, decode)
+            raise VideoError(f"{target}: {what} is {is_}, expected {should}; {AGAIN}")
 
 
 @dataclass
@@ -107,19 +95,16 @@ class _Found:
     pts: list[int]
     end: int
     first: av.VideoFrame | None
-    decoded: int
     packets: dict[int, int]
 
 
-def _scan(opened: InputContainer, video: VideoStream, decode: bool) -> _Found:
-    """Every packet of the file; decoded are those of the first frame only, unless all are wanted."""
-    found = _Found([], 0, None, 0, dict.fromkeys((stream.index for stream in opened.streams), 0))
+def _scan(opened: InputContainer, video: VideoStream) -> _Found:
+    """Every packet of the file; decoded are those of the first frame only."""
+    found = _Found([], 0, None, dict.fromkeys((stream.index for stream in opened.streams), 0))
     for packet in opened.demux():
         # A packet that only flushes the decoder has no index of its own.
-        if packet.stream.index == video.index and (decode or found.first is None):
-            pictures = cast("list[av.VideoFrame]", packet.decode())
-            found.first = found.first or next(iter(pictures), None)
-            found.decoded += len(pictures)
+        if packet.stream.index == video.index and found.first is None:
+            found.first = next(iter(cast("list[av.VideoFrame]", packet.decode())), None)
         if not packet.size:
             continue
         found.packets[packet.stream_index] += 1
@@ -189,11 +174,9 @@ def _plain(pixel_format: str) -> str:
 
 
 def _tag(name: str, tags: ColorTags, wanted: VideoFormat) -> tuple[int, int]:
-    """The tag found and expected. Some codecs always say a range: limited, when nothing else was said."""
+    """The tag found and expected. Limited range and none are one: some codecs always write it, others never."""
     found, should = getattr(tags, name), getattr(wanted.tags, name)
-    if name == "range" and should == 0:
-        return (0 if found == 1 else found), 0
-    return found, should
+    return (found or 1, should or 1) if name == "range" else (found, should)
 
 
 def _times(shown: Sequence[int], base: Fraction, expected: Expected) -> Iterator[_Fact]:

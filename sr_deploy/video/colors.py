@@ -95,7 +95,8 @@ def rgb_from_frame(frame: av.VideoFrame, format: VideoFormat) -> Array:
     peak = 255 if layout.depth == 8 else 65535
     meaning = meaning_of(format.tags, frame.format.name, format.height)
     planes = [
-        _view(plane, layout.depth) for plane in _reformatted(frame, layout.work, meaning, format.tags.chroma_location).planes
+        samples_of(plane, layout.depth)
+        for plane in _reformatted(frame, layout.work, meaning, format.tags.chroma_location).planes
     ]
     if layout.kind == "rgb":
         green, blue, red = planes
@@ -116,7 +117,7 @@ def frame_from_rgb(pixels: Array, format: VideoFormat) -> av.VideoFrame:
     meaning = meaning_of(format.tags, format.pixel_format, format.height)
     work = av.VideoFrame(pixels.shape[1], pixels.shape[0], layout.work)
     for plane, codes in zip(work.planes, _codes(pixels, layout, meaning), strict=True):
-        np.copyto(_view(plane, layout.depth), codes, casting="unsafe")
+        np.copyto(samples_of(plane, layout.depth), codes, casting="unsafe")
     return _tagged(_reformatted(work, format.pixel_format, meaning, format.tags.chroma_location), format.tags)
 
 
@@ -125,7 +126,7 @@ def frame_from_codes(codes: Array, format: VideoFormat) -> av.VideoFrame:
     frame = av.VideoFrame(format.width, format.height, format.pixel_format)
     begin = 0
     for plane in frame.planes:
-        view = _view(plane, format.depth)
+        view = samples_of(plane, format.depth)
         view[...] = codes[begin : begin + view.size].reshape(view.shape)
         begin += view.size
     return _tagged(frame, format.tags)
@@ -134,7 +135,7 @@ def frame_from_codes(codes: Array, format: VideoFormat) -> av.VideoFrame:
 def codes_from_frame(frame: av.VideoFrame) -> Array:
     """All codes of a frame of one of LAYOUTS (n,), plane by plane without padding."""
     layout = LAYOUTS[frame.format.name]
-    views = [_view(plane, layout.depth, 2 if index and layout.paired else 1) for index, plane in enumerate(frame.planes)]
+    views = [samples_of(plane, layout.depth, 2 if index and layout.paired else 1) for index, plane in enumerate(frame.planes)]
     return np.concatenate([view.ravel() for view in views])
 
 
@@ -225,7 +226,7 @@ def chroma_location_of(frame: av.VideoFrame) -> int:
     probe = frame.reformat(width=32, height=32, format="yuv420p", dst_color_range=FULL, src_color_range=FULL)
     probe.make_writable()
     for plane, ramp in zip(probe.planes[1:], (RAMP[None, :], RAMP[:, None]), strict=True):
-        _view(plane, 8)[:] = ramp
+        samples_of(plane, 8)[:] = ramp
     seen = probe.reformat(
         format="yuv444p",
         interpolation=Interpolation.BICUBIC,
@@ -234,11 +235,11 @@ def chroma_location_of(frame: av.VideoFrame) -> int:
         src_color_range=FULL,
         dst_color_range=FULL,
     )
-    across, down = (int(_view(plane, 8)[16, 16]) - int(RAMP[8]) for plane in seen.planes[1:])
+    across, down = (int(samples_of(plane, 8)[16, 16]) - int(RAMP[8]) for plane in seen.planes[1:])
     return PLACES.get((across, down), 0)
 
 
-def _view(plane: Any, depth: int, beside: int = 1) -> NDArray[Any]:
+def samples_of(plane: Any, depth: int, beside: int = 1) -> NDArray[Any]:
     """The samples of a plane without its padding, `beside` of them a pixel, top row first; a view of the frame's memory."""
     dtype = np.dtype(np.uint8 if depth == 8 else "<u2")
     rows = np.frombuffer(plane, dtype).reshape(plane.height, abs(plane.line_size) // dtype.itemsize)[:, : plane.width * beside]

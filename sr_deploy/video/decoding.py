@@ -8,10 +8,12 @@ other, where an error stands for its own packet.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Protocol
 
 import av
-from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 
@@ -27,33 +29,120 @@ class DamageError(Exception):
         self.pts = pts
 
 
-def decode_fast(container: InputContainer, stream: VideoStream, after: int | None) -> Iterator[av.VideoFrame]:
+class Clock:
+    """Gives every frame a pts that is later than the last one's; `repaired` counts where the file's own could not be used."""
+
+    def __init__(self) -> None:
+        self.repaired = 0
+        self._last: int | None = None
+        self._step = 1
+
+    def stamp(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The same frame with its pts set, in ticks of the stream.
+
+        A missing pts is the time of decoding, or follows the last frame; one that is not later becomes one tick later.
+        """
+        told = frame.pts if frame.pts is not None else frame.dts
+        if told is None:
+            told = 0 if self._last is None else self._last + self._step
+            self.repaired += 1
+        if self._last is not None and told <= self._last:
+            told = self._last + 1
+            self.repaired += 1
+        self._last = frame.pts = told
+        self._step = max(1, frame.duration)
+        return frame
+
+
+class Packets(Protocol):
+    """A container, or one whose times go on."""
+
+    def demux(self, *streams: Stream) -> Iterator[Packet[Any]]: ...
+
+
+class _Awaited:
+    """The times of packets whose frame has not come yet, and how many keyframes were sent up to each.
+
+    Frames come in the order of their times, but for those behind a keyframe: times may overlap where films were joined.
+    """
+
+    def __init__(self, stream: VideoStream, after: int | None = None) -> None:
+        self._stream = stream
+        self._codec = stream.codec_context.name
+        self._after = after
+        self._waiting: dict[int, int] = {}
+        self._keys = 0
+        self._last: int | None = None
+        self._spacing = 1 / ((stream.average_rate or 25) * (stream.time_base or 1))
+        self._fields = False
+
+    def sent(self, packet: Packet[VideoStream]) -> None:
+        self._keys += packet.is_keyframe
+        known = packet.pts is not None and not packet.is_discard and not _shows_nothing(self._codec, packet)
+        if packet.pts is not None and known and (self._after is None or packet.pts > self._after):
+            self._waiting[packet.pts] = self._keys
+
+    def forget(self, packet: Packet[VideoStream]) -> None:
+        """Its frame is known to be lost."""
+        self._waiting.pop(-1 if packet.pts is None else packet.pts, None)
+
+    def came(self, frame: av.VideoFrame) -> list[int]:
+        """The times of frames that are lost: they come before this one, and did not. A file may begin with some."""
+        if frame.pts is None:
+            return []
+        self._fields = self._fields or bool(frame.interlaced_frame)
+        keys = self._waiting.pop(frame.pts, self._keys)
+        before = sorted(pts for pts, sent in self._waiting.items() if pts < frame.pts and sent <= keys)
+        for pts in before:
+            del self._waiting[pts]
+        last, self._last = self._last, frame.pts
+        return [] if last is None else self._lost(before, frame.pts - last)
+
+    def rest(self) -> list[int]:
+        """The times of those that never came."""
+        return self._lost(sorted(self._waiting), max(self._waiting, default=0) - (self._last or 0) + self._spacing)
+
+    def _lost(self, times: list[int], gap: Fraction | float) -> list[int]:
+        """Without those of second fields, which have packets and no frames of their own."""
+        return [] if self._fields and gap <= self._spacing * 3 / 2 else times
+
+
+def _shows_nothing(codec: str, packet: Packet[VideoStream]) -> bool:
+    """Whether a packet is only there for others to refer to: hidden frames of VP8 and VP9, and those not coded of MPEG-4."""
+    first = bytes(packet)[0]
+    if codec in ("vp8", "libvpx"):
+        return not first & 0x10
+    if codec in ("vp9", "libvpx-vp9"):
+        # Two bits of marker, two of profile, one more in profile 3; then: shows an earlier frame, kind, is shown.
+        shift = 1 if first & 0x30 == 0x30 else 0
+        return not first & (0x08 >> shift) and not first & (0x02 >> shift)
+    return codec == "mpeg4" and packet.size < 16
+
+
+def decode_fast(container: Packets, stream: VideoStream, after: int | None) -> Iterator[av.VideoFrame]:
     """Frames in presentation order, decoded by all threads; up to `after`, packets may give no frame, as they do after a seek.
 
     Raises: DoubtError.
     """
     stream.thread_type = "AUTO"
-    waiting: set[int] = set()
+    awaited = _Awaited(stream, after)
     try:
         for packet in _packets(container, stream):
-            if packet.pts is not None and not packet.is_discard and (after is None or packet.pts > after):
-                waiting.add(packet.pts)
+            if packet.size:
+                awaited.sent(packet)
             for frame in stream.codec_context.decode(packet):
-                waiting.discard(frame.pts)
-                if frame.is_corrupt or frame.pts is None or any(pts < frame.pts for pts in waiting):
+                if frame.is_corrupt or frame.pts is None or awaited.came(frame):
                     raise DoubtError
                 yield frame
             if packet.is_corrupt:
                 raise DoubtError
     except av.FFmpegError as exc:
         raise DoubtError from exc
-    if waiting:
+    if awaited.rest():
         raise DoubtError
 
 
-def decode_carefully(
-    container: InputContainer, stream: VideoStream, skipped: list[DamageError] | None
-) -> Iterator[av.VideoFrame]:
+def decode_carefully(container: Packets, stream: VideoStream, skipped: list[DamageError] | None) -> Iterator[av.VideoFrame]:
     """Frames in presentation order. Damage is appended to `skipped`, or raised without it, after all frames before it.
 
     Frames flagged corrupt before the first sound one are no damage: so begins a recording between two keyframes.
@@ -62,7 +151,10 @@ def decode_carefully(
     """
     stream.thread_type = "SLICE"
     sound = False
+    awaited = _Awaited(stream)
     for packet in _readable(container, stream, skipped):
+        if packet.size:
+            awaited.sent(packet)
         try:
             frames = stream.codec_context.decode(packet)
         except av.FFmpegError as exc:
@@ -70,12 +162,21 @@ def decode_carefully(
             if skipped is None:
                 yield from _drained(stream, packet.pts)
             met(damage, skipped)
+            awaited.forget(packet)
             continue
         for frame in frames:
+            _require_none(awaited.came(frame), skipped)
             if frame.is_corrupt and sound:
                 met(DamageError(frame.pts, "the data of a frame is damaged"), skipped)
             sound = sound or not frame.is_corrupt
             yield frame
+    _require_none(awaited.rest(), skipped)
+
+
+def _require_none(lost: list[int], skipped: list[DamageError] | None) -> None:
+    if lost:
+        frames = f"{len(lost)} frames are" if len(lost) > 1 else "a frame is"
+        met(DamageError(lost[0], f"{frames} missing that the file has packets of"), skipped)
 
 
 def met(damage: DamageError, skipped: list[DamageError] | None) -> None:
@@ -85,14 +186,12 @@ def met(damage: DamageError, skipped: list[DamageError] | None) -> None:
     skipped.append(damage)
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+def _packets(container: Packets, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """All packets and the one that flushes; an empty packet that has a time is a frame left out, and would flush too early."""
     return (packet for packet in container.demux(stream) if packet.size or packet.dts is None)
 
 
-def _readable(
-    container: InputContainer, stream: VideoStream, skipped: list[DamageError] | None
-) -> Iterator[Packet[VideoStream]]:
+def _readable(container: Packets, stream: VideoStream, skipped: list[DamageError] | None) -> Iterator[Packet[VideoStream]]:
     """The packets up to where the file cannot be read on."""
     try:
         yield from _packets(container, stream)

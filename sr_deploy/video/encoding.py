@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, cast
+from typing import cast
 
 import av
 import av.error
@@ -20,6 +18,11 @@ from av.video.codeccontext import VideoCodecContext
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.image import CONTAINERS
 from sr_deploy.video.frame import VideoFormat
+from sr_deploy.video.hdr import add_hdr
+from sr_deploy.video.log import heard
+
+THREADS = 8
+"""Of encoders. They change what x264 and x265 write, so no machine has its own number; `threads=N` as an option changes it."""
 
 _FALLBACK_RATE = Fraction(25)
 _ERRORS = (av.error.FFmpegError, ValueError, OverflowError, MemoryError)
@@ -105,7 +108,7 @@ def choose_encoding(
     Raises: UsageError for a codec, preset, pixel format or option that does not exist here, or that does not go together.
     """
     name = codec or _default_codec(source, container_format(container))
-    _require_codec(name, container)
+    require_codec(name, container)
     settings = _settings(name, crf, preset, options)
     first: Exception | None = None
     wanted = _candidates(name, source, pixel_format)
@@ -155,14 +158,14 @@ def configure(context: VideoCodecContext, out: VideoFormat, encoding: Encoding) 
     context.bit_rate = 0
     context.flags |= Flags.global_header
     # Alone, threads within a frame would mean x264's sliced threads, which cost quality.
-    context.thread_type = "AUTO"
+    context.thread_type, context.thread_count = "AUTO", THREADS
     context.field_order = 1
     if out.sample_aspect:
         context.sample_aspect_ratio = out.sample_aspect
     context.colorspace, context.color_range = out.tags.matrix, out.tags.range
     context.color_primaries, context.color_trc = out.tags.primaries, out.tags.transfer
     context.options = dict(encoding.options) | {"chroma_sample_location": str(out.tags.chroma_location)}
-    _add_hdr(context.options, out, _CODECS[encoding.codec].parameters)
+    add_hdr(context.options, out, _CODECS[encoding.codec].parameters)
 
 
 def open_encoder(out: VideoFormat, encoding: Encoding) -> VideoCodecContext:
@@ -172,27 +175,15 @@ def open_encoder(out: VideoFormat, encoding: Encoding) -> VideoCodecContext:
     """
     context = cast(VideoCodecContext, VideoCodecContext.create(encoding.codec, "w"))
     configure(context, out, encoding)
-    with _complaints() as complaints:
+    with heard(av.logging.WARNING) as messages:
         context.open()
+    # What an encoder says of options that it would otherwise ignore.
+    complaints = [text.strip() for _, _, text in messages if "option" in text.lower() or "parse" in text.lower()]
     if context.options:
         raise UsageError(f"{encoding.codec} has no option {_listed(context.options)}; expected one of `ffmpeg -h encoder=...`")
     if complaints:
         raise UsageError(f"{encoding.codec}: {complaints[0]}; correct or remove that option")
     return context
-
-
-@contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """What an encoder says of options that it would otherwise ignore."""
-    before = av.logging.get_level()
-    found: list[str] = []
-    av.logging.set_level(av.logging.WARNING)
-    try:
-        with av.logging.Capture() as messages:
-            yield found
-        found += [text.strip() for _, _, text in messages if "option" in text.lower() or "parse" in text.lower()]
-    finally:
-        av.logging.set_level(before)
 
 
 def _try(out: VideoFormat, encoding: Encoding) -> None:
@@ -213,7 +204,8 @@ def _default_codec(source: VideoFormat, container: str) -> str:
     return "libx265" if source.depth <= 12 or container != "matroska" else "ffv1"
 
 
-def _require_codec(name: str, container: str) -> None:
+def require_codec(name: str, container: str) -> None:
+    """Raises: UsageError for a codec that is not here, or that a file of that ending cannot hold."""
     if name not in _CODECS or name not in av.codecs_available:
         here = ", ".join(codec for codec in CODECS if codec in av.codecs_available)
         raise UsageError(f"no codec '{name}'; expected one of {here}")
@@ -325,51 +317,3 @@ def _notes(source: VideoFormat, out: VideoFormat, encoding: Encoding, second: bo
         yield f"color is written in fewer samples than the source's {source.pixel_format}: {encoding.pixel_format}"
     if (source.mastering or source.light) and not _CODECS[encoding.codec].parameters:
         yield f"{encoding.codec} cannot carry HDR metadata in its frames; only the container does"
-
-
-def _add_hdr(options: dict[str, str], out: VideoFormat, parameters: str | None) -> None:
-    """Static HDR metadata in the words of the encoder."""
-    if parameters is None:
-        return
-    words = {
-        "x264-params": ("mastering-display", "cll", "grid"),
-        "x265-params": ("master-display", "max-cll", "grid"),
-        "svtav1-params": ("mastering-display", "content-light", "real"),
-    }[parameters]
-    texts = [options[parameters]] if parameters in options else []
-    if mastering := mastering_numbers(out.mastering):
-        texts.append(f"{words[0]}={_mastering_text(mastering, words[2] == 'grid')}")
-    if light := light_numbers(out.light):
-        texts.append(f"{words[1]}={light[0]},{light[1]}")
-    if texts:
-        options[parameters] = ":".join(texts)
-
-
-def _mastering_text(values: tuple[Fraction, ...], grid: bool) -> str:
-    """G, B, R, white point and luminance: in steps of 1/50000 and 1/10000 as in SEI messages, or as real numbers."""
-    red, green, blue, white = (values[i : i + 2] for i in (0, 2, 4, 6))
-    low, high = values[8:]
-
-    def pair(numbers: Any, steps: int) -> str:
-        return ",".join(str(round(number * steps)) if grid else f"{float(number):.6f}" for number in numbers)
-
-    names = zip(("G", "B", "R", "WP"), (green, blue, red, white), strict=True)
-    return "".join(f"{name}({pair(point, 50000)})" for name, point in names) + f"L({pair((high, low), 10000)})"
-
-
-def mastering_numbers(mastering: bytes | None) -> tuple[Fraction, ...] | None:
-    """Red, green, blue and white as x and y, then lowest and highest luminance in cd/m2; None unless complete."""
-    if mastering is None or len(mastering) < 88:
-        return None
-    *numbers, primaries, luminance = struct.unpack("=22i", mastering[:88])
-    if not primaries or not luminance or not all(numbers[1::2]):
-        return None
-    return tuple(Fraction(*numbers[i : i + 2]) for i in range(0, 20, 2))
-
-
-def light_numbers(light: bytes | None) -> tuple[int, int] | None:
-    """The largest luminance of a pixel and the largest mean of a frame, in cd/m2."""
-    if light is None or len(light) < 8:
-        return None
-    content, average = struct.unpack("=2I", light[:8])
-    return content, average

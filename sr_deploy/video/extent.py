@@ -5,18 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
+import av
 from av.video.stream import VideoStream
 
+LONGEST_START = 4096
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def missing_bytes(path: Path, stream: VideoStream) -> int:
-    """How many bytes of an MP4, MOV or Matroska file are cut off at its end; 0 when whole or when the format does not tell."""
+    """How many bytes of an MP4, MOV, Matroska, AVI or y4m file are cut off at its end; 0 when whole or where nothing tells."""
+    size = path.stat().st_size
     with path.open("rb") as file:
+        start = file.read(LONGEST_START)
+        file.seek(0)
         promised = _matroska_end(file)
+    pixel = stream.codec_context.format
+    if start.startswith(b"YUV4MPEG2") and pixel is not None:
+        cut = y4m_rest(start, size, pixel)
+        return y4m_frame(start, pixel) - cut if cut else 0
+    if start[:4] == b"RIFF" and start[8:11] == b"AVI":
+        promised = int.from_bytes(start[4:8], "little") + 8
     if promised is None:
         promised = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    return max(0, promised - path.stat().st_size)
+    return max(0, promised - size)
+
+
+def y4m_frame(start: bytes, pixel: av.VideoFormat) -> int:
+    """How many bytes a frame of a y4m stream takes with its own marker; start: of the stream; pixel: its format and size."""
+    marker = [*start.split(b"\n", 2), b"", b""][1]
+    deep = 2 if max(component.bits for component in pixel.components) > 8 else 1
+    luma, chroma = pixel.width * pixel.height, pixel.chroma_width() * pixel.chroma_height()
+    return len(marker) + 1 + deep * sum(chroma if plane in (1, 2) else luma for plane in range(len(pixel.components)))
+
+
+def y4m_rest(start: bytes, size: int, pixel: av.VideoFormat) -> int:
+    """How many of the bytes of a y4m stream come after its whole frames: FFmpeg leaves out a last one that is cut, silently."""
+    return max(0, size - len(start.split(b"\n", 1)[0]) - 1) % y4m_frame(start, pixel)
 
 
 def _matroska_end(file: BinaryIO) -> int | None:

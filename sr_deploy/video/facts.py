@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal, cast
 
 import av
 from av.container import InputContainer
+from av.sidedata.sidedata import SideData
 from av.video.stream import VideoStream
 
 from sr_deploy.device.ycbcr import YCGCO
+from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import chroma_location_of, layout_of, meaning_of
 from sr_deploy.video.frame import ColorTags, VideoFormat
 
@@ -21,6 +26,10 @@ CONSTANT_LUMINANCE, ICTCP = 10, 14
 PQ, HLG = 16, 18
 CENTER = 2
 MATRIX_NAMES = {1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", YCGCO: "YCgCo", 9: "BT.2020"}
+_DOLBY_VISION = re.compile(rb"dv[cvw]C(?:\x41\xed[\x80-\xff])?\x01[\0-\x0a](..[\0-\xff])", re.DOTALL)
+"""The record in MP4 and Matroska, from its profile on; after that, level and flags, then what the base layer is."""
+_RECORD_WITHIN = 1 << 23
+"""Bytes at either end of a file in which headers lie."""
 IDENTITY = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
 
 
@@ -46,12 +55,12 @@ def format_of(stream: VideoStream, first: av.VideoFrame) -> VideoFormat:
 
 
 def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
-    """The side data of a frame by FFmpeg's names; empty when it carries a kind that PyAV has no name for."""
-    carried: Any = frame.side_data
-    try:
-        return {data.type.name: bytes(data) for data in carried}
-    except ValueError:
-        return {}
+    """The side data of a frame by FFmpeg's names, of the kinds that PyAV has a name for."""
+    carried: dict[str, bytes] = {}
+    for data in cast("Iterable[SideData]", frame.side_data):
+        with suppress(ValueError):
+            carried[data.type.name] = bytes(data)
+    return carried
 
 
 def _tags(stream: VideoStream, first: av.VideoFrame) -> ColorTags:
@@ -76,8 +85,8 @@ def _field_order(stream: VideoStream, first: av.VideoFrame) -> FieldOrder:
     return FIELD_ORDERS.get(stream.codec_context.field_order, unflagged)
 
 
-def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat) -> Iterator[str]:
-    """Sentences about what is guessed, left out or unusual."""
+def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat, path: Path | None) -> Iterator[str]:
+    """Sentences about what is guessed, left out or unusual. Raises: VideoError for pixels that are not what they seem."""
     layout, tags = layout_of(format.pixel_format), format.tags
     meaning = meaning_of(tags, format.pixel_format, format.height)
     if layout.kind == "yuv" and tags.matrix != meaning.matrix:
@@ -88,10 +97,32 @@ def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat) -> 
                 f"{MATRIX_NAMES[meaning.matrix]} because its height is {'at least' if format.height >= 720 else 'below'} 720"
             )
             yield f"Its colors are untagged: they are taken for {guess}."
+    if dolby := dolby_vision(path, stream.codec_context.name) if path else None:
+        profile, compatible = dolby
+        if not compatible:
+            raise VideoError(
+                f"{path}: it is Dolby Vision of profile {profile}, whose pictures are no YCbCr: all colors would be wrong. "
+                "Convert it to HDR10 or SDR first."
+            )
+        yield f"Its Dolby Vision metadata (profile {profile}) is left out; its base layer is upscaled."
     if tags.transfer in (PQ, HLG):
         yield "It is HDR; networks are trained on SDR, so look at the result before you trust it."
     if has_alpha(stream, first):
         yield "Its transparency is left out."
+
+
+def dolby_vision(path: Path, codec: str) -> tuple[int, bool] | None:
+    """The profile in a file's Dolby Vision record, and whether its base layer can be shown alone; PyAV does not tell."""
+    if codec not in ("hevc", "h264", "av1", "libdav1d"):
+        return None
+    with path.open("rb") as file:
+        ends = file.read(_RECORD_WITHIN)
+        file.seek(max(len(ends), path.stat().st_size - _RECORD_WITHIN))
+        found = _DOLBY_VISION.search(ends + file.read())
+    if found is None:
+        return None
+    profile = found[1][0] >> 1
+    return profile, profile != 5 and (profile != 10 or found[1][2] >> 4 != 0)
 
 
 def has_alpha(stream: VideoStream, first: av.VideoFrame) -> bool:
@@ -118,8 +149,7 @@ def duration_of(container: InputContainer, stream: VideoStream) -> Fraction | No
 def count_of(stream: VideoStream, duration: Fraction | None) -> int | None:
     """How many frames the file says, or lets guess by duration and rate."""
     if stream.frames:
-        hidden = sum(entry.is_discard for entry in stream.index_entries)
-        return stream.frames - hidden
+        return stream.frames - sum(entry.is_discard for entry in stream.index_entries)
     if duration is None or not stream.average_rate:
         return None
     return max(1, round(duration * stream.average_rate))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import cv2
 
 from sr_deploy.errors import VideoError
 from sr_deploy.pictures.image import NUMBER, PIPE, names_stream
@@ -17,6 +20,8 @@ from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.stages import FrameUpscaler
 
 _HEAD = 1 << 20
+_INSTRUCTIONS = {"AVX2": 11, "AVX-512": 256, "AVX-512 VNNI": 260, "NEON": 100}
+"""What runtimes choose their kernels by, in OpenCV's numbers: with others, sums are rounded in another order."""
 
 
 def source_identity(path: Path) -> dict[str, Any]:
@@ -54,7 +59,9 @@ def network_identity(upscaler: FrameUpscaler, source: VideoFormat) -> dict[str, 
     bundle = upscaler.bundle
     graphs = {name: graph.sha256 for name, graph in bundle.graphs.items()}
     facts = json.dumps([asdict(bundle.card), graphs], sort_keys=True, default=str)
-    identity = {"bundle": hashlib.sha256(facts.encode()).hexdigest(), "runs": upscaler.description}
+    features = (name for name, number in _INSTRUCTIONS.items() if cv2.checkHardwareSupport(number))
+    runs = " ".join((upscaler.description, "with", platform.machine(), *features))
+    identity = {"bundle": hashlib.sha256(facts.encode()).hexdigest(), "runs": runs}
     if bundle.card.tiling == "exact" or not isinstance(upscaler, Upscaler):
         return identity
     tiling = upscaler.plan(source.height, source.width)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 import cv2
@@ -18,63 +17,12 @@ from sr_deploy.errors import VideoError
 from sr_deploy.pictures.image import NUMBER, read_image
 from sr_deploy.video.frame import ColorTags, Frame, VideoFormat
 from sr_deploy.video.source import Deinterlace, OnDamage, VideoSource
+from sr_deploy.video.survey import Survey
 
 RATE = Fraction(25)
 """Pictures per second when nobody says it, as FFmpeg takes it."""
 
 SRGB = ColorTags(matrix=0, range=2, primaries=1, transfer=13)
-
-
-class FrameSource(Protocol):
-    """What gives frames: see VideoSource."""
-
-    format: VideoFormat
-    frame_count: int | None
-    duration: Fraction | None
-    start_pts: int
-    repeatable: bool
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user should know, as sentences."""
-
-    @property
-    def damaged(self) -> int:
-        """How many damaged packets were skipped so far."""
-
-    def frames(self, after: int | None = None) -> Iterator[Frame]:
-        """Frames in the order they are shown, from the one after that pts on."""
-
-    def close(self) -> None:
-        """Close what is open."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
-
-
-def open_source(
-    what: Path | BinaryIO,
-    *,
-    rate: Fraction | None = None,
-    stream: int | None = None,
-    begin: Fraction | None = None,
-    until: Fraction | None = None,
-    deinterlace: Deinterlace = "auto",
-    on_damage: OnDamage = "raise",
-) -> FrameSource:
-    """The frames of a video file, an animated picture, numbered pictures ('frame_%06d.png'), or raw y4m from a file object.
-
-    rate: pictures per second, for numbered pictures only. The rest is as VideoSource has it; pictures know no streams, fields
-    or damaged packets. A file that exists is never taken for a pattern.
-
-    Raises: VideoError when it cannot be read.
-    """
-    if isinstance(what, Path) and NUMBER.search(what.name) and not what.exists():
-        return PictureSource(_numbered(what, rate or RATE), begin, until)
-    if isinstance(what, Path) and _is_webp(what):
-        return PictureSource(_Animation(what), begin, until)
-    return VideoSource(what, stream=stream, begin=begin, until=until, deinterlace=deinterlace, on_damage=on_damage)
 
 
 class _Pictures(Protocol):
@@ -110,13 +58,13 @@ class PictureSource:
         self.duration: Fraction | None = (pictures.times[-1] - pictures.times[0]) * pictures.time_base
         self.start_pts = pictures.times[0]
         self.notes: tuple[str, ...] = ("Its transparency is left out.",) if pictures.transparent else ()
-        self.damaged = 0
         self.repeatable = True
+        self.survey = Survey()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing is open between two frames."""
 
     def close(self) -> None:
@@ -144,6 +92,34 @@ class PictureSource:
                 f"{known.width}x{known.height} of {known.depth}. Pictures of a video are all of one size and depth."
             )
         return pixels
+
+
+FrameSource = VideoSource | PictureSource
+"""What gives the frames of an input."""
+
+
+def open_source(
+    what: Path | BinaryIO,
+    *,
+    rate: Fraction | None = None,
+    stream: int | None = None,
+    begin: Fraction | None = None,
+    until: Fraction | None = None,
+    deinterlace: Deinterlace = "auto",
+    on_damage: OnDamage = "raise",
+) -> FrameSource:
+    """The frames of a video file, an animated picture, numbered pictures ('frame_%06d.png'), or raw y4m from a file object.
+
+    rate: pictures per second, for numbered pictures only. The rest is as VideoSource has it; pictures know no streams, fields
+    or damaged packets. A file that exists is never taken for a pattern.
+
+    Raises: VideoError when it cannot be read.
+    """
+    if isinstance(what, Path) and NUMBER.search(what.name) and not what.exists():
+        return PictureSource(_numbered(what, rate or RATE), begin, until)
+    if isinstance(what, Path) and _is_webp(what):
+        return PictureSource(_Animation(what), begin, until)
+    return VideoSource(what, stream=stream, begin=begin, until=until, deinterlace=deinterlace, on_damage=on_damage)
 
 
 class _Files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,27 +15,26 @@ import av.error
 from av.codec import Codec
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.errors import VideoError
+from sr_deploy.files import put_in_place
+from sr_deploy.video.acm import rename_acm
+from sr_deploy.video.copies import Copies, Cut, covers_of
 from sr_deploy.video.encoding import Encoding, encoded_format
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
-from sr_deploy.video.segment import SHIFT, discard, put_in_place, write_error
+from sr_deploy.video.segment import SHIFT, discard, write_error
 from sr_deploy.video.streams import (
     ERRORS,
-    Copied,
     StreamPlan,
-    add_copy,
     add_video,
-    converted,
-    cover_of,
     kept_metadata,
     main_video,
     open_source,
     output_options,
 )
+from sr_deploy.video.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,27 @@ def join(
     source: Path | None = None,
     start: Fraction | None = None,
     until: Fraction | None = None,
+    survey: Survey | None = None,
+    trial: bool = False,
 ) -> Joined:
     """Write `target` from finished segments, in their order, and the streams of `source` that the plan names.
 
-    Packets are copied bit by bit. All times stay as they were, unless `start` is given or the first frame is before zero: then
-    everything is moved so that the first frame is at zero. start, until: in seconds of the source, the range that the other
-    streams are cut to. target appears only when it is complete. A source that is broken at its end gives what it has, and a
-    note.
+    Packets are copied bit by bit. Everything is moved so that the earliest picture or sound is at zero, or the first frame
+    where `start` is given. start, until: in seconds from where the source begins, the range that other streams are cut
+    to. survey: of the source. trial: copy the first packet of each stream only. target appears only when it is complete. A
+    source that is broken at its end gives what it has, and a note.
 
     Raises: VideoError when a segment is missing, damaged, of other settings or out of order, and when the disk refuses.
     """
-    encoded = encoded_format(out, encoding)
+    encoded, known = encoded_format(out, encoding), survey or Survey()
     scan = _scan(segments, encoded.time_base)
     last = _last_duration(source, plan, scan.shown, encoded)
-    covers = _covers(source, plan)
+    covers = covers_of(source, plan)
     part = target.with_name(target.name + ".part")
     # No container starts before zero, so such a video is moved as a whole.
-    origin = scan.shown[0] if start is not None else min(scan.shown[0], 0)
-    cut = _Cut(origin * encoded.time_base, start is not None, until)
+    begin = math.floor(known.begin / encoded.time_base)
+    origin = scan.shown[0] if start is not None else min(scan.shown[0], begin)
+    cut = Cut(origin * encoded.time_base, start is not None, None if until is None else until + known.start)
     codec = Codec(encoding.codec, "w").canonical_name
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source)) if source is not None else None
@@ -89,22 +92,27 @@ def join(
             output = _open_output(part, plan, encoded, opened)
         except ERRORS as exc:
             raise write_error(target, exc) from exc
+        what = "its header"
         try:
             video = add_video(output, template, encoded)
-            copies = _Copies(opened, output, plan, cut, covers)
+            copies = Copies(opened, output, plan, cut, covers, known, trial)
             chapters = cut.chapters(opened) if opened is not None else []
             output.set_chapters(chapters)
             if opened is not None:
                 _describe(output, video, opened, main_video(opened, plan.video_index))
             pictures = _pictures(segments, scan, video, origin, last)
             for packet in _merged(pictures, copies.packets()):
+                what = copies.names.get(packet.stream_index, "the video")
                 output.mux(packet)
+            what = "its end"
             output.close()
+            if any(copied.convert == "acm" for copied in plan.copied):
+                rename_acm(part)
             put_in_place(part, target)
         except BaseException as exc:
             discard(output, part)
             if isinstance(exc, ERRORS):
-                raise write_error(target, exc) from exc
+                raise write_error(target, exc, what) from exc
             raise
     shown = tuple(pts - origin for pts in scan.shown)
     return Joined(target, encoded.time_base, shown, last, copies.counts, len(chapters), tuple(copies.notes))
@@ -177,16 +185,6 @@ def _last_duration(source: Path | None, plan: StreamPlan, shown: Sequence[int], 
     return max(round(1 / (encoded.rate or 25) / encoded.time_base), 1)
 
 
-def _covers(source: Path | None, plan: StreamPlan) -> dict[int, bytes]:
-    """The pictures that become attachments, by the index of their stream: attachments are written with the header."""
-    found = {}
-    for copied in plan.copied if source is not None else ():
-        if copied.convert == "attachment":
-            with open_source(cast(Path, source)) as opened:
-                found[copied.index] = cover_of(opened, copied.index)
-    return found
-
-
 def _source_duration(opened: InputContainer, video: VideoStream, shown: Fraction) -> Fraction:
     base = cast(Fraction, video.time_base)
     try:
@@ -197,46 +195,6 @@ def _source_duration(opened: InputContainer, video: VideoStream, shown: Fraction
     except ERRORS:
         pass  # Broken there: the length of the frame before is used.
     return Fraction(0)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """The part of the source that is kept, in seconds; everything is moved by `origin`."""
-
-    origin: Fraction
-    begins: bool
-    until: Fraction | None
-
-    def keeps(self, packet: Packet[Any], base: Fraction) -> bool:
-        if packet.pts is None:
-            return True
-        begin = packet.pts * base
-        if self.until is not None and begin >= self.until:
-            return False
-        return not self.begins or begin >= self.origin or self._is_showing(packet, base)
-
-    def _is_showing(self, packet: Packet[Any], base: Fraction) -> bool:
-        """Whether it is a subtitle that began before the start and is still to be seen."""
-        return packet.stream.type == "subtitle" and ((packet.pts or 0) + (packet.duration or 0)) * base > self.origin
-
-    def move(self, packet: Packet[Any], base: Fraction) -> None:
-        shift = round(self.origin / base)
-        early = max(shift - packet.pts, 0) if self.begins and packet.pts is not None else 0
-        if early and packet.duration:
-            packet.duration -= early
-        packet.pts = None if packet.pts is None else packet.pts - shift + early
-        packet.dts = None if packet.dts is None else packet.dts - shift + early
-
-    def chapters(self, opened: InputContainer) -> list[Any]:
-        kept = []
-        for chapter in opened.chapters():
-            base = cast(Fraction, chapter["time_base"])
-            shift = round(self.origin / base)
-            end = chapter["end"] if self.until is None else min(chapter["end"], round(self.until / base))
-            begin = max(chapter["start"] - shift, 0)
-            if end - shift > begin or (end - shift == begin and not self.begins):
-                kept.append({**chapter, "start": begin, "end": end - shift})
-        return kept
 
 
 def _open_output(part: Path, plan: StreamPlan, encoded: VideoFormat, opened: InputContainer | None) -> OutputContainer:
@@ -253,6 +211,9 @@ def _describe(output: OutputContainer, video: VideoStream, opened: InputContaine
     video.metadata.clear()
     video.metadata.update(kept_metadata(main.metadata, statistics=False))
     video.disposition = main.disposition
+    codes = [stream.metadata["timecode"] for stream in opened.streams if "timecode" in stream.metadata]
+    if codes:
+        video.metadata.setdefault("timecode", codes[0])
 
 
 def _pictures(segments: Sequence[Path], scan: _Scan, video: VideoStream, origin: int, last: int) -> Iterator[Packet[Any]]:
@@ -289,56 +250,6 @@ def _packets(segments: Sequence[Path]) -> Iterator[tuple[Packet[Any], int]]:
             for packet in opened.demux(stream):
                 if packet.size:
                     yield packet, _shift(opened)
-
-
-class _Copies:
-    """The packets of all other streams, in the order of the source."""
-
-    def __init__(
-        self,
-        opened: InputContainer | None,
-        output: OutputContainer,
-        plan: StreamPlan,
-        cut: _Cut,
-        covers: dict[int, bytes],
-    ) -> None:
-        self._opened, self._cut = opened, cut
-        self.counts: dict[int, int] = {}
-        self.notes: list[str] = []
-        self._streams: dict[int, tuple[Copied, Stream]] = {}
-        for copied in plan.copied if opened is not None else ():
-            stream = cast(InputContainer, opened).streams[copied.index]
-            added = add_copy(output, stream, copied, covers.get(copied.index, b""))
-            if added.type != "attachment":
-                self.counts[copied.index] = 0
-                self._streams[copied.index] = copied, added
-
-    def packets(self) -> Iterator[Packet[Any]]:
-        if self._opened is None or not self._streams:
-            return
-        for stream in self._opened.streams:
-            if stream.index not in self._streams:
-                stream.discard = Discard.all
-        try:
-            for packet in self._opened.demux():
-                yield from self._copy(packet)
-        except (av.error.FFmpegError, OSError) as exc:
-            self.notes.append(f"the source is broken ({getattr(exc, 'strerror', None) or exc}): its other streams end there")
-
-    def _copy(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
-        if not packet.size or packet.stream_index not in self._streams:
-            return
-        base = packet.time_base
-        if not self._cut.keeps(packet, base):
-            return
-        copied, target = self._streams[packet.stream_index]
-        moved = converted(packet, copied)
-        if moved is None:
-            return
-        self._cut.move(moved, base)
-        self.counts[copied.index] += 1
-        moved.stream = target
-        yield moved
 
 
 def _merged(one: Iterator[Packet[Any]], other: Iterator[Packet[Any]]) -> Iterator[Packet[Any]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from av.bitstream import BitStreamFilterContext
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
@@ -23,7 +22,7 @@ from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError, first_line
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.colors import SHORTEST, meaning_of
-from sr_deploy.video.decoding import DoubtError
+from sr_deploy.video.decoding import DoubtError, Packets
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.images import FrameSource
 from sr_deploy.video.source import VideoSource
@@ -99,7 +98,7 @@ class Nvdec:
         size = (format.height, format.width)
         self._planes = DevicePlanes(device, PlaneFormat(size, self._surface.pixel_format, meaning, format.tags.chroma_location))
 
-    def decode(self, container: InputContainer, stream: VideoStream, after: int | None) -> Iterator[DeviceFrame]:
+    def decode(self, container: Packets, stream: VideoStream, after: int | None) -> Iterator[DeviceFrame]:
         """Frames in presentation order; up to `after`, packets may give no frame, as they do after a seek.
 
         Raises: LostError.
@@ -251,7 +250,7 @@ def host_pixels(pixels: DeviceArray) -> Array:
     return np.ascontiguousarray(np.rint(found * np.float32(65535)).astype(np.uint16))
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream] | None]:
+def _packets(container: Packets, stream: VideoStream) -> Iterator[Packet[VideoStream] | None]:
     """The packets as NVDEC takes them, with start codes and parameters in the stream; None at the end."""
     name = _FILTERS.get(stream.codec_context.name)
     filter = BitStreamFilterContext(name, stream) if name else None

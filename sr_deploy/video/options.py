@@ -10,9 +10,6 @@ from typing import Literal
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.size import TargetSize
 
-SEGMENT_FRAMES = 240
-"""Frames per segment: what a crash costs at most, ten seconds of a film."""
-
 _CLOCK = re.compile(r"(?:(?:(\d{1,3}):)?(\d{1,2}):)?(\d{1,9}(?:\.\d{0,9})?)s?")
 
 
@@ -37,7 +34,7 @@ class VideoOptions:
     drop_unsupported: leave out what the container cannot hold.
     overwrite: make a target that exists again, and start an unfinished one anew where something changed.
     resume: go on where an earlier run stopped.
-    segment_frames: how many frames at most are computed twice after a crash.
+    segment_frames: how many frames at most are computed twice after a crash; None follows from their size and the network.
 
     Raises: UsageError for segments of less than a frame, and where nothing lies between `start` and `until`.
     """
@@ -58,10 +55,10 @@ class VideoOptions:
     drop_unsupported: bool = False
     overwrite: bool = False
     resume: bool = True
-    segment_frames: int = SEGMENT_FRAMES
+    segment_frames: int | None = None
 
     def __post_init__(self) -> None:
-        if self.segment_frames < 1:
+        if self.segment_frames is not None and self.segment_frames < 1:
             raise UsageError(f"segments of {self.segment_frames} frames; expected 1 or more")
         if self.start is not None and self.until is not None and self.until <= self.start:
             raise UsageError(f"from {float(self.start):g} s until {float(self.until):g} s: nothing lies between them")

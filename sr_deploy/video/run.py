@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import gc
 import sys
 import threading
 import time
@@ -16,23 +16,22 @@ import av
 from sr_deploy import __version__
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError, VideoError
+from sr_deploy.files import put_in_place
+from sr_deploy.journal import Journal, SegmentRecord, clear_concluded
 from sr_deploy.pictures.image import PICTURES_THAT_MOVE, PIPE, names_stream
-from sr_deploy.pictures.size import TargetSize
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.check import Expected, check_result
-from sr_deploy.video.colors import plane_format_of
-from sr_deploy.video.encoding import Encoding, choose_encoding, encoded_format
+from sr_deploy.video.encoding import THREADS, Encoding, choose_encoding
 from sr_deploy.video.frame import Frame, VideoFormat
 from sr_deploy.video.identity import network_identity, source_identity
 from sr_deploy.video.images import FrameSource, open_source
 from sr_deploy.video.join import join
-from sr_deploy.video.journal import Journal, SegmentRecord, clear_concluded
 from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.segment import put_in_place
+from sr_deploy.video.output import Output, enlarged, planes_for, segment_frames, space_notes
+from sr_deploy.video.rehearsal import rehearse
 from sr_deploy.video.stages import (
-    Cancellation,
     Enlarging,
     FrameNetwork,
     FrameUpscaler,
@@ -43,16 +42,12 @@ from sr_deploy.video.stages import (
     numbered,
     require_whole,
 )
-from sr_deploy.video.streams import StreamPlan, plan_streams
+from sr_deploy.video.streams import plan_streams
+from sr_deploy.video.survey import Survey
 from sr_deploy.video.y4m import ImageSequence, Y4MWriter
 
 if TYPE_CHECKING:
     from sr_deploy.video.nvenc import Nvenc
-
-_BITS_PER_PIXEL = {"ffv1": 8.0, "prores_ks": 4.0}
-_USUAL_BITS_PER_PIXEL = 0.1
-_HOPELESS = 20
-"""Where less than this part of the usual size is free, a run is refused: no picture is that simple all through."""
 
 
 def upscale_video(
@@ -99,46 +94,26 @@ def upscaled_frames(
     Raises: UsageError, VideoError, CancelledError, what the upscaler raises; a note on the exception names the frame.
     """
     chosen = options or VideoOptions()
-    cancellation = Cancellation(cancel)
     with _opened(Path(source), chosen) as opened:
-        out = _enlarged(opened.format, upscaler.scale, chosen.size)
-        enlarge = Enlarging(_network(upscaler, chosen), out, cancellation)
-        for item in numbered(opened.frames(), 0, cancellation):
+        out = enlarged(opened.format, upscaler.scale, chosen.size)
+        enlarge = Enlarging(_network(upscaler, chosen, opened.format), out, cancel)
+        for item in numbered(opened.frames(), 0, cancel):
             yield enlarge(item)[1]
 
 
-@dataclass(frozen=True)
-class _Output:
-    """What is written, and how: settled before the first frame."""
-
-    format: VideoFormat
-    encoding: Encoding
-    streams: StreamPlan
+@dataclass
+class _VideoRun:
+    _source: Path
+    _target: Path
+    _upscaler: FrameUpscaler
+    _options: VideoOptions
+    _observer: VideoObserver
+    _cancel: threading.Event | None
+    _bitrate: float | None = None
 
     @property
-    def encoded(self) -> VideoFormat:
-        """What the written stream is."""
-        return encoded_format(self.format, self.encoding)
-
-
-class _VideoRun:
-    def __init__(
-        self,
-        source: Path,
-        target: Path,
-        upscaler: FrameUpscaler,
-        options: VideoOptions,
-        observer: VideoObserver,
-        cancel: threading.Event | None,
-    ) -> None:
-        self._source = source
-        self._target = target
-        self._upscaler = upscaler
-        self._options = options
-        self._observer = observer
-        self._cancellation = Cancellation(cancel)
-        self._part = target.with_name(target.name + ".part")
-        self._bitrate: float | None = None
+    def _part(self) -> Path:
+        return self._target.with_name(self._target.name + ".part")
 
     def run(self) -> VideoSummary:
         started = time.perf_counter()
@@ -146,8 +121,11 @@ class _VideoRun:
         if self._is_done() and not self._options.overwrite:
             clear_concluded(self._part)
             return VideoSummary(self._target, "skipped")
-        with _opened(self._source, self._options) as source:
-            summary = self._pass_on(source) if self._is_stream else self._upscale(source)
+        try:
+            with _opened(self._source, self._options) as source:
+                summary = self._pass_on(source) if self._is_stream else self._upscale(source)
+        finally:
+            gc.collect()  # PyAV's containers and streams hold each other, and with them the threads of decoders.
         return replace(summary, seconds=time.perf_counter() - started)
 
     @property
@@ -169,22 +147,33 @@ class _VideoRun:
     def _upscale(self, source: FrameSource) -> VideoSummary:
         """Everything that can be refused is refused before the first frame is computed."""
         options = self._options
-        output = self._output(source.format)
-        space = _space_notes(self._target, source.frame_count, output)
+        output = self._output(source)
+        space = space_notes(self._target, source.frame_count, output)
         fresh = not (options.resume and source.repeatable)
         nvenc, encoding_notes = self._nvenc(source.format, output)
         identity = self._identity(source.format, output, nvenc)
         with Journal(self._part, identity, replace=options.overwrite, fresh=fresh) as journal:
-            resumed = journal.frames
-            planes = nvenc.planes if nvenc else _planes(self._upscaler, source.format, output.encoded)
-            decoding_notes = self._decoding_notes(source, planes)
-            known = (*output.encoding.notes, *output.streams.notes, *space, *decoding_notes, *encoding_notes)
-            self._started(source, output.format, output.encoding, resumed, known)
-            frames = _network(self._upscaler, options, planes)
-            timing = self._compute(source, frames, output, journal, nvenc)
-            joining = self._finish(output, journal)
-            size, count = self._target.stat().st_size, journal.frames
-            journal.remove()
+            try:
+                return self._computed(source, output, journal, nvenc, (*space, *encoding_notes))
+            except BaseException:
+                if not journal.segments:
+                    journal.remove()
+                raise
+
+    def _computed(
+        self, source: FrameSource, output: Output, journal: Journal, nvenc: Nvenc | None, notes: tuple[str, ...]
+    ) -> VideoSummary:
+        """What became of the frames that are missing yet, and of the whole."""
+        resumed = journal.frames
+        rehearse(self._part, self._target, output, _container(self._source), source, nvenc.open if nvenc else None)
+        planes = nvenc.planes if nvenc else planes_for(self._upscaler, source.format, output.encoded)
+        known = (*output.encoding.notes, *output.streams.notes, *self._decoding_notes(source, planes), *notes)
+        self._started(source, output.format, output.encoding, resumed, known)
+        frames = _network(self._upscaler, self._options, source.format, planes)
+        timing = self._compute(source, frames, output, journal, nvenc)
+        joining = self._finish(output, journal, source.survey)
+        size, count = self._target.stat().st_size, journal.frames
+        journal.remove()
         notes = (*source.notes, *known, *joining)
         return VideoSummary(self._target, "done", count, resumed, size, 0.0, timing, notes, frames.reuse, frames.stats)
 
@@ -204,7 +193,7 @@ class _VideoRun:
             raise BackendUnavailableError(f"{self._source}: NVDEC cannot decode it: {reason}; use --decode auto or cpu")
         return (f"Decoded on the CPU: {reason}.",) if reason else ()
 
-    def _nvenc(self, source: VideoFormat, output: _Output) -> tuple[Nvenc | None, tuple[str, ...]]:
+    def _nvenc(self, source: VideoFormat, output: Output) -> tuple[Nvenc | None, tuple[str, ...]]:
         """NVENC as it takes frames from the GPU that upscales them, where it is wanted; what to say where it cannot."""
         codec, upscaler = output.encoding.codec, self._upscaler
         if not codec.endswith("_nvenc") or not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
@@ -212,16 +201,16 @@ class _VideoRun:
         from sr_deploy.video.nvenc import nvenc_for, planar
 
         try:
-            planes = _planes(upscaler, source, planar(output.encoded))
+            planes = planes_for(upscaler, source, planar(output.encoded))
             return nvenc_for(upscaler.frames_device(), planes, output.format, output.encoding), ()
         except (BackendUnavailableError, EngineError) as exc:
             return None, (f"Encoded by FFmpeg's {codec}, from the host's memory: {exc}.",)
 
-    def _output(self, source: VideoFormat) -> _Output:
+    def _output(self, source: FrameSource) -> Output:
         options, suffix = self._options, self._target.suffix
-        out = _enlarged(source, self._upscaler.scale, options.size)
+        out = enlarged(source.format, self._upscaler.scale, options.size)
         encoding = choose_encoding(
-            source,
+            source.format,
             out,
             suffix,
             codec=options.codec,
@@ -230,9 +219,15 @@ class _VideoRun:
             pixel_format=options.pixel_format,
             options=options.encoder_options,
         )
-        streams = plan_streams(_container(self._source), suffix, out, encoding, drop_unsupported=options.drop_unsupported)
+        streams = plan_streams(
+            _container(self._source),
+            *(suffix, out, encoding),
+            drop_unsupported=options.drop_unsupported,
+            packets=source.survey.packets,
+        )
         streams.require()
-        return _Output(out, encoding, streams)
+        per_segment = options.segment_frames or segment_frames(self._upscaler, source.format)
+        return Output(out, encoding, streams, per_segment)
 
     def _started(
         self, source: FrameSource, out: VideoFormat, encoding: Encoding | None, resumed: int, known: tuple[str, ...]
@@ -244,11 +239,11 @@ class _VideoRun:
         """Frames into a pipe or into pictures."""
         if self._options.decode == "nvdec":
             raise UsageError(f"{self._target}: frames for a pipe or pictures are decoded on the CPU; leave out --decode nvdec")
-        out = _enlarged(source.format, self._upscaler.scale, self._options.size)
+        out = enlarged(source.format, self._upscaler.scale, self._options.size)
         sink = Y4MWriter(sys.stdout.buffer, out) if self._target == PIPE else ImageSequence(self._target)
         self._started(source, out, None, 0, ())
-        frames = _network(self._upscaler, self._options)
-        enlarge = Enlarging(frames, out, self._cancellation)
+        frames = _network(self._upscaler, self._options, source.format)
+        enlarge = Enlarging(frames, out, self._cancel)
 
         def write(item: Numbered) -> None:
             number, frame = item
@@ -257,7 +252,7 @@ class _VideoRun:
             self._observer.written(VideoProgress(number + 1, None))
 
         try:
-            timing = run_pipeline(numbered(source.frames(), 0, self._cancellation), enlarge, write, workers=frames.concurrency)
+            timing = run_pipeline(numbered(source.frames(), 0, self._cancel), enlarge, write, workers=frames.concurrency)
             sink.close()
         except BaseException:
             sink.abort()
@@ -266,25 +261,25 @@ class _VideoRun:
         notes = source.notes + ((f"{self._target.suffix} cannot hold its {', '.join(lost)}",) if lost else ())
         return VideoSummary(self._target, "done", timing.items, 0, 0, 0.0, timing, notes, frames.reuse, frames.stats)
 
-    def _identity(self, source: VideoFormat, output: _Output, nvenc: Nvenc | None) -> dict[str, Any]:
+    def _identity(self, source: VideoFormat, output: Output, nvenc: Nvenc | None) -> dict[str, Any]:
         options, out, encoding = self._options, output.format, output.encoding
-        on_device = {"encoder": nvenc.identity} if nvenc else {}
+        settings = dict(encoding.options) | ({"encoder": nvenc.identity} if nvenc else {})
         return {
             "source": source_identity(self._source),
             "network": network_identity(self._upscaler, source),
             "size": f"{out.width}x{out.height}",
-            "encoding": {"codec": encoding.codec, "pixels": encoding.pixel_format, **dict(encoding.options), **on_device},
+            "encoding": {"codec": encoding.codec, "pixels": encoding.pixel_format, "threads": THREADS, **settings},
             "from": None if options.start is None else str(options.start),
             "until": None if options.until is None else str(options.until),
             "deinterlacing": options.deinterlace,
             "damage": options.on_damage,
             "frames per second": None if options.fps is None else str(options.fps),
-            "frames per segment": options.segment_frames,
+            "frames per segment": output.per_segment,
             "versions": {"sr-deploy": __version__, "PyAV": av.__version__},
         }
 
     def _compute(
-        self, source: FrameSource, frames: FrameNetwork, output: _Output, journal: Journal, nvenc: Nvenc | None
+        self, source: FrameSource, frames: FrameNetwork, output: Output, journal: Journal, nvenc: Nvenc | None
     ) -> Timing:
         done = journal.frames
 
@@ -297,49 +292,40 @@ class _VideoRun:
             seconds = (segment.last - segment.first) * source.format.time_base
             self._bitrate = float(8 * segment.bytes / seconds) if seconds else None
 
-        per_segment = self._options.segment_frames
-        encoder = nvenc.open if nvenc else None
-        segments = SegmentOutput(
-            journal, output.format, output.encoding, per_segment, encoder=encoder, written=written, finished=finished
-        )
-        items = missing_frames(source, journal, per_segment, self._cancellation)
-        enlarge = Enlarging(frames, output.format, self._cancellation)
+        encoder, each = nvenc.open if nvenc else None, output.per_segment
+        segments = SegmentOutput(journal, output.format, output.encoding, each, encoder, written=written, finished=finished)
+        items = missing_frames(source, journal, each, self._cancel)
+        enlarge = Enlarging(frames, output.format, self._cancel)
         try:
             timing = run_pipeline(items, enlarge, segments.write, workers=frames.concurrency)
             segments.finish()
-        except BaseException:
+        except BaseException as exc:
             segments.abort()
+            exc.add_note(f"{journal.frames} frames are kept, {done - journal.frames} will be computed again")
             raise
         return timing
 
-    def _finish(self, output: _Output, journal: Journal) -> tuple[str, ...]:
+    def _finish(self, output: Output, journal: Journal, survey: Survey) -> tuple[str, ...]:
         """Join, check, and only then give the target its name; returns notes."""
         if not journal.segments:
             raise VideoError(f"{self._source}: gives no frame; check --from and --until, and that the file is whole")
-        require_whole(journal.segments, self._options.segment_frames)
+        require_whole(journal.segments, output.per_segment)
         joined = self._part / f"joined{self._target.suffix}"
         segments = [self._part / segment.name for segment in journal.segments]
         out, encoding, streams = output.format, output.encoding, output.streams
         source, start, until = _container(self._source), self._options.start, self._options.until
-        result = join(segments, joined, out, encoding, streams, source=source, start=start, until=until)
+        result = join(segments, joined, out, encoding, streams, source=source, start=start, until=until, survey=survey)
         check_result(joined, Expected.of(out, encoding, streams, result))
         journal.conclude()
         put_in_place(joined, self._target)
         return result.notes
 
 
-def _network(upscaler: FrameUpscaler, options: VideoOptions, planes: PlaneFormat | None = None) -> FrameNetwork:
-    return FrameNetwork(upscaler, reuse=options.reuse, per_segment=options.segment_frames, planes=planes)
-
-
-def _planes(upscaler: FrameUpscaler, source: VideoFormat, out: VideoFormat) -> PlaneFormat | None:
-    """What the encoder takes, where a GPU can give it: frames that are not resized afterwards."""
-    scale = upscaler.scale
-    if not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
-        return None
-    if (out.height, out.width) != (source.height * scale, source.width * scale):
-        return None
-    return plane_format_of(out)
+def _network(
+    upscaler: FrameUpscaler, options: VideoOptions, source: VideoFormat, planes: PlaneFormat | None = None
+) -> FrameNetwork:
+    per_segment = options.segment_frames or segment_frames(upscaler, source)
+    return FrameNetwork(upscaler, reuse=options.reuse, per_segment=per_segment, planes=planes)
 
 
 def _opened(path: Path, options: VideoOptions) -> FrameSource:
@@ -356,44 +342,3 @@ def _opened(path: Path, options: VideoOptions) -> FrameSource:
 def _container(path: Path) -> Path | None:
     """The file whose other streams are copied; pictures have none."""
     return None if names_stream(path) or path.suffix.lower() in PICTURES_THAT_MOVE | {".apng"} else path
-
-
-def _enlarged(source: VideoFormat, scale: int, size: TargetSize | None) -> VideoFormat:
-    """The format of the result. Its matrix says how the picture is turned, but not where it lies: that was in old pixels."""
-    height, width = _size(source, scale, size)
-    out = source.scaled(width, height)
-    if source.display_matrix is None:
-        return out
-    return replace(out, display_matrix=(*source.display_matrix[:6], 0, 0, *source.display_matrix[8:]))
-
-
-def _size(source: VideoFormat, scale: int, size: TargetSize | None) -> tuple[int, int]:
-    """Height and width of the result as stored; a size that was asked for is that of the picture as shown, in even sides."""
-    height, width = source.height, source.width
-    if size is None or size.kind == "own":
-        return height * scale, width * scale
-    turned = source.display_matrix is not None and source.display_matrix[0] == 0
-    sides = size.resolve(*((width, height) if turned else (height, width)), scale)
-    tall, wide = (max(2, round(side / 2) * 2) for side in sides)
-    return (wide, tall) if turned else (tall, wide)
-
-
-def _space_notes(target: Path, frames: int | None, output: _Output) -> tuple[str, ...]:
-    """What to say of the space on the disk; the segments and the joined file lie there at the same time.
-
-    Raises: VideoError when there is clearly not enough.
-    """
-    bits = _BITS_PER_PIXEL.get(output.encoding.codec, _USUAL_BITS_PER_PIXEL)
-    needed = 2 * (frames or 0) * output.format.width * output.format.height * bits / 8
-    there = next(folder for folder in target.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(there).free
-    if free >= needed:
-        return ()
-    text = f"{there}: {_space(free)} are free, a video like this usually takes {_space(needed)} while it is made"
-    if free < needed / _HOPELESS:
-        raise VideoError(f"{text}; free some space or write to another disk")
-    return (text,)
-
-
-def _space(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self, cast
 
 import av
@@ -20,9 +18,12 @@ from av.video.stream import VideoStream
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import DeviceArray
 from sr_deploy.errors import VideoError
+from sr_deploy.files import put_in_place
 from sr_deploy.video.colors import frame_from_codes, frame_from_rgb
-from sr_deploy.video.encoding import Encoding, configure, encoded_format, frame_clock
+from sr_deploy.video.encoding import Encoding, encoded_format, frame_clock, open_encoder
 from sr_deploy.video.frame import Frame, VideoFormat
+from sr_deploy.video.header import stream_template
+from sr_deploy.video.streams import add_video
 
 SHIFT = "shift"
 """The tag of a segment with the ticks that were added to all its times: NUT knows no time before zero."""
@@ -33,13 +34,12 @@ MOST_REORDERED = 16
 
 @dataclass(frozen=True)
 class Segment:
-    """A finished file of consecutive frames. pts, durations: in ticks of the video's time base; a duration of 0 is unknown."""
+    """A finished file of consecutive frames. pts: in ticks of the video's time base."""
 
     path: Path
     frames: int
     first_pts: int
     last_pts: int
-    last_duration: int
     bytes: int
 
 
@@ -65,21 +65,28 @@ OpenEncoder = Callable[[OutputContainer, VideoFormat, Encoding], FrameEncoder]
 
 
 class HostEncoder:
-    """FFmpeg's encoders, from the host's memory."""
+    """FFmpeg's encoders, from the host's memory; their threads end with it, not when PyAV's streams are collected."""
 
     def __init__(self, container: OutputContainer, out: VideoFormat, encoding: Encoding) -> None:
         self._encoded = encoded_format(out, encoding)
-        self._stream = cast(VideoStream, container.add_stream(encoding.codec, rate=1 / frame_clock(out)))
-        configure(self._stream.codec_context, out, encoding)
-        self._stream.time_base = self._encoded.time_base
+        self._context = open_encoder(out, encoding)
+        codec = self._context.codec.canonical_name
+        with stream_template(codec, self._context.extradata or b"", self._encoded) as template:
+            self._stream = add_video(container, template, self._encoded)
 
     def encode(self, number: int, pixels: Array) -> Iterable[Packet[VideoStream]]:
         picture = (frame_from_codes if pixels.ndim == 1 else frame_from_rgb)(pixels, self._encoded)
         picture.pts, picture.time_base = number, frame_clock(self._encoded)
-        return self._stream.encode(picture)
+        return self._of_stream(picture)
 
     def finish(self) -> Iterable[Packet[VideoStream]]:
-        return self._stream.encode(None)
+        return self._of_stream(None)
+
+    def _of_stream(self, picture: av.VideoFrame | None) -> Iterable[Packet[VideoStream]]:
+        packets = cast("list[Packet[VideoStream]]", self._context.encode(picture))
+        for packet in packets:
+            packet.stream = self._stream
+        return packets
 
 
 class SegmentWriter:
@@ -143,8 +150,7 @@ class SegmentWriter:
             if isinstance(exc, av.error.FFmpegError | OSError):
                 raise write_error(self.path, exc) from exc
             raise
-        last = self._pts[-1]
-        return Segment(self.path, len(self._pts), self._pts[0], last, self._durations[-1], self.path.stat().st_size)
+        return Segment(self.path, len(self._pts), self._pts[0], self._pts[-1], self.path.stat().st_size)
 
     def abort(self) -> None:
         """Remove what was written; harmless when it is finished or aborted already."""
@@ -153,7 +159,7 @@ class SegmentWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self.abort()
 
@@ -184,24 +190,6 @@ def decoding_number(shown: int, decoded: int | None) -> int:
     return cast(int, decoded) if plausible else shown
 
 
-def put_in_place(part: Path, path: Path) -> None:
-    """Rename a file that is complete, so that neither its bytes nor its name are lost in a power cut."""
-    sync(part)
-    part.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if sys.platform == "win32" and path.is_dir():
-        return  # folders have no handle there
-    handle = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def discard(container: av.container.OutputContainer, part: Path) -> None:
     """Close an unfinished output, whatever it says, and remove its file."""
     try:
@@ -212,11 +200,12 @@ def discard(container: av.container.OutputContainer, part: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_error(path: Path, error: Exception) -> VideoError:
-    """Ours, with the reason and what to do."""
+def write_error(path: Path, error: Exception, what: str = "") -> VideoError:
+    """Ours, with the reason and what to do; what: the part of the file, where that may be the reason."""
     number = getattr(error, "errno", None) or 0
     reason = os.strerror(number) if number in errno.errorcode else str(getattr(error, "strerror", None) or error)
-    remedy = (
-        "free space or choose another folder" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "check the folder"
-    )
-    return VideoError(f"{path}: cannot be written ({reason}); {remedy}")
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return VideoError(f"{path}: cannot be written ({reason}); free space or choose another folder")
+    if what and (number == errno.EINVAL or number not in errno.errorcode):
+        return VideoError(f"{path}: {what} cannot be written ({reason}); use another container, or --drop-unsupported")
+    return VideoError(f"{path}: cannot be written ({reason}); check the folder")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
 import av
@@ -19,19 +18,19 @@ from av.video.stream import VideoStream
 from sr_deploy.arrays import Array
 from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import rgb_from_frame
-from sr_deploy.video.decoding import DamageError, DoubtError, decode_carefully, decode_fast, met
+from sr_deploy.video.decoding import Clock, DamageError, DoubtError, Packets, decode_carefully, decode_fast, met
 from sr_deploy.video.extent import missing_bytes
 from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
-from sr_deploy.video.pipe import Y4MPipe
+from sr_deploy.video.input import Input, Y4MPipe, input_of
 from sr_deploy.video.streams import codec_name, main_video
-from sr_deploy.video.timing import Clock
+from sr_deploy.video.survey import Continuous, Survey, survey
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]
 VideoFrames = Generator[av.VideoFrame, None, None]
-Decode = Callable[[InputContainer, VideoStream, int | None], Iterator[Any]]
+Decode = Callable[[Packets, VideoStream, int | None], Iterator[Any]]
 """Frames of a container's stream in presentation order; up to a pts, packets may give none. Raises DoubtError."""
 
 UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
@@ -39,51 +38,6 @@ UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
 
 LEAD = 1
 """Seconds before the wanted time to seek to: open groups of pictures are whole by then, and the deinterlacer has neighbors."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """What FFmpeg opens, and how errors call it; path: where it is one file; format, options: in FFmpeg's words."""
-
-    file: str | Y4MPipe
-    name: str
-    path: Path | None = None
-    format: str | None = None
-    options: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of_file(cls, path: Path) -> Input:
-        """A file; its name is never taken for a protocol or a pattern."""
-        return cls(f"file:{path}", str(path), path)
-
-    @classmethod
-    def of_pipe(cls, file: BinaryIO) -> Input:
-        """Raw y4m from a file object that is only read forward."""
-        return cls(Y4MPipe(file), "standard input", format="yuv4mpegpipe")
-
-    def open(self) -> InputContainer:
-        """The opened file.
-
-        Raises: VideoError when it is no video or cannot be read.
-        """
-        if self.path is not None and self.path.is_dir():
-            raise VideoError(f"{self.name} is a folder; expected a video file. Name its pictures by a pattern: frame_%06d.png.")
-        try:
-            return av.open(self.file, "r", format=self.format, options=self.options, metadata_errors="replace")
-        except (av.FFmpegError, OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or str(exc)
-            raise VideoError(f"{self.name} cannot be read as video: {reason}. {self._advice()}") from exc
-
-    def _advice(self) -> str:
-        if self.path is None or not self.path.is_file():
-            return "Expected frames as yuv4mpegpipe." if self.path is None else "Check its name and permissions."
-        if self.path.stat().st_size == 0:
-            return "It is empty."
-        with self.path.open("rb") as file:
-            brand = file.read(8)[4:]
-        if brand == b"ftyp":
-            return "Its index is missing: the recording or the download was cut short. Fetch it again."
-        return "Expected a video file that FFmpeg knows."
 
 
 class VideoSource:
@@ -113,7 +67,7 @@ class VideoSource:
 
         Raises: VideoError when the file cannot be read or has no video.
         """
-        self._input = _input_of(what)
+        self._input = input_of(what)
         self._stream = stream
         self._every = deinterlace == "on"
         self._skipped: list[DamageError] | None = [] if on_damage == "skip" else None
@@ -122,6 +76,7 @@ class VideoSource:
         self._live: Iterator[av.VideoFrame] | None = None
         self._on_device: Decode | None = None
         self.repeatable = isinstance(self._input.file, str)
+        self.survey = Survey()
         container = self._stack.enter_context(self._input.open())
         try:
             self._look(container, begin, until, deinterlace)
@@ -136,7 +91,8 @@ class VideoSource:
     ) -> None:
         """Takes all facts from the container and its first frame."""
         video = self._video(container)
-        missing = missing_bytes(self._input.path, video) if self._input.path else 0
+        if self._input.path:
+            self._survey_file()
         frames = decode_carefully(container, video, self._skipped if not self.repeatable else [])
         first = self._first(frames, video)
         self.codec = codec_name(video)
@@ -144,13 +100,18 @@ class VideoSource:
         self.start_pts = _pts(first)
         self.duration = duration_of(container, video)
         self.frame_count = count_of(video, self.duration)
-        self._seekable = self.repeatable and container.format.name not in UNORDERED
+        unordered = container.format.name in UNORDERED or video.start_time is None or self.survey.splices
+        self._seekable = self.repeatable and not unordered
         self._floor, self._ceiling = _window(container, self.format.time_base, begin, until)
-        self._missing = missing
-        for number, note in enumerate(notes_of(video, first, self.format)):
+        for number, note in enumerate(notes_of(video, first, self.format, self._input.path)):
             self._notes[f"fact {number}"] = note
-        if missing:
-            self._notes["missing"] = f"{missing} bytes are missing at the end of the file: it was cut short."
+        for number, (pts, reason) in enumerate(self.survey.faults):
+            self._notes[f"fault {number}"] = f"It is damaged at {self._place(pts)}: {reason}."
+        if self.survey.captions:
+            self._notes["captions"] = "Closed captions in its pictures are left out."
+        if self.survey.splices:
+            places = f"{len(self.survey.splices)} place{'s' * (len(self.survey.splices) > 1)}"
+            self._notes["splices"] = f"Its times start anew in {places}; they are made to go on there."
         self._filtered = deinterlace == "on" or (deinterlace == "auto" and self.format.field_order != "progressive")
         if self._filtered:
             self._notes["interlaced"] = "It is interlaced: its frames are deinterlaced."
@@ -168,8 +129,8 @@ class VideoSource:
         """Why its frames are decoded in the host's memory, in words; empty where that may be done elsewhere."""
         if not self.repeatable:
             return "it comes from a pipe"
-        if self._missing:
-            return "the file is cut short"
+        if self.survey.faults or self.survey.splices:
+            return "the file is damaged" if self.survey.faults else "its times start anew"
         return "it is deinterlaced" if self._filtered else ""
 
     def decode_on_device(self, decode: Decode) -> None:
@@ -179,15 +140,10 @@ class VideoSource:
         """
         self._on_device = decode
 
-    @property
-    def damaged(self) -> int:
-        """How many damaged packets were skipped so far."""
-        return len(self._skipped or ())
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -201,18 +157,23 @@ class VideoSource:
 
         Raises: VideoError at damage, after all frames before it; or when the stream changes its size or pixel format.
         """
-        with closing(self._decoded(after)) as decoded:
+        floor = max((pts for pts in (after, self._floor) if pts is not None), default=None)
+        faults = [] if self._skipped is not None else [DamageError(*fault) for fault in self.survey.faults]
+        ahead = [fault for fault in faults if None in (fault.pts, floor) or fault.pts >= floor]  # type: ignore[operator]
+        with closing(self._decoded(floor)) as decoded:
             for frame in decoded:
                 pts = _pts(frame)
                 if self._ceiling is not None and pts >= self._ceiling:
                     return
+                for fault in ahead:
+                    if fault.pts is not None and fault.pts < pts:
+                        raise self._damage_error(fault)
                 yield Frame(self._pixels(frame), pts, frame.duration)
-        if self._missing and self._skipped is None:
-            raise VideoError(f"{self._input.name} ends too early: {self._missing} bytes are missing at its end. {_WAY_OUT}")
+        for fault in ahead:
+            raise self._damage_error(fault)
 
-    def _decoded(self, after: int | None) -> VideoFrames:
-        """Frames later than that pts and in the window, decoded fast up to the first doubt and carefully from there on."""
-        floor = max((pts for pts in (after, self._floor) if pts is not None), default=None)
+    def _decoded(self, floor: int | None) -> VideoFrames:
+        """Frames later than that pts, decoded fast up to the first doubt and carefully from there on."""
         for decode in [self._on_device, decode_fast] if self.repeatable else []:
             if decode is None:
                 continue
@@ -224,7 +185,7 @@ class VideoSource:
             except DoubtError as doubt:
                 self._give_up_device(str(doubt), floor)
         try:
-            yield from self._later(floor, self._decode_carefully)
+            yield from self._later(floor, lambda packets, video, _: decode_carefully(packets, video, self._skipped))
         except DamageError as damage:
             raise self._damage_error(damage) from damage
 
@@ -233,10 +194,6 @@ class VideoSource:
             self._on_device = None
             where = "the beginning" if floor is None else self._clock(floor)
             self._notes["device"] = f"NVDEC was given up at {where}: {reason}. The rest was decoded on the CPU."
-
-    def _decode_carefully(self, container: InputContainer, video: VideoStream, after: int | None) -> Iterator[av.VideoFrame]:
-        del after
-        return decode_carefully(container, video, self._skipped)
 
     def _later(self, floor: int | None, decode: Decode) -> VideoFrames:
         """Frames later than that pts: after a seek if a sound frame up to it is met then, else from the first frame on."""
@@ -263,16 +220,29 @@ class VideoSource:
             video = self._video(container)
             if seek and floor is not None and not _sought(container, video, floor):
                 return
-            yield from self._timed(decode(container, video, floor))
+            packets = Continuous(container, self.survey.splices) if self.survey.splices else container
+            yield from self._timed(self._of_one_aspect(decode(packets, video, floor), video))
 
     def _piped(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """The same frames; damage is met where the last one is cut."""
-        count, last = 0, None
+        last = None
         for last in frames:
-            count += 1
             yield last
-        if last is not None and isinstance(self._input.file, Y4MPipe) and self._input.file.rest(count, last) > 0:
+        if last is not None and isinstance(self._input.file, Y4MPipe) and self._input.file.rest(last.format):
             met(DamageError(None, "its last frame is cut"), self._skipped)
+
+    def _of_one_aspect(self, frames: Iterator[Any], video: VideoStream) -> Iterator[Any]:
+        """The same frames; a note where the decoder met another shape of pixels, which the result has not."""
+        first = video.codec_context.sample_aspect_ratio
+        for frame in frames:
+            seen = video.codec_context.sample_aspect_ratio
+            if seen and first and seen != first and "aspect" not in self._notes and frame.pts is not None:
+                where = self._clock(frame.pts)
+                self._notes["aspect"] = (
+                    f"The aspect of its pixels changes from {first} to {seen} near {where}: the first is kept."
+                )
+            first = first or seen
+            yield frame
 
     def _timed(self, decoded: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """The same frames with times, deinterlaced where they are to be; afterwards, notes of what was repaired or skipped."""
@@ -284,7 +254,18 @@ class VideoSource:
                 f"{clock.repaired} frames had no time that could be used; theirs follow from their neighbors."
             )
         if self._skipped:
-            self._notes["damage"] = f"{self.damaged} damaged packets were skipped."
+            places = list(dict.fromkeys(self._place(damage.pts) for damage in self._skipped))
+            more = f" and {len(places) - 3} more places" if len(places) > 3 else ""
+            self._notes["damage"] = f"{len(self._skipped)} damaged packets were skipped, at {', '.join(places[:3])}{more}."
+
+    def _survey_file(self) -> None:
+        with self._input.open() as container:
+            video = self._video(container)
+            self.survey = survey(container, video)
+            missing = missing_bytes(self._input.path, video) if self._input.path else 0
+        if missing:
+            cut = (None, f"{missing} bytes are missing, it was cut short")
+            self.survey = replace(self.survey, faults=(*(f for f in self.survey.faults if f[0] is not None), cut))
 
     def _video(self, container: InputContainer) -> VideoStream:
         try:
@@ -316,8 +297,10 @@ class VideoSource:
         return rgb_from_frame(frame, known)
 
     def _damage_error(self, damage: DamageError) -> VideoError:
-        where = "its end" if damage.pts is None else self._clock(damage.pts)
-        return VideoError(f"{self._input.name} is damaged at {where}: {damage}. {_WAY_OUT}")
+        return VideoError(f"{self._input.name} is damaged at {self._place(damage.pts)}: {damage}. {_WAY_OUT}")
+
+    def _place(self, pts: int | None) -> str:
+        return "its end" if pts is None else self._clock(pts)
 
     def _clock(self, pts: int) -> str:
         seconds = float((pts - self.start_pts) * self.format.time_base)
@@ -325,12 +308,6 @@ class VideoSource:
 
 
 _WAY_OUT = "Fetch it again, or let damaged parts be skipped."
-
-
-def _input_of(what: Path | BinaryIO | Input) -> Input:
-    if isinstance(what, Input):
-        return what
-    return Input.of_file(what) if isinstance(what, Path) else Input.of_pipe(what)
 
 
 def _pts(frame: av.VideoFrame) -> int:

@@ -16,13 +16,13 @@ from sr_deploy.arrays import Array
 from sr_deploy.device.device import DeviceArray
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import CancelledError, OutOfMemoryError, VideoError
+from sr_deploy.journal import Journal, SegmentRecord
 from sr_deploy.pictures.resample import resample
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Stats
 from sr_deploy.upscaling.reuse import FrameReuse, ReuseStats
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.encoding import Encoding
 from sr_deploy.video.frame import Frame, VideoFormat
-from sr_deploy.video.journal import Journal, SegmentRecord
 from sr_deploy.video.segment import OpenEncoder, SegmentWriter, segment_suffix
 
 Numbered = tuple[int, Frame]
@@ -44,31 +44,25 @@ class FrameUpscaler(Protocol):
     def __call__(self, image: Array, /) -> Array: ...
 
 
-class Cancellation:
-    """An event of another thread, asked between frames."""
-
-    def __init__(self, event: threading.Event | None) -> None:
-        self._event = event
-
-    def check(self) -> None:
-        """Raises: CancelledError once the event is set."""
-        if self._event is not None and self._event.is_set():
-            raise CancelledError("stopped as asked; finished segments are kept, the same call goes on")
+def require_going(cancel: threading.Event | None) -> None:
+    """Raises: CancelledError once another thread has set the event."""
+    if cancel is not None and cancel.is_set():
+        raise CancelledError("stopped as asked; finished segments are kept, the same call goes on")
 
 
-def missing_frames(source: Frames, journal: Journal, per_segment: int, cancellation: Cancellation) -> Iterator[Numbered]:
+def missing_frames(source: Frames, journal: Journal, per_segment: int, cancel: threading.Event | None) -> Iterator[Numbered]:
     """The frames of all segments that are not finished, in order."""
     for gap in journal.gaps():
         limit = None if gap.count is None else gap.count * per_segment
-        yield from numbered(islice(source.frames(after=gap.after), limit), gap.first * per_segment, cancellation)
+        yield from numbered(islice(source.frames(after=gap.after), limit), gap.first * per_segment, cancel)
 
 
-def numbered(frames: Iterable[Frame], number: int, cancellation: Cancellation) -> Iterator[Numbered]:
+def numbered(frames: Iterable[Frame], number: int, cancel: threading.Event | None) -> Iterator[Numbered]:
     """The frames with their numbers."""
     iterator = iter(frames)
     while True:
         with at_frame(number, "reading"):
-            cancellation.check()
+            require_going(cancel)
             try:
                 frame = next(iterator)
             except StopIteration:
@@ -129,16 +123,16 @@ class FrameNetwork:
 class Enlarging:
     """Upscales frames and brings them to the size of `out`; equal results in a row are resized once."""
 
-    def __init__(self, upscale: Callable[[int, Array], Array], out: VideoFormat, cancellation: Cancellation) -> None:
+    def __init__(self, upscale: Callable[[int, Array], Array], out: VideoFormat, cancel: threading.Event | None) -> None:
         self._upscale = upscale
         self._size = out.height, out.width
-        self._cancellation = cancellation
+        self._cancel = cancel
         self._last: tuple[Array, Array] | None = None
 
     def __call__(self, item: Numbered) -> Numbered:
         number, frame = item
         with at_frame(number, "upscaling"):
-            self._cancellation.check()
+            require_going(self._cancel)
             return number, replace(frame, pixels=self._resized(self._upscale(number, frame.pixels)))
 
     def _resized(self, large: Array) -> Array:
@@ -163,8 +157,8 @@ class SegmentOutput:
         out: VideoFormat,
         encoding: Encoding,
         per_segment: int,
-        *,
         encoder: OpenEncoder | None = None,
+        *,
         written: Callable[[int], None],
         finished: Callable[[SegmentRecord], None],
     ) -> None:

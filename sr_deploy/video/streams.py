@@ -13,20 +13,20 @@ from typing import Any, Literal
 
 import av
 import av.error
-from av.codec import Codec
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.errors import UsageError, VideoError
-from sr_deploy.video.encoding import Encoding, container_format, encoded_format, open_encoder
+from sr_deploy.video.acm import add_acm
+from sr_deploy.video.encoding import Encoding, container_format, encoded_format, open_encoder, require_codec
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
 
 ERRORS = (av.error.FFmpegError, OSError, ValueError)
-_LOOKED_AT = 2000
-"""Packets of the source that are read to find a first one of every stream."""
+PROBING = {"probesize": "100000000", "analyzeduration": "60000000"}
+"""How far FFmpeg looks for what a stream is, in bytes and microseconds: sound may begin after a silent minute."""
 
 _NOT_COPIED = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "rotate"}
 
@@ -35,7 +35,8 @@ _NOT_COPIED = {"encoder", "major_brand", "minor_version", "compatible_brands", "
 class Copied:
     """A stream of the source that goes into the output.
 
-    convert: the codec that its text moves into, or 'attachment' for a cover, which Matroska holds as an attached file.
+    convert: the codec that its text moves into, 'attachment' for a cover, which Matroska holds as an attached file, or 'acm'
+    for sound that it holds under another name.
     """
 
     index: int
@@ -43,7 +44,7 @@ class Copied:
     codec: str
     language: str | None
     disposition: int
-    convert: Literal["", "subrip", "attachment"] = ""
+    convert: Literal["", "subrip", "attachment", "acm"] = ""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.index} ({self.codec}{', ' + self.language if self.language else ''})"
@@ -71,28 +72,26 @@ def plan_streams(
     out: VideoFormat,
     encoding: Encoding,
     *,
-    video_index: int | None = None,
     drop_unsupported: bool = False,
+    packets: dict[int, int] | None = None,
 ) -> StreamPlan:
     """The streams that can be copied into a file of that ending, each proven by a header and its first packet in memory.
 
-    source: None without a file, as for pictures and standard input. video_index: the stream that is upscaled, by default the
-    first that is not a cover; other video streams are copied. drop_unsupported makes notes of problems.
+    source: None without a file, as for pictures and standard input. drop_unsupported makes notes of problems. packets: how many
+    each stream has, where it is known.
 
     Raises: UsageError when the container cannot hold the upscaled video itself. VideoError when the source cannot be read.
     """
     name = container_format(container)
-    sample = _Sample.encode(out, encoding)
-    try:
-        sample.write(name)
-    except ERRORS as exc:
-        raise UsageError(f"'{container}' cannot hold {encoding.codec} ({exc}); use .mkv, or another --codec") from exc
-    problems = list(_lost_facts(name, container, sample))
+    require_codec(encoding.codec, container)
     if source is None:
-        return _decided(StreamPlan(name, problems=tuple(problems)), drop_unsupported)
+        return StreamPlan(name)
+    encoder = open_encoder(out, encoding)
+    sample = _Sample(encoder.codec.canonical_name, encoder.extradata or b"", encoded_format(out, encoding))
+    problems: list[str] = []
     with open_source(source) as opened:
-        main = main_video(opened, video_index)
-        first = _first_packets(opened, main)
+        main = main_video(opened, None)
+        first = _first_packets(opened, main, packets or {})
         copied, notes = [], []
         for stream in opened.streams:
             if stream.index == main.index or is_made_by_muxer(stream):
@@ -106,15 +105,9 @@ def plan_streams(
             else:
                 problems.append(trouble)
         # Within the block: a stream is not to be asked for anything after its file is closed.
-        plan = StreamPlan(name, main.index, tuple(copied), tuple(notes), tuple(problems))
-    return _decided(plan, drop_unsupported)
-
-
-def _decided(plan: StreamPlan, drop_unsupported: bool) -> StreamPlan:
-    if not drop_unsupported:
-        return plan
-    notes = plan.notes + tuple(problem.split("; ")[0] for problem in plan.problems)
-    return StreamPlan(plan.container, plan.video_index, plan.copied, notes)
+        if drop_unsupported:
+            notes, problems = notes + [problem.split("; ")[0] for problem in problems], []
+        return StreamPlan(name, main.index, tuple(copied), tuple(notes), tuple(problems))
 
 
 @contextmanager
@@ -124,7 +117,7 @@ def open_source(path: Path) -> Iterator[InputContainer]:
     Raises: VideoError when it cannot be read.
     """
     try:
-        opened = av.open(f"file:{path}", "r", metadata_errors="replace")
+        opened = av.open(f"file:{path}", "r", options=PROBING, metadata_errors="replace")
     except ERRORS as exc:
         raise VideoError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc}); expected a video file") from exc
     with opened:
@@ -158,8 +151,11 @@ def add_copy(output: OutputContainer, stream: Stream, copied: Copied, cover: byt
     """
     if copied.convert == "attachment":
         return _attach(output, stream, copied, cover)
-    if copied.convert:
-        added: Stream = output.add_mux_stream(copied.convert)
+    if copied.convert == "acm":
+        added: Stream = add_acm(output, stream)
+        added.time_base = stream.time_base
+    elif copied.convert:
+        added = output.add_mux_stream(copied.convert)
         added.time_base = stream.time_base
     elif stream.type == "attachment":
         added = output.add_stream_from_template(stream)
@@ -207,10 +203,10 @@ def kept_metadata(metadata: dict[str, str], statistics: bool = True) -> dict[str
 
 
 def output_options(name: str, time_bases: Iterable[Fraction | None]) -> dict[str, str]:
-    """Options of a muxer that keep times and dispositions as they are."""
-    options = {"avoid_negative_ts": "disabled"} if name in ("matroska", "webm") else {}
+    """Options of a muxer that keep times and dispositions as they are, make equal files of equal packets, and no checksums."""
+    options = {"fflags": "+bitexact"}
     if name in ("matroska", "webm"):
-        return options | {"default_mode": "passthrough"}
+        return options | {"avoid_negative_ts": "disabled", "default_mode": "passthrough", "write_crc": "0"}
     # Edit lists count in the movie's time scale: a start between two of its ticks would be rounded.
     scale = 1000
     for base in time_bases:
@@ -221,73 +217,38 @@ def output_options(name: str, time_bases: Iterable[Fraction | None]) -> dict[str
 
 @dataclass(frozen=True)
 class _Sample:
-    """One encoded frame of the output, enough to write a file of any container."""
+    """The video of the output without a frame, enough to write a file of any container."""
 
     codec: str
     extradata: bytes
-    packets: tuple[bytes, ...]
     encoded: VideoFormat
 
-    @staticmethod
-    def encode(out: VideoFormat, encoding: Encoding) -> _Sample:
-        encoder = open_encoder(out, encoding)
-        frame = av.VideoFrame(out.width, out.height, encoding.pixel_format)
-        for plane in frame.planes:
-            plane.update(bytes(plane.buffer_size))
-        frame.pts = 0
-        packets = tuple(bytes(packet) for packet in encoder.encode(frame) + encoder.encode(None))
-        codec = Codec(encoding.codec, "w").canonical_name
-        return _Sample(codec, encoder.extradata or b"", packets, encoded_format(out, encoding))
-
-    def write(
-        self, name: str, stream: Stream | None = None, packet: Packet[Any] | None = None, copied: Copied | None = None
-    ) -> bytes:
-        """A whole file in memory: this frame, and one packet of a stream of the source."""
-        file = io.BytesIO()
-        bases = [self.encoded.time_base, *([stream.time_base] if stream else [])]
-        options = output_options(name, bases)
+    def write(self, name: str, stream: Stream, packet: Packet[Any] | None, copied: Copied) -> None:
+        """A whole file in memory with one packet of a stream of the source."""
+        options = output_options(name, [self.encoded.time_base, stream.time_base])
         with (
             stream_template(self.codec, self.extradata, self.encoded) as template,
-            av.open(file, "w", format=name, container_options=options) as output,
+            av.open(io.BytesIO(), "w", format=name, container_options=options) as output,
         ):
-            video = add_video(output, template, self.encoded)
-            added = None
-            if stream is not None and copied is not None:
-                added = add_copy(output, stream, copied, bytes(packet or b""))
+            add_video(output, template, self.encoded)
+            added = add_copy(output, stream, copied, bytes(packet or b""))
             output.start_encoding()
-            for data in self.packets:
-                picture = Packet(data)
-                picture.stream, picture.time_base = video, self.encoded.time_base
-                picture.pts = picture.dts = 0
-                picture.is_keyframe = True
-                output.mux(picture)
-            if added is not None and packet is not None and added.type != "attachment":
+            if packet is not None and added.type != "attachment":
                 packet.stream, packet.pts, packet.dts = added, 0, 0
                 output.mux(packet)
-        return file.getvalue()
 
 
-def _lost_facts(name: str, container: str, sample: _Sample) -> Iterator[str]:
-    """What the container says otherwise of the upscaled video when it is read back."""
-    wanted = sample.encoded
-    with av.open(io.BytesIO(sample.write(name))) as written:
-        aspect = written.streams.video[0].sample_aspect_ratio or Fraction(1)
-    if wanted.sample_aspect and aspect != wanted.sample_aspect:
-        yield (
-            f"{sample.codec} in '{container}' loses the pixel aspect {wanted.sample_aspect}; "
-            "use --codec libx264 or libx265, or .mp4 or .mov"
-        )
-
-
-def _first_packets(opened: InputContainer, main: VideoStream) -> dict[int, Packet[Any]]:
-    """The first packet with content of each stream, of those that come early enough."""
+def _first_packets(opened: InputContainer, main: VideoStream, counts: dict[int, int]) -> dict[int, Packet[Any]]:
+    """The first packet with content of each stream; all are read if one has none."""
     first: dict[int, Packet[Any]] = {}
-    expected = {s.index for s in opened.streams if s.type not in ("attachment",) and s.discard != Discard.all}
+    expected = {
+        s.index for s in opened.streams if s.type != "attachment" and s.discard != Discard.all and counts.get(s.index, 1)
+    }
     try:
-        for number, packet in enumerate(opened.demux()):
+        for packet in opened.demux():
             if packet.size and packet.pts is not None:
                 first.setdefault(packet.stream_index, packet)
-            if number > _LOOKED_AT or expected <= first.keys():
+            if expected <= first.keys():
                 break
     except ERRORS:
         pass  # The reader of the pictures says what is wrong with a broken source.
@@ -302,6 +263,8 @@ def _judge(stream: Stream, packet: Packet[Any] | None, name: str, container: str
     choices = [plain]
     if codec == "mov_text":
         choices.append(replace(plain, convert="subrip"))
+    if name == "matroska" and stream.type == "audio" and "truehd" not in map(codec_name, stream.container.streams):
+        choices.append(replace(plain, convert="acm"))
     if name == "matroska" and stream.disposition & Disposition.attached_pic:
         choices = [replace(plain, convert="attachment")]
     reason = ""

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, cast
-
-import numpy as np
-from av.video.plane import VideoPlane
-from numpy.typing import NDArray
+from typing import IO
 
 from sr_deploy.errors import UsageError, VideoError
 from sr_deploy.pictures.image import NUMBER, WRITABLE_SUFFIXES, Picture, write_image
-from sr_deploy.video.colors import frame_from_rgb
+from sr_deploy.video.colors import frame_from_rgb, samples_of
 from sr_deploy.video.encoding import encoded_format, raw_encoding
 from sr_deploy.video.frame import Frame, VideoFormat
 
@@ -40,7 +36,8 @@ _SITED = {1: "420mpeg2", 3: "420paldv"}
 class Y4MWriter:
     """Frames as yuv4mpeg2, which most programs read from a pipe. It knows a rate and no times: a varying rate is lost.
 
-    Pixel formats that y4m has no name for become the nearest that it has.
+    Pixel formats that y4m has no name for become the nearest that it has. PyAV's own muxer would lose the pixel aspect, which
+    PyAV sets of no stream.
     """
 
     def __init__(self, file: IO[bytes], out: VideoFormat) -> None:
@@ -58,7 +55,7 @@ class Y4MWriter:
                 self._begun = True
             self._file.write(b"FRAME\n")
             for plane in picture.planes:
-                self._file.write(_samples(plane, self._encoded.depth).tobytes())
+                self._file.write(samples_of(plane, self._encoded.depth).tobytes())
         except BrokenPipeError:
             raise
         except OSError as exc:
@@ -83,13 +80,6 @@ class Y4MWriter:
         pixel = f"{aspect.numerator}:{aspect.denominator if aspect else 0}"
         size = f"W{encoded.width} H{encoded.height} F{rate.numerator}:{rate.denominator}"
         return f"YUV4MPEG2 {size} Ip A{pixel} C{name}{colors}\n".encode("ascii")
-
-
-def _samples(plane: VideoPlane, depth: int) -> NDArray[np.uint8]:
-    """(H,W) of a plane, without the padding of its rows."""
-    dtype = np.dtype("<u2" if depth > 8 else np.uint8)
-    rows: NDArray[np.uint8] = np.frombuffer(cast(memoryview, plane), np.uint8).reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width * dtype.itemsize]
 
 
 class ImageSequence:

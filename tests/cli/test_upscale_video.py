@@ -218,9 +218,9 @@ def test_ctrl_c_and_the_same_command_goes_on(bundle: Path, clips: Clips) -> None
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == (
-        "error: interrupted; everything finished so far is whole, run the same command again to go on"
-    )
+    kept = r"\d+ frames are kept, \d+ will be computed again"
+    whole = "everything finished so far is whole, run the same command again to go on"
+    assert re.fullmatch(f"error: interrupted; {kept}; {whole}", stderr.splitlines()[-1])
     result = CliRunner().invoke(program, [str(argument) for argument in command[len(PROGRAM) :]], prog_name="sr-deploy")
     assert result.exit_code == 0, result.stderr
     starts = [event for event in map(json.loads, result.stderr.splitlines()) if event["event"] == "video"]
@@ -231,8 +231,11 @@ def test_ctrl_c_and_the_same_command_goes_on(bundle: Path, clips: Clips) -> None
 
 @pytest.mark.usefixtures("_cleared")
 def test_changed_settings_are_told(invoke: Invoke, bundle: Path, clips: Clips) -> None:
-    assert invoke("upscale", clips["truncated"], "-m", bundle, "-o", "out.mkv").exit_code == 1
-    result = invoke("upscale", clips["truncated"], "-m", bundle, "-o", "out.mkv", "--crf", "40")
+    cut = Path("cut.mkv")
+    ffmpeg("-stream_loop", "4", "-i", clips["cfr_mkv"], "-c", "copy", cut)
+    os.truncate(cut, cut.stat().st_size - 1000)
+    assert "240 frames are kept" in invoke("upscale", cut, "-m", bundle, "-o", "out.mkv").stderr
+    result = invoke("upscale", cut, "-m", bundle, "-o", "out.mkv", "--crf", "40")
     assert result.exit_code == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "crf 17" in line and "crf 40" in line and "--overwrite" in line

@@ -118,11 +118,6 @@ def test_webm_holds_neither_aac_nor_h264(clips: Clips) -> None:
         plan_streams(None, ".webm", video_format(), fast_encoding(video_format()))
 
 
-def test_a_pixel_aspect_that_would_be_lost_is_told() -> None:
-    wide = video_format(sample_aspect=Fraction(32, 27))
-    assert "32/27" in plan_streams(None, ".webm", wide, fast_encoding(wide, ".webm", "libvpx-vp9")).problems[0]
-
-
 def test_subtitles_of_mp4_become_text_in_matroska(tmp_path: Path) -> None:
     (tmp_path / "a.srt").write_text(made.SUBTITLES, encoding="utf-8")
     source = tmp_path / "source.mp4"

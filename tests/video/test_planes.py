@@ -35,12 +35,13 @@ LOSSLESS = {"codec": "ffv1", "segment_frames": 10}
 
 @pytest.fixture
 def pictures_from_rgb(monkeypatch: pytest.MonkeyPatch) -> list[Array]:
-    """What reaches the encoder as RGB."""
+    """What reaches the encoder as RGB, but for the black frame before a run."""
     seen: list[Array] = []
     make = segment_module.frame_from_rgb
 
     def watched(pixels: Array, format: VideoFormat) -> Any:
-        seen.append(pixels)
+        if pixels.any():
+            seen.append(pixels)
         return make(pixels, format)
 
     monkeypatch.setattr(segment_module, "frame_from_rgb", watched)

@@ -19,7 +19,7 @@ from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
 from sr_deploy.errors import CancelledError, UsageError, VideoError
 from sr_deploy.pictures.image import Picture, read_image, write_image
 from sr_deploy.pictures.size import TargetSize
-from sr_deploy.video import run
+from sr_deploy.video import output
 from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart
 from sr_deploy.video.options import VideoOptions, parse_rate, parse_time
 from sr_deploy.video.run import upscale_video, upscaled_frames
@@ -28,6 +28,7 @@ from tests.video.clips import (
     Clips,
     chapters,
     decode,
+    ffprobe,
     frame_hashes,
     frames,
     pts_of,
@@ -95,7 +96,8 @@ def test_every_frame_at_its_time(clips: Clips, tmp_path: Path, name: str) -> Non
     watch = Recorder()
     summary = upscale_video(source, target, Nearest(), options=options(), observer=watch)
     ticks = Fraction(1, 1000)
-    assert [round(when / ticks) for when in times_of(target)] == [round(when / ticks) for when in times_of(source)]
+    begin = Fraction(ffprobe(source, "-show_format")["format"]["start_time"])
+    assert [round(when / ticks) for when in times_of(target)] == [round((when - begin) / ticks) for when in times_of(source)]
     count = len(frames(source))
     assert (summary.status, summary.target, summary.frames, summary.resumed) == ("done", target, count, 0)
     assert (summary.timing.items, summary.bytes) == (count, target.stat().st_size)
@@ -136,7 +138,7 @@ def test_a_run_goes_on_where_it_stopped(clips: Clips, tmp_path: Path, stop: int)
         upscale_video(source, target, stopped_at(stop), options=options())
     assert not target.exists()
     part = tmp_path / "target.mkv.part"
-    assert all(path.suffix != ".part" for path in part.iterdir())
+    assert not list(part.glob("*.part")) and part.exists() == bool(list(part.glob("0*")))
     for segment in part.glob("0*"):
         assert len(frames(segment)) == 5, "what is there is playable"
     watch, again = Recorder(), Nearest()
@@ -276,7 +278,7 @@ def test_a_disk_without_room_is_told_before_the_first_frame(
     clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def free(amount: int) -> None:
-        monkeypatch.setattr(run.shutil, "disk_usage", lambda _: type("Usage", (), {"free": amount}))
+        monkeypatch.setattr(output.shutil, "disk_usage", lambda _: type("Usage", (), {"free": amount}))
 
     nearest, target = Nearest(), tmp_path / "target.mkv"
     free(100)
@@ -462,8 +464,8 @@ def test_what_is_known_is_told_before_the_first_frame(clips: Clips, tmp_path: Pa
 
 
 def test_stages_overlap(clips: Clips, tmp_path: Path) -> None:
-    summary = upscale_video(clips["vfr"], tmp_path / "a.mkv", Nearest(lambda _: time.sleep(0.005)), options=options())
-    assert summary.timing.bottleneck == "work" and summary.timing.work >= 24 * 0.005
+    summary = upscale_video(clips["vfr"], tmp_path / "a.mkv", Nearest(lambda _: time.sleep(0.05)), options=options())
+    assert summary.timing.bottleneck == "work" and summary.timing.work >= 24 * 0.05
 
 
 @pytest.mark.parametrize("name", ["rotated_90.mov", "h265_10bit.mp4", "derived_vfr.mkv", "derived_interlaced_tff_h264.mp4"])

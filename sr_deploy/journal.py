@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sr_deploy.errors import UsageError, VideoError
-from sr_deploy.video.segment import sync
+from sr_deploy.files import sync
 
 if sys.platform == "win32":
     import msvcrt
@@ -62,7 +62,7 @@ class Gap:
 class Journal:
     """The part folder of one target, locked for this process; a context manager that releases it.
 
-    identity: what pixels and packets depend on, as plain values. A folder that was begun with another identity is refused, or
+    identity: what pixels and packets depend on, as plain values. A folder with segments of another identity is refused, or
     with `replace` begun anew; `fresh` begins anew in any case.
 
     Raises: UsageError when something of the identity changed; VideoError when another process is at work, or the folder cannot
@@ -139,7 +139,7 @@ class Journal:
 
     def _start(self, identity: dict[str, Any], replace: bool, fresh: bool) -> None:
         header, lines = _read(self.folder / _JOURNAL)
-        if header is not None and not fresh and not (replace and header != identity):
+        if header is not None and lines and not fresh and not (replace and header != identity):
             _require_same(self.folder, header, identity)
             self._segments = {line.index: line for line in lines if self._is_intact(line)}
         kept = {segment.name for segment in self._segments.values()}

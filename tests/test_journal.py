@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sr_deploy.errors import UsageError, VideoError
+from sr_deploy.journal import Gap, Journal, clear_concluded
 from sr_deploy.video.identity import source_identity
-from sr_deploy.video.journal import Gap, Journal, clear_concluded
 
 MADE_WITH: dict[str, Any] = {"model": "a" * 64, "encoding": {"codec": "libx264", "crf": 17}, "options": [["a", "b"]]}
 

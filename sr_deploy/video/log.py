@@ -1,0 +1,25 @@
+"""What FFmpeg says beside its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av.logging
+
+
+@contextmanager
+def heard(level: int) -> Iterator[list[tuple[int, str, str]]]:
+    """What this thread's calls log from that level on: level, who says it, and the text, as they come."""
+    before, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(level)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture() as messages:
+            # PyAV still holds a message that was repeated before.
+            av.logging.log(level, "", "")
+            messages.clear()
+            yield messages
+    finally:
+        av.logging.set_level(before)
+        av.logging.set_skip_repeated(skips)

@@ -1,0 +1,172 @@
+"""Frames held against what the file promises, and times that start anew, against ffmpeg and ffprobe."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from sr_deploy.errors import VideoError
+from sr_deploy.video.options import VideoOptions
+from sr_deploy.video.run import upscale_video
+from sr_deploy.video.source import VideoSource
+from tests.video import clips as reader
+from tests.video.clips import Clips
+from tests.video.test_run import Nearest
+
+FAST = VideoOptions(preset="ultrafast", segment_frames=100)
+SOUND = ("-c:a", "aac")
+
+
+def upscaled(source: Path, folder: Path, suffix: str = ".mkv", **options: object) -> Path:
+    target = folder / f"large{suffix}"
+    upscale_video(source, target, Nearest(), options=VideoOptions(preset="ultrafast", segment_frames=100, **options))  # type: ignore[arg-type]
+    return target
+
+
+def read(path: Path, **options: object) -> tuple[int, str, tuple[str, ...]]:
+    """How many frames came, the error, and the notes."""
+    count = 0
+    with VideoSource(path, **options) as source:  # type: ignore[arg-type]
+        try:
+            for _ in source.frames():
+                count += 1
+        except VideoError as error:
+            return count, str(error), source.notes
+        return count, "", source.notes
+
+
+def starts(path: Path) -> list[float]:
+    """When each stream begins, in seconds."""
+    packets = reader.ffprobe(path, "-show_packets", "-show_entries", "packet=stream_index,pts_time")["packets"]
+    return [min(float(p["pts_time"]) for p in packets if p["stream_index"] == i) for i in {p["stream_index"] for p in packets}]
+
+
+def packets(path: Path) -> list[int]:
+    """How many packets each stream has."""
+    found = reader.ffprobe(path, "-count_packets", "-show_entries", "stream=nb_read_packets")["streams"]
+    return [int(stream["nb_read_packets"]) for stream in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [("video_10_zero.mkv", 2), ("video_56_flip1.mkv", 8), ("video_253_zero.webm", 146), ("video_124_index.mp4", 10)],
+)
+def test_frames_that_the_file_promises_and_does_not_give(shared: Path, name: str, frames: int) -> None:
+    count, error, _ = read(shared / "faults" / name)
+    assert count == frames and "is damaged at 0:00:0" in error
+    count, error, notes = read(shared / "faults" / name, on_damage="skip")
+    assert count >= frames and not error
+    assert any("damaged" in note and " at 0:00:0" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["video_10_orig.mkv", "video_56_orig.mkv", "video_253_orig.webm"])
+def test_whole_files_are_not_in_doubt(shared: Path, name: str) -> None:
+    count, error, _ = read(shared / "faults" / name)
+    assert (count, error) == (len(reader.frames(shared / "faults" / name)), "")
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".flv", ".avi"])
+@pytest.mark.parametrize("place", [0.5, 0.8])
+def test_a_hole_in_a_file_is_no_short_success(tmp_path: Path, suffix: str, place: float) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    reader.ffmpeg(*reader.pattern(count=50), *reader.X264, "-bf", "0", "-g", "5", whole)
+    data = bytearray(whole.read_bytes())
+    begin = int(len(data) * place)
+    data[begin : begin + len(data) // 6] = bytes(len(data) // 6)
+    broken = tmp_path / f"broken{suffix}"
+    broken.write_bytes(data)
+    assert read(whole)[:2] == (50, "")
+    count, error, _ = read(broken)
+    assert count < 50 and "is damaged at" in error
+    count, error, notes = read(broken, on_damage="skip")
+    assert not error and any("damaged" in note for note in notes)
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_packets_that_show_nothing_are_no_loss(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "hidden.webm"
+    reader.ffmpeg(
+        *reader.pattern(count=40), "-c:v", codec, "-auto-alt-ref", "1", "-lag-in-frames", "16", "-cpu-used", "5", path
+    )
+    assert len(reader.ffprobe(path, "-show_packets")["packets"]) >= 40
+    assert read(path)[:2] == (40, "")
+
+
+@pytest.mark.parametrize("sound", [True, False])
+@pytest.mark.parametrize("suffix", [".ts", ".vob"])
+def test_times_that_start_anew_go_on(tmp_path: Path, sound: bool, suffix: str) -> None:
+    part, joined = tmp_path / f"part{suffix}", tmp_path / f"joined{suffix}"
+    codec = reader.X264 if suffix == ".ts" else ("-c:v", "mpeg2video", "-bf", "2")
+    tone = (*reader.tone(seconds=0.6), "-c:a", "ac3" if suffix == ".vob" else "aac") if sound else ()
+    inputs, options = (tone[:4], tone[4:]) if sound else ((), ())
+    reader.ffmpeg(*reader.pattern(count=15), *inputs, *codec, "-g", "12", *options, part)
+    joined.write_bytes(part.read_bytes() * 3)
+    target = upscaled(joined, tmp_path)
+    times = reader.times_of(target)
+    assert len(times) == 45 == 3 * len(reader.frames(part))
+    assert all(Fraction(0) < after - before < Fraction(1, 5) for before, after in pairwise(times))
+    assert packets(target) == packets(joined)
+    if sound:
+        assert packets(target)[1] >= 3 * 15
+    assert starts(target)[0] < 0.1 and float(times[-1]) < 2.1
+
+
+def test_times_that_start_anew_are_resumed_right(tmp_path: Path) -> None:
+    part, joined = tmp_path / "part.ts", tmp_path / "joined.ts"
+    reader.ffmpeg(*reader.pattern(count=25), *reader.X264, "-g", "5", part)
+    joined.write_bytes(part.read_bytes() * 2)
+    with VideoSource(joined) as source:
+        whole = [frame.pts for frame in source.frames()]
+        assert len(whole) == 50 and "start anew in 1 place" in str(source.notes)
+        assert [frame.pts for frame in source.frames(after=whole[30])] == whole[31:]
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"), [("cat_na.ts", 150), ("cat.ts", 150), ("late_start.ts", 75), ("late_small.vob", 350)]
+)
+def test_recordings_that_start_somewhere(shared: Path, tmp_path: Path, name: str, frames: int) -> None:
+    source = shared / "faults" / name
+    target = upscaled(source, tmp_path)
+    assert packets(target) == packets(source)
+    assert len(reader.times_of(target)) == frames
+    assert min(starts(target)) == 0
+    assert float(reader.ffprobe(target, "-show_format")["format"]["duration"]) < frames / 25 + 0.2
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_late_start_is_taken_back_from_all_streams(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / "late.ts"
+    reader.ffmpeg(*reader.pattern(count=25), *reader.tone(), *reader.X264, *SOUND, "-output_ts_offset", "5000", source)
+    before, after = starts(source), starts(upscaled(source, tmp_path, suffix))
+    assert min(before) > 5000 and min(after) == pytest.approx(0, abs=0.025)
+    assert after[0] - after[1] == pytest.approx(before[0] - before[1], abs=0.002)
+
+
+def test_a_window_of_a_late_start_cuts_all_streams(tmp_path: Path) -> None:
+    source = tmp_path / "late.ts"
+    reader.ffmpeg(*reader.pattern(count=50), *reader.tone(seconds=2), *reader.X264, *SOUND, "-output_ts_offset", "500", source)
+    target = upscaled(source, tmp_path, start=Fraction(1, 2), until=Fraction(1))
+    video, sound = packets(target)
+    assert 12 <= video <= 13 and 20 <= sound <= 26
+    assert max(starts(target)) < 0.05
+
+
+def test_y4m_files_are_as_strict_as_pipes(shared: Path, clips: Clips, tmp_path: Path) -> None:
+    assert "1 bytes are missing" in read(shared / "faults" / "cut_last_frame.y4m")[1]
+    whole = clips["y4m"].read_bytes()
+    for cut in (1, 700, len(whole) // 3):
+        path = tmp_path / f"{cut}.y4m"
+        path.write_bytes(whole[:-cut])
+        count, error, _ = read(path)
+        assert count < 10 and "is damaged at its end" in error
+    assert read(clips["y4m"])[:2] == (10, "")
+
+
+def test_a_range_alone_is_kept(shared: Path, tmp_path: Path) -> None:
+    for suffix in (".mp4", ".mov", ".mkv"):
+        target = upscaled(shared / "faults" / "range_only.mp4", tmp_path, suffix)
+        assert len(reader.frames(target)) == 50
+        assert reader.video_stream(target).get("color_range") in ("tv", None)
