@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    hr = read_image(Path("sr_deploy/engines/probe_picture.png")).pixels
+    hr = read_image(Path("sr_deploy/probe_picture.png")).pixels
     height, width = hr.shape[:2]
     with Upscaler(options.bundle, precision="fp32") as upscale:
         lr = imresize(hr, height // upscale.scale, width // upscale.scale)

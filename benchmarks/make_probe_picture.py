@@ -1,4 +1,4 @@
-"""Draw sr_deploy/engines/probe_picture.png, the picture whose HR is known; the same bytes on every run.
+"""Draw sr_deploy/probe_picture.png, the picture whose HR is known; the same bytes on every run.
 
     python benchmarks/make_probe_picture.py [OUTPUT]
 
@@ -24,7 +24,7 @@ SIZE = 240
 OVERSAMPLING = 4
 GRID = SIZE * OVERSAMPLING
 LEAVES = 260
-OUTPUT = Path(__file__).resolve().parents[1] / "sr_deploy" / "engines" / "probe_picture.png"
+OUTPUT = Path(__file__).resolve().parents[1] / "sr_deploy" / "probe_picture.png"
 
 
 def main() -> None:

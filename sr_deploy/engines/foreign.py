@@ -20,8 +20,8 @@ from sr_deploy.engines.engine import Engine
 from sr_deploy.engines.facts import cost_of, graph_facts, infer_shapes
 from sr_deploy.engines.graph_file import check_sizes, read_graph
 from sr_deploy.engines.pixels import modern
-from sr_deploy.engines.probe_picture import MARGIN, degrade, gain, measure, measure_bicubic, probe_picture
 from sr_deploy.errors import BackendUnavailableError, BundleError, EngineError, first_line
+from sr_deploy.probe_picture import MARGIN, degrade, gain, measure, measure_bicubic, probe_picture
 
 VALUE_RANGES = (1.0, 255.0)
 MAX_SCALE = 16

@@ -16,8 +16,8 @@ from pathlib import Path
 from onnx import ModelProto
 
 from sr_deploy import files
+from sr_deploy.apart import main, run_apart
 from sr_deploy.bundle import Bundle, GraphCard, ModelCard, Source, sha256_of
-from sr_deploy.engines.apart import main, run_apart
 from sr_deploy.engines.foreign import describe, to_portable
 from sr_deploy.engines.tensorrt.cache import default_folder
 from sr_deploy.errors import BackendUnavailableError, BundleError, first_line

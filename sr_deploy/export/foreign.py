@@ -13,10 +13,10 @@ from torch import nn
 from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.foreign import VALUE_RANGES, Portable, ranged, same_pixels, to_portable
-from sr_deploy.engines.probe_picture import as_input, degrade, probe_picture
 from sr_deploy.errors import BundleError, ExportError, first_line
 from sr_deploy.export.hypothesis import Candidate, choose
 from sr_deploy.export.subject import Request, Subject
+from sr_deploy.probe_picture import as_input, degrade, probe_picture
 
 
 def from_onnx(path: Path, request: Request) -> Subject:

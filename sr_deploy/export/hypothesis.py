@@ -11,7 +11,9 @@ from torch import nn
 
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import Detection, Hypothesis
-from sr_deploy.engines.probe_picture import (
+from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
+from sr_deploy.export.certify import as_function
+from sr_deploy.probe_picture import (
     MARGIN,
     WORST,
     as_input,
@@ -22,8 +24,6 @@ from sr_deploy.engines.probe_picture import (
     measure_bicubic,
     probe_picture,
 )
-from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
-from sr_deploy.export.certify import as_function
 
 
 @dataclass(frozen=True)

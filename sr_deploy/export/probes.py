@@ -8,7 +8,7 @@ import numpy as np
 
 from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
-from sr_deploy.engines.probe_picture import as_input, degrade, probe_picture
+from sr_deploy.probe_picture import as_input, degrade, probe_picture
 
 __all__ = ["as_input", "degrade", "noise_probes", "parity_probes", "probe_picture", "range_probes"]
 

@@ -14,7 +14,6 @@ import onnx
 from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import REPORT_FILE, Bundle, Hypothesis, Link, ModelCard, Part
-from sr_deploy.engines.probe_picture import gain
 from sr_deploy.export.activations import Activations
 from sr_deploy.export.certify import ImageFunction
 from sr_deploy.export.charts import Layer, activation_chart, linear_bar, log_bar
@@ -22,6 +21,7 @@ from sr_deploy.export.hypothesis import describe
 from sr_deploy.export.precision import LARGEST_ALLOWED, HalfPrecision
 from sr_deploy.export.probes import as_input, degrade, probe_picture
 from sr_deploy.metrics import luma, psnr_y
+from sr_deploy.probe_picture import gain
 
 _AMPLIFIED = 64
 

@@ -21,8 +21,8 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
+from sr_deploy.apart import main, run_apart
 from sr_deploy.architectures import read_checkpoint
-from sr_deploy.engines.apart import main, run_apart
 from sr_deploy.errors import ExportError, MissingDependencyError, SrDeployError, UnknownArchitectureError
 from sr_deploy.export.certify import as_function
 from sr_deploy.export.hypothesis import Candidate, choose

@@ -14,8 +14,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from sr_deploy import Upscaler, open_bundle
-from sr_deploy.engines.probe_picture import probe_picture
 from sr_deploy.errors import BundleError
+from sr_deploy.probe_picture import probe_picture
 from tests.graphs import image_graph, save
 
 PIXELS = probe_picture()[60:97, 80:121]

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from sr_deploy.architectures import load_checkpoint
-from sr_deploy.engines.probe_picture import MARGIN, gain
 from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
 from sr_deploy.export.hypothesis import Candidate, choose, describe
 from sr_deploy.export.subject import Request, subject_of
+from sr_deploy.probe_picture import MARGIN, gain
 
 DECIDED = [
     ("RFDN_AIM.pth", {"value_range": 255.0, "inner_skips": True}),

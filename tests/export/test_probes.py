@@ -23,7 +23,7 @@ def test_the_script_draws_the_stored_picture() -> None:
 
 
 def test_pillow_reads_the_same_picture() -> None:
-    data = (ROOT / "sr_deploy" / "engines" / "probe_picture.png").read_bytes()
+    data = (ROOT / "sr_deploy" / "probe_picture.png").read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), probe_picture())
 

@@ -20,7 +20,7 @@ def run_apart(module: str, *arguments: Path, seconds: int | None = None) -> str:
 
     Returns why it failed in one line, '' when it did not.
     """
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     if seconds is not None:
         environment[_SECONDS] = str(seconds)

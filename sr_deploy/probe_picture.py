@@ -29,10 +29,10 @@ def probe_picture() -> Array:
     """
     import cv2
 
-    data = resources.files("sr_deploy.engines").joinpath(_NAME).read_bytes()
+    data = resources.files("sr_deploy").joinpath(_NAME).read_bytes()
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
-        raise EngineError(f"sr_deploy/engines/{_NAME} cannot be decoded; reinstall sr-deploy")
+        raise EngineError(f"sr_deploy/{_NAME} cannot be decoded; reinstall sr-deploy")
     return np.asarray(picture, np.uint8)
 
 
