@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,7 +90,11 @@ def _decoded(data: NDArray[np.uint8], name: str) -> Picture:
         _refuse_several(header)
         if header.format == "tiff":
             tiff.prepare(data.data)
-        pixels, alpha = decode(data if header.decode is None else np.frombuffer(header.decode, np.uint8), header)
+        with ThreadPoolExecutor(1, "checksums") as pool:
+            verified = pool.submit(header.verify) if header.verify else None
+            pixels, alpha = decode(data if header.decode is None else np.frombuffer(header.decode, np.uint8), header)
+        if verified is not None:
+            verified.result()
     except ContainerError as exc:
         raise ImageError(f"{name}: {exc}") from exc
     orientation = header.orientation or exif_orientation(header.exif) or xmp_orientation(header.xmp) or 1

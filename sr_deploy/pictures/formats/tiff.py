@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -70,6 +71,7 @@ def read_header(data: memoryview) -> Header:
     header.gray = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
     header.orientation = one(tags.ORIENTATION, 0) or None
     header.exif = tags.exif_block(tags.descriptive(tags.collect(data, page, order)))
+    header.verify = partial(_check_deflated, data, page, order)
     header.xmp = _bytes(data, page.get(_XMP))
     header.geo = tags.collect(data, {tag: entry for tag, entry in page.items() if tag in geotiff.TAGS}, order)
     if _RPC in page:
@@ -93,7 +95,6 @@ def prepare(data: memoryview) -> None:
     order = tags.byte_order(data)
     page = _first_page(data, order)
     _check_supported(data, page, order)
-    _check_deflated(data, page, order)
     for tag in (tags.ORIENTATION, _EXTRA_SAMPLES):
         if integers(data, page.get(tag), order):
             tags.set_integers(data, page[tag], order, 1)
