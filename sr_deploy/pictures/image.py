@@ -100,7 +100,8 @@ def _decoded(data: NDArray[np.uint8], name: str) -> Picture:
     orientation = header.orientation or exif_orientation(header.exif) or xmp_orientation(header.xmp) or 1
     metadata, lost = _metadata(header, orientation)
     upright_alpha = None if alpha is None else turn_upright(alpha, orientation)
-    return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format, lost)
+    bits = header.bits if header.bits not in (8, 16) else None
+    return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format, lost, bits)
 
 
 def _metadata(header: Header, orientation: int) -> tuple[Metadata, tuple[str, ...]]:
@@ -228,6 +229,7 @@ def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Sour
         colors=metadata.colorimetry,
         dots=metadata.density,
         geo=metadata.geo,
+        bits=picture.bits or 16,
     )
 
 
