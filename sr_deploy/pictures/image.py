@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -106,13 +107,18 @@ def _decoded(data: NDArray[np.uint8], name: str) -> Picture:
             from sr_deploy.pictures.formats import tiff
 
             tiff.prepare(data.data)
-        pixels, alpha = decode(data if header.decode is None else np.frombuffer(header.decode, np.uint8), header)
+        with ThreadPoolExecutor(1, "checksums") as pool:
+            verified = pool.submit(header.verify) if header.verify else None
+            pixels, alpha = decode(data if header.decode is None else np.frombuffer(header.decode, np.uint8), header)
+        if verified is not None:
+            verified.result()
     except ContainerError as exc:
         raise ImageError(f"{name}: {exc}") from exc
     orientation = header.orientation or _orientation(header.exif, header.xmp)
     metadata, lost = _metadata(header, orientation)
     upright_alpha = None if alpha is None else turn_upright(alpha, orientation)
-    return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format, lost)
+    bits = header.bits if header.bits not in (8, 16) else None
+    return Picture(turn_upright(pixels, orientation), upright_alpha, metadata, header.format, lost, bits)
 
 
 def _metadata(header: Header, orientation: int) -> tuple[Metadata, tuple[str, ...]]:
@@ -244,6 +250,7 @@ def _source(picture: Picture, quality: int | None, strip_metadata: bool) -> Enco
         colors=metadata.colorimetry,
         dots=metadata.density,
         geo=metadata.geo,
+        bits=picture.bits or 16,
     )
 
 

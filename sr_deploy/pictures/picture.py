@@ -62,6 +62,7 @@ class Picture:
     metadata: EXIF, color profile and XMP.
     format: what the file held, whatever its name, such as 'jpeg'; empty for a picture that was not read.
     lost: what else the file held, in words, such as 'gain map'.
+    bits: of the samples in the file where these are stretched to 16, such as 10; else None.
     """
 
     pixels: NDArray[Any]
@@ -69,6 +70,7 @@ class Picture:
     metadata: Metadata = Metadata()
     format: str = ""
     lost: tuple[str, ...] = ()
+    bits: int | None = None
 
     @property
     def hidden(self) -> NDArray[np.bool_] | None:

@@ -183,7 +183,8 @@ class ImageUpscaler(ABC):
         """The image at `scale` times its size.
 
         image: (H,W,C) with C 3 (RGB), 1 (gray), 4 or 2 (with alpha last), or (H,W) gray; uint8, uint16, or float32, nominally
-            in [0,1]: values beyond are scaled into it for the network and back. The result has the same form and dtype.
+            in [0,1]: values beyond are scaled into it for the network and back, and those that stand for no data, such as
+            -9999, are left out of it and put back. The result has the same form and dtype.
         progress: called as progress(windows done, windows in all).
 
         Raises: UsageError for another form, NaN or Inf, and once it is closed; UnhealthyOutputError with the tile's box;
@@ -247,6 +248,12 @@ class ImageUpscaler(ABC):
         darkest, brightest = float(pixels.min()), float(pixels.max())
         if not np.isfinite(darkest + brightest):
             raise UsageError("the image holds NaN or Inf; replace these pixels first")
+        from sr_deploy.pictures.nodata import put_back, without_data
+
+        if (hidden := without_data(pixels, None)) is not None:
+            large = self._upscale(_visible(pixels, None, hidden), progress)
+            put_back(large, pixels, hidden)
+            return large
         low, high = min(0.0, darkest), max(1.0, brightest)
         if (low, high) == (0.0, 1.0):
             return self.upscale_pixels(pixels, progress)

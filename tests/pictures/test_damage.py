@@ -169,7 +169,7 @@ def png(mode: str, pieces: list[int], mangle: int) -> bytes:
 def test_a_wrong_checksum_of_zlib_in_a_png(mode: str, pieces: list[int]) -> None:
     """Also where it has a chunk of its own, which decoders never read."""
     for byte in (-1, -4):
-        with pytest.raises(ImageError, match=r"its pixels are damaged \(incorrect data check\)"):
+        with pytest.raises(ImageError, match=r"its pixels are damaged \((?:IDAT: )?incorrect data check\)"):
             decode_image(png(mode, pieces, byte))
 
 

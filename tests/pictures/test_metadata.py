@@ -53,8 +53,11 @@ def test_pq_of_an_avif_is_kept_or_told(shared: Path, tmp_path: Path) -> None:
         assert decode_image(data).metadata.colorimetry == picture.metadata.colorimetry
     with Image.open(io.BytesIO(avif)) as again, Image.open(path) as first:
         assert np.abs(np.asarray(again).astype(int) - np.asarray(first)).mean() < 2
-    for format in ("jpeg", "webp", "tiff", "bmp"):
-        assert "color space (primaries 9, transfer 16 of H.273)" in notes(picture, format, tmp_path)
+    told = "color space (primaries 9, transfer 16 of H.273)"
+    assert notes(picture, "avif", tmp_path) == notes(picture, "png", tmp_path) == ()
+    assert notes(picture, "tiff", tmp_path) == (told,)
+    for format in ("jpeg", "webp", "bmp"):
+        assert notes(picture, format, tmp_path) == (told, "10-bit depth")
 
 
 def test_gamma_and_corners_of_a_png_are_kept_or_told(shared: Path, tmp_path: Path) -> None:
@@ -182,6 +185,18 @@ def test_motion_video_behind_a_jpeg_is_told(tmp_path: Path) -> None:
     assert read_image(path).lost == ("motion video",)
 
 
+def test_iptc_and_content_credentials_are_told(tmp_path: Path) -> None:
+    plain = encode_image(Picture(SMOOTH), "jpeg")
+    for marker, body, what in (
+        (0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x05\x1c\x02\x78\0\x01x\0", "IPTC"),
+        (0xEB, b"JP\0\x01\0\0\0\x01\0\0\0\x20jumb\0\0\0\x18jumdc2pa" + bytes(12), "content credentials"),
+    ):
+        segment = bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
+        assert decode_image(plain[:2] + segment + plain[2:]).lost == (what,)
+    Image.fromarray(SMOOTH).save(tmp_path / "a.tif", tiffinfo={33723: b"\x1c\x02x\0\x01x"})
+    assert read_image(tmp_path / "a.tif").lost == ("IPTC",)
+
+
 # ---- GeoTIFF
 
 
@@ -240,3 +255,12 @@ def test_the_value_for_no_data(text: bytes) -> None:
     expected = {b"-9999\0": -9999.0}.get(text)
     found = geotiff.nodata((Field(42113, 2, len(text), text),))
     assert found == expected or (text == b" nan \0" and found is not None and np.isnan(found))
+
+
+@pytest.mark.parametrize("unit", [b"<h:a>", b"<h:a ", b'<h:a "', b"<a '\"", b' h:a="', b'<a h:b="" '])
+def test_a_packet_that_is_made_to_be_slow_is_walked_once(unit: bytes) -> None:
+    """A search from each of its tags would take minutes."""
+    packet = b'<x xmlns:h="http://ns.adobe.com/hdr-gain-map/1.0/">' + unit * 50_000
+    left, promised = xmp.without_promises(packet)
+    assert len(left) <= len(packet)
+    assert set(promised) <= {"gain map", "XMP"}

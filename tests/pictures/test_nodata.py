@@ -90,3 +90,12 @@ def test_put_back_follows_the_nearest_pixel() -> None:
     put_back(large, pixels, pixels[..., 0] >= 4)
     nearest = np.asarray(Image.fromarray(pixels[..., 0]).resize((6, 6), Image.Resampling.NEAREST))
     assert np.array_equal(large[..., 0], np.where(nearest >= 4, nearest, -1))
+
+
+def test_arrays_with_markers_are_treated_alike() -> None:
+    pixels = GROUND.copy()
+    pixels[20:24, 30:33] = -9999
+    with Upscaler("fast-x2", backend="openvino", precision="fp32") as upscale:
+        large = upscale(pixels)
+        assert np.array_equal(large, upscale.upscale_picture(Picture(pixels)).pixels)
+        assert (large == -9999).sum() == 3 * 8 * 6

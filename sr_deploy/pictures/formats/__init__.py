@@ -5,6 +5,7 @@ Here is what they share: what an image file says about itself before anything is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +30,7 @@ class Header:
     `color_key`: the sample values that are transparent. `bits`: significant bits per sample when the decoder does not scale
     them. `bits_565`: bits per channel of a 16-bit BMP. `orientation`: as in EXIF, when the container itself decides, else None.
     `decode`: what to give to the decoder instead of the file's bytes. `geo`: the tags of GeoTIFF. `lost`: what the file holds
-    and is not read, in words.
+    and is not read, in words. `verify`: compares checksums that decoders do not, which takes as long as they do.
     """
 
     format: str
@@ -49,6 +50,7 @@ class Header:
     density: Density | None = None
     geo: tuple[Field, ...] = ()
     lost: list[str] = field(default_factory=list)
+    verify: Callable[[], None] | None = None
     decode: bytes | None = None
 
 

@@ -45,6 +45,7 @@ class EncoderInput:
     colors: Colorimetry | None = None
     dots: Density | None = None
     geo: tuple[Field, ...] = ()
+    bits: int = 16
     gray_as_rgb: bool = False
 
     @property
@@ -88,10 +89,12 @@ class EncoderInput:
                 self.notes.append(LABELS[name])
                 setattr(self, name, None)
 
-    def drop_depth(self) -> None:
-        """Note that more than 8 bits are rounded to 8."""
-        if self.pixels.dtype != np.uint8:
-            self.notes.append("32-bit float" if self.pixels.dtype == np.float32 else "16-bit depth")
+    def drop_depth(self, kept: int = 8) -> None:
+        """Note that more bits than are kept are rounded."""
+        if self.pixels.dtype == np.float32:
+            self.notes.append("32-bit float")
+        elif self.pixels.dtype == np.uint16 and self.bits > kept:
+            self.notes.append(f"{self.bits}-bit depth")
 
     def drop_foreign_profile(self, space: bytes) -> None:
         """Leave out a profile of another color space than `space`: it would turn the colors wrong."""
@@ -236,7 +239,7 @@ def _webp(file: BinaryIO, source: EncoderInput) -> None:
 def _avif(file: BinaryIO, source: EncoderInput) -> None:
     import cv2
 
-    source.drop_depth()
+    source.drop_depth(kept=10)
     deep = source.pixels.dtype != np.uint8
     quality = AVIF_QUALITY if source.quality is None else source.quality
     parameters = [cv2.IMWRITE_AVIF_QUALITY, quality, cv2.IMWRITE_AVIF_DEPTH, 10 if deep else 8]

@@ -11,6 +11,7 @@ _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC = b"ICC_PROFILE\0"
 _ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
+_PHOTOSHOP, _IPTC = b"Photoshop 3.0\0", b"8BIM\x04\x04"
 _FURTHER_PICTURES = b"MPF\0"
 _SEGMENT = 65533
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -50,7 +51,7 @@ def read_header(data: memoryview) -> Header:
             adobe = True
         elif marker == 0xE0 and header.density is None:
             header.density = density.of_jfif(bytes(body))
-        elif marker in (0xE1, 0xE2):
+        elif marker in (0xE1, 0xE2, 0xEB, 0xED):
             _read_metadata(header, profile, bytes(body))
     if not components or not scanned:
         raise ContainerError("the JPEG holds no picture; get a good copy of the file")
@@ -88,6 +89,10 @@ def _read_metadata(header: Header, profile: dict[int, bytes], body: bytes) -> No
         header.xmp = body[len(_XMP) :]
     elif body.startswith(_ISO_GAIN_MAP):
         header.lost.append("gain map")
+    elif body.startswith(_PHOTOSHOP) and _IPTC in body:
+        header.lost.append("IPTC")
+    elif body.startswith(b"JP") and b"c2pa" in body:
+        header.lost.append("content credentials")
     elif body.startswith(_FURTHER_PICTURES):
         header.lost.append("further pictures")
     elif body.startswith(_ICC) and len(body) > len(_ICC) + 2:

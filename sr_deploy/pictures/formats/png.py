@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -81,7 +82,7 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
 
         header.colorimetry = colorimetry.of_chunks(told)
     if deep and header.frames < 2:
-        check(packed, 2 * size + 4096 + 8 * header.height)
+        header.verify = partial(check, packed, 2 * size + 4096 + 8 * header.height)
     # libpng would act on, or complain of, what is not needed for the pixels.
     if deep and sum(map(len, kept)) < len(data):
         header.decode = b"".join(kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,7 +28,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _UNSIGNED, _FLOAT = 1, 3
 _LIMIT = (1 << 32) - (1 << 24)
 _DEFLATE = (8, 32946)
-_FILL_ORDER, _RPC = 266, 50844
+_FILL_ORDER, _RPC, _IPTC = 266, 50844, 33723
 _FOREIGN = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG", 34925: "LZMA",
     50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
@@ -69,10 +70,10 @@ def read_header(data: memoryview) -> Header:
     header.gray = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
     header.orientation = one(tags.ORIENTATION, 0) or None
     header.exif = tags.exif_block(tags.descriptive(tags.collect(data, page, order)))
+    header.verify = partial(_check_deflated, data, page, order)
     header.xmp = _bytes(data, page.get(_XMP))
     header.geo = tags.collect(data, {tag: entry for tag, entry in page.items() if tag in geotiff.TAGS}, order)
-    if _RPC in page:
-        header.lost.append("RPC coefficients")
+    header.lost.extend(name for tag, name in ((_RPC, "RPC coefficients"), (_IPTC, "IPTC")) if tag in page)
     if photometric == _CMYK:
         header.alpha = "none"
     else:
@@ -92,7 +93,6 @@ def prepare(data: memoryview) -> None:
     order = tags.byte_order(data)
     page = _first_page(data, order)
     _check_supported(data, page, order)
-    _check_deflated(data, page, order)
     for tag in (tags.ORIENTATION, _EXTRA_SAMPLES):
         if integers(data, page.get(tag), order):
             tags.set_integers(data, page[tag], order, 1)
