@@ -13,7 +13,8 @@ from gpu_session import NOT_A_GPU, Session, header, one_line
 
 from sr_deploy import Upscaler, engines
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, Link
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Link
 from sr_deploy.device import gpu
 from sr_deploy.device.device import Device
 from sr_deploy.device.gpu import find_gpus

@@ -18,7 +18,8 @@ from gpu_speed import on_device
 from roofline import seconds_per_call
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, Part
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Part
 from sr_deploy.device.device import Device, DeviceArray
 from sr_deploy.device.patches import PatchSelector
 from sr_deploy.engines import select_backend

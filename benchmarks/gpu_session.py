@@ -14,7 +14,8 @@ from unittest import mock
 import numpy as np
 
 from sr_deploy import engines
-from sr_deploy.bundle import CARD_FILE, Arithmetic, Bundle
+from sr_deploy.bundle import CARD_FILE, Bundle
+from sr_deploy.card import Arithmetic
 from sr_deploy.device import gpu
 from sr_deploy.device.device import Device
 from sr_deploy.engines import BACKENDS, Backend, select_backend

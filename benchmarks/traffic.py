@@ -17,7 +17,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
-from sr_deploy.bundle import Bundle, Precision
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Precision
 from sr_deploy.engines.pixels import to_pixel_form
 from sr_deploy.engines.planes import to_planes_form
 from sr_deploy.errors import EngineError

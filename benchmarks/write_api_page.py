@@ -40,7 +40,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "What comes back": (
         *("Picture", "Metadata", "upscaling.image_upscaler.Stats", "upscaling.image_upscaler.MaskedStats"),
         *("video.observer.VideoSummary", "video.observer.VideoStart", "video.observer.VideoProgress", "video.frame.Frame"),
-        *("Bundle", "bundle.ModelCard"),
+        *("Bundle", "card.ModelCard"),
     ),
 }
 """By title, names in `sr_deploy`, or paths below it."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
-from sr_deploy.bundle import Hypothesis
+from sr_deploy.card import Hypothesis
 from sr_deploy.errors import EngineError
 from sr_deploy.metrics import luma, psnr_y
 

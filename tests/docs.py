@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from sr_deploy.bundle import PROBE_FILE, Bundle, GraphCard, ModelCard, sha256_of
+from sr_deploy.bundle import PROBE_FILE, Bundle, sha256_of
+from sr_deploy.card import GraphCard, ModelCard
 from tests.graphs import image_graph, masked_bundle, save
 
 ROOT = Path(__file__).parents[1]

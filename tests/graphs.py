@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, GraphCard, Masked, ModelCard, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GRAPH_METADATA_KEY, GraphCard, Masked, ModelCard
 
 
 def image_graph(

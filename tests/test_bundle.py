@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.bundle import Bundle, Detection, GraphCard, Hypothesis, Link, Masked, ModelCard, Source, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import Detection, GraphCard, Hypothesis, Link, Masked, ModelCard, Source
 from sr_deploy.errors import BundleError
 
 

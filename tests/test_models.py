@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from sr_deploy import BundleError, Upscaler, UsageError, models, open_bundle
-from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GraphCard, ModelCard
 from tests.graphs import image_graph, save
 from tests.wheels import FOLDERS, build, copy_source
 

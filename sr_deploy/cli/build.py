@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from sr_deploy.bundle import Precision
+from sr_deploy.card import Precision
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.engines import record_facts
 from sr_deploy.cli.output import print_json

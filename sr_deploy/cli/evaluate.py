@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from sr_deploy.bundle import PrecisionChoice
+from sr_deploy.card import PrecisionChoice
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 from sr_deploy.errors import UsageError

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import click
 
-from sr_deploy.bundle import Precision, PrecisionChoice
+from sr_deploy.card import Precision, PrecisionChoice
 from sr_deploy.cli import Command, gpu_option, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
-from sr_deploy.bundle import PrecisionChoice
+from sr_deploy.card import PrecisionChoice
 from sr_deploy.cli import Command, gpu_option, json_option, verbose, verbose_option
 from sr_deploy.cli.upscale_options import (
     IdleOptions,

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from sr_deploy.bundle import PrecisionChoice
+from sr_deploy.card import PrecisionChoice
 from sr_deploy.models import names
 
 if TYPE_CHECKING:

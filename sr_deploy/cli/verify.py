@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from sr_deploy.bundle import Bundle, Link
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Link
 from sr_deploy.cli import Command, json_option, verbose, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 from sr_deploy.models import resolve

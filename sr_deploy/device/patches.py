@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sr_deploy.bundle import Masked
+from sr_deploy.card import Masked
 from sr_deploy.device.device import Device, DeviceArray, describe
 from sr_deploy.device.streams import Stream
 from sr_deploy.errors import FeedError

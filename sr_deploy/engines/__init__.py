@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from sr_deploy.bundle import Arithmetic
+from sr_deploy.card import Arithmetic
 from sr_deploy.device import gpu
 from sr_deploy.engines.engine import Engine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, UsageError, did_you_mean

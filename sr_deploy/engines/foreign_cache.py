@@ -17,7 +17,8 @@ from onnx import ModelProto
 
 from sr_deploy import files
 from sr_deploy.apart import main, run_apart
-from sr_deploy.bundle import Bundle, GraphCard, ModelCard, Source, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GraphCard, ModelCard, Source
 from sr_deploy.engines.foreign import describe, to_portable
 from sr_deploy.engines.tensorrt.cache import default_folder
 from sr_deploy.errors import BackendUnavailableError, BundleError, first_line

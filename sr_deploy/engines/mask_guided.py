@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Masked
+from sr_deploy.card import Masked
 from sr_deploy.device.health import are_healthy
 from sr_deploy.engines.engine import Engine
 from sr_deploy.engines.patches import best, crops

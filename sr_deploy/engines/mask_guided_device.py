@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sr_deploy.bundle import Masked
+from sr_deploy.card import Masked
 from sr_deploy.device.device import DeviceArray
 from sr_deploy.device.patches import PatchBatch, PatchSelector
 from sr_deploy.device.streams import Stream

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
-from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, GraphCard, ModelCard, Precision, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GRAPH_METADATA_KEY, GraphCard, ModelCard, Precision
 from sr_deploy.errors import BundleError, EngineError, UsageError
 from sr_deploy.models import DEFAULT, FOLDER, resolve
 

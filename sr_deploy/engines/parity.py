@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import PROBE_FILE, Bundle, Link, Masked
+from sr_deploy.bundle import PROBE_FILE, Bundle
+from sr_deploy.card import Link, Masked
 from sr_deploy.engines import Arithmetic, available_backends, open_engine, select_backend
 from sr_deploy.engines.engine import Engine
 from sr_deploy.engines.patches import best, crops, paste

@@ -25,7 +25,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
-from sr_deploy.bundle import Arithmetic, Bundle, Part
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Arithmetic, Part
 from sr_deploy.errors import EngineError
 
 if TYPE_CHECKING:

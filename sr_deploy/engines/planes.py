@@ -13,7 +13,8 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-from sr_deploy.bundle import Arithmetic, Bundle
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Arithmetic
 from sr_deploy.engines.pixels import Tail, dim_of, image_ports, last_node, new_node, own_name, scalar
 from sr_deploy.errors import EngineError
 

@@ -14,18 +14,8 @@ from onnx import ModelProto
 
 from sr_deploy.architectures import load_checkpoint
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import (
-    GRAPH_METADATA_KEY,
-    Bundle,
-    GraphCard,
-    Link,
-    ModelCard,
-    Part,
-    Precision,
-    Source,
-    graph_key,
-    sha256_of,
-)
+from sr_deploy.bundle import Bundle, graph_key, sha256_of
+from sr_deploy.card import GRAPH_METADATA_KEY, GraphCard, Link, ModelCard, Part, Precision, Source
 from sr_deploy.engines.facts import graph_facts
 from sr_deploy.errors import UnknownArchitectureError
 from sr_deploy.export import foreign, program, spandrel

@@ -11,7 +11,8 @@ from onnx import ModelProto
 from torch import nn
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import PROBE_FILE, Link, Precision
+from sr_deploy.bundle import PROBE_FILE
+from sr_deploy.card import Link, Precision
 from sr_deploy.engines import Arithmetic, available_backends, open_engine, select_backend
 from sr_deploy.engines.parity import compare
 from sr_deploy.errors import CertificationError

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Detection, Hypothesis
+from sr_deploy.card import Detection, Hypothesis
 from sr_deploy.errors import AmbiguousCheckpointError, ExportError, UsageError
 from sr_deploy.export.certify import as_function
 from sr_deploy.probe_picture import (

@@ -14,7 +14,8 @@ from onnx.utils import Extractor
 
 from sr_deploy.architectures.mga import PADDING, PATCH
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import PROBE_FILE, Link, Masked
+from sr_deploy.bundle import PROBE_FILE
+from sr_deploy.card import Link, Masked
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.facts import GraphFacts, cost_of, graph_facts, parameters
 from sr_deploy.engines.parity import Look, MaskedProbe, Refine, compare_parts, parts_of

@@ -13,7 +13,8 @@ import onnx
 
 from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
-from sr_deploy.bundle import REPORT_FILE, Bundle, Hypothesis, Link, ModelCard, Part
+from sr_deploy.bundle import REPORT_FILE, Bundle
+from sr_deploy.card import Hypothesis, Link, ModelCard, Part
 from sr_deploy.export.activations import Activations
 from sr_deploy.export.certify import ImageFunction
 from sr_deploy.export.charts import Layer, activation_chart, linear_bar, log_bar

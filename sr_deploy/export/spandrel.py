@@ -36,7 +36,7 @@ _LEAST_PROBE = 64
 
 
 @dataclass(frozen=True)
-class Found:
+class SpandrelNetwork:
     """A network that spandrel built, in eval mode, between [0, 1] and about [0, 1]."""
 
     name: str
@@ -47,7 +47,7 @@ class Found:
     size_multiple: int
 
 
-def find(path: Path, *, unknown: UnknownArchitectureError) -> Found:
+def find(path: Path, *, unknown: UnknownArchitectureError) -> SpandrelNetwork:
     """The network of a checkpoint, if spandrel knows it.
 
     Raises: UnknownArchitectureError, `unknown` with a hint, when spandrel is absent or does not know it either; ExportError for
@@ -68,7 +68,7 @@ def find(path: Path, *, unknown: UnknownArchitectureError) -> Found:
     needs = found.size_requirements
     if needs.square:
         raise ExportError(f"{path.name}: {found.architecture.name} takes square images only; tiles and pictures are not square")
-    return Found(
+    return SpandrelNetwork(
         name=found.architecture.id,
         scale=found.scale,
         channels=channels_of(found.input_channels, found.output_channels, where=path.name),
@@ -137,7 +137,7 @@ def _torchvision_or_placeholder() -> Iterator[None]:
             sys.modules.pop(part, None)
 
 
-def _trace_apart(path: Path, found: Found) -> ModelProto:
+def _trace_apart(path: Path, found: SpandrelNetwork) -> ModelProto:
     """The network's graph, traced by a process of its own.
 
     Raises: ExportError with what that process said, or how it died.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sr_deploy.architectures import LoadedCheckpoint, Network, Reading, reference, reparameterize
 from sr_deploy.architectures.mga import MaskGuided, Parts, reference_parts
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Detection
+from sr_deploy.card import Detection
 from sr_deploy.engines.parity import Look, Refine
 from sr_deploy.errors import ExportError
 from sr_deploy.export.certify import ImageFunction, as_function

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, Part, PrecisionChoice
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Part, PrecisionChoice
 from sr_deploy.engines import Arithmetic, Backend
 from sr_deploy.engines.engine import Engine
 from sr_deploy.engines.mask_guided import Amount, MaskGuidedEngine, PatchCounts, PatchMeter

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.files import growing, odd_kind, read_regular
-from sr_deploy.pictures.formats import ContainerError, Header
-from sr_deploy.pictures.formats.containers import inspect, may_move
+from sr_deploy.pictures.formats import ContainerError, Header, inspect, may_move
 from sr_deploy.pictures.formats.decode import decode, turn_upright
 from sr_deploy.pictures.formats.encode import ENCODERS, EncoderInput, check, encode
 from sr_deploy.pictures.picture import Metadata, Picture, as_path, as_picture

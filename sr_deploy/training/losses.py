@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.training.recipe import Weights
+from sr_deploy.training.recipe import LossWeights
 
 
 def fourier(sr: Tensor, hr: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Contrastive(nn.Module):
 class Loss(nn.Module):
     """The weighted sum of losses; those of weight 0 are not computed. `teacher` takes LR and gives its SR."""
 
-    def __init__(self, weights: Weights, colors: int, seed: int, teacher: nn.Module | None = None) -> None:
+    def __init__(self, weights: LossWeights, colors: int, seed: int, teacher: nn.Module | None = None) -> None:
         super().__init__()
         self.weights = weights
         self.contrastive = Contrastive(colors, seed) if weights.contrastive else None

@@ -17,7 +17,7 @@ TrainedPart = Literal["whole", "decomposed", "patches", "mask"]
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """What each loss counts for; those of 0 are not computed."""
 
     l1: float = 0.0
@@ -42,7 +42,7 @@ class TrainingStage:
     batch: int
     crop: int
     learning_rate: float
-    losses: Weights
+    losses: LossWeights
     schedule: LearningRateSchedule = "constant"
     halve_every: int = 0
     final_learning_rate: float = 0.0
@@ -184,7 +184,7 @@ def _check_stage(stage: TrainingStage, where: str) -> None:
     if stage.coarse < 0 or (stage.coarse != 1 and stage.part != "patches"):
         raise UsageError(f"{where}: coarse {stage.coarse:g} is a weight of the part 'patches', and not negative")
     weights = dataclasses.asdict(stage.losses)
-    if stage.part == "mask" and stage.losses != Weights(l1=stage.losses.l1):
+    if stage.part == "mask" and stage.losses != LossWeights(l1=stage.losses.l1):
         raise UsageError(f"{where}: a mask learns the error map by L1 alone; set losses = {{ l1 = 1.0 }}")
     if min(weights.values()) < 0 or not any(weights.values()):
         raise UsageError(f"{where}: losses must have a weight above 0 and none below; valid: {', '.join(weights)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.bundle import PrecisionChoice
+from sr_deploy.card import PrecisionChoice
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.picture import Picture, as_picture, planes_of
 from sr_deploy.upscaling.sentinel import OnFailure

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from sr_deploy.bundle import Bundle, Part, PrecisionChoice
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Part, PrecisionChoice
 from sr_deploy.device.health import is_healthy
 from sr_deploy.engines import Arithmetic, Backend
 from sr_deploy.engines.engine import DeviceEngine, Engine

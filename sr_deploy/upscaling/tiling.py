@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from sr_deploy.bundle import ModelCard
+from sr_deploy.card import ModelCard
 from sr_deploy.upscaling.sentinel import CHROMA_REACH
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sr_deploy.bundle import Bundle, PrecisionChoice
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import PrecisionChoice
 from sr_deploy.device.gpu import check_gpus
 from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.open import open_bundle

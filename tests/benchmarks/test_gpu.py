@@ -17,7 +17,8 @@ import gpu_video
 import numpy as np
 import pytest
 
-from sr_deploy.bundle import Bundle, Source, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import Source
 from sr_deploy.engines import BACKENDS
 from sr_deploy.errors import EngineError
 from sr_deploy.upscaling.gpu.frames import Schedule

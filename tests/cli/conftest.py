@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
-from sr_deploy.bundle import PROBE_FILE, Bundle, GraphCard, Link, ModelCard, sha256_of
+from sr_deploy.bundle import PROBE_FILE, Bundle, sha256_of
+from sr_deploy.card import GraphCard, Link, ModelCard
 from sr_deploy.cli import program
 from sr_deploy.pictures.image import Picture, write_image
 

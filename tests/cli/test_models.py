@@ -10,7 +10,8 @@ import pytest
 from click.testing import Result
 
 from sr_deploy import models
-from sr_deploy.bundle import Bundle, Source
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Source
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.image import read_image
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from sr_deploy.bundle import PROBE_FILE, Link
+from sr_deploy.bundle import PROBE_FILE
+from sr_deploy.card import Link
 from sr_deploy.cli.verify import print_links
 
 Invoke = Callable[..., Result]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sr_deploy.bundle import Masked
+from sr_deploy.card import Masked
 from sr_deploy.device.device import Device
 from sr_deploy.device.gpu import find_gpus
 from sr_deploy.device.health import are_healthy

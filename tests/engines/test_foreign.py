@@ -251,7 +251,7 @@ def test_a_graph_of_many_nodes_is_measured_apart(tmp_path: Path, monkeypatch: py
 
 
 def test_the_scale_of_a_card_is_the_scale_of_its_graph(tmp_path: Path) -> None:
-    from sr_deploy.bundle import GRAPH_METADATA_KEY, ModelCard
+    from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard
 
     model = image_graph(scale=2)
     helper.set_model_props(model, {GRAPH_METADATA_KEY: ModelCard("net", "rlfn", 4, 3).to_json()})

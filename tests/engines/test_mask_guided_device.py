@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sr_deploy.bundle import Masked
+from sr_deploy.card import Masked
 from sr_deploy.device.device import Device
 from sr_deploy.engines.engine import TensorSpec
 from sr_deploy.engines.function import DeviceFunctionEngine, FunctionEngine

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from sr_deploy import open_bundle
-from sr_deploy.bundle import GRAPH_METADATA_KEY, Masked, ModelCard
+from sr_deploy.card import GRAPH_METADATA_KEY, Masked, ModelCard
 from sr_deploy.errors import BundleError, EngineError, SrDeployError
 from tests.graphs import image_graph, masked_graphs, save
 

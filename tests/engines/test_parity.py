@@ -12,7 +12,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops import op_conv
 
 import sr_deploy
-from sr_deploy.bundle import Bundle, GraphCard, Link, ModelCard, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GraphCard, Link, ModelCard
 from sr_deploy.engines import Arithmetic, available_backends, open_engine, parity, select_backend
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.parity import compare, read_masked_probes, read_probes, verify

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from sr_deploy import Upscaler, engines
-from sr_deploy.bundle import Arithmetic
+from sr_deploy.card import Arithmetic
 from sr_deploy.engines import BACKENDS, Backend, BackendModule, Engine, available_backends, select_backend
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.parity import read_probes, verify

@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 
 import sr_deploy.export as export_module
-from sr_deploy.bundle import CARD_FILE, GRAPH_METADATA_KEY, PROBE_FILE, REPORT_FILE, Bundle, ModelCard
+from sr_deploy.bundle import CARD_FILE, PROBE_FILE, REPORT_FILE, Bundle
+from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard
 from sr_deploy.errors import CertificationError, CheckpointError, ExportError, UnknownArchitectureError, UsageError
 from sr_deploy.export import export_bundle
 from sr_deploy.export.spandrel import SPANDREL_INSTALL

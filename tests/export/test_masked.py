@@ -18,7 +18,8 @@ from sr_deploy import Upscaler, open_bundle
 from sr_deploy.architectures import Reading, load_checkpoint, reparameterize
 from sr_deploy.architectures.mga import MaskGuided, MGAConfig, reference_parts
 from sr_deploy.architectures.pan_mga import PANMGA
-from sr_deploy.bundle import CARD_FILE, GRAPH_METADATA_KEY, PROBE_FILE, REPORT_FILE, Bundle, Masked, ModelCard
+from sr_deploy.bundle import CARD_FILE, PROBE_FILE, REPORT_FILE, Bundle
+from sr_deploy.card import GRAPH_METADATA_KEY, Masked, ModelCard
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.parity import parts_of, read_masked_probes, verify
 from sr_deploy.engines.patches import best, crops

@@ -17,7 +17,8 @@ from hypothesis.extra import numpy as arrays
 from onnx import numpy_helper
 
 from sr_deploy import Upscaler
-from sr_deploy.bundle import Bundle, GraphCard, Masked, ModelCard, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GraphCard, Masked, ModelCard
 from sr_deploy.engines import select_backend
 from sr_deploy.engines.engine import TensorSpec
 from sr_deploy.engines.function import FunctionEngine

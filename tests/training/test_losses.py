@@ -10,9 +10,9 @@ import torch
 
 from sr_deploy.bicubic import imresize
 from sr_deploy.training.losses import Contrastive, Loss, bicubic, fourier
-from sr_deploy.training.recipe import Weights
+from sr_deploy.training.recipe import LossWeights
 
-ALL = Weights(l1=1.0, mse=1.0, fourier=0.05, contrastive=0.1)
+ALL = LossWeights(l1=1.0, mse=1.0, fourier=0.05, contrastive=0.1)
 
 
 def images(noise: np.random.Generator, *shape: int) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_weights_add_up(noise: np.random.Generator) -> None:
     lr = images(noise, 1, 3, 4, 4)
 
     def value(**weights: float) -> float:
-        return float(Loss(Weights(**weights), 3, 1).double()(sr, hr, lr, taught))
+        return float(Loss(LossWeights(**weights), 3, 1).double()(sr, hr, lr, taught))
 
     parts = 2 * value(l1=1) + 3 * value(mse=1) + 0.5 * value(fourier=1) + 0.25 * value(contrastive=1) + 5 * value(teacher=1)
     assert value(l1=2, mse=3, fourier=0.5, contrastive=0.25, teacher=5) == pytest.approx(parts)
@@ -75,10 +75,10 @@ def test_weights_add_up(noise: np.random.Generator) -> None:
 
 def test_a_teacher_learns_nothing(noise: np.random.Generator) -> None:
     teacher, lr = torch.nn.Upsample(scale_factor=2), images(noise, 1, 3, 4, 4).requires_grad_()
-    taught = Loss(Weights(teacher=1.0), 3, 1, teacher).taught(lr)
+    taught = Loss(LossWeights(teacher=1.0), 3, 1, teacher).taught(lr)
     assert taught is not None and not taught.requires_grad
     assert torch.equal(taught, teacher(lr))
-    assert Loss(Weights(l1=1.0), 3, 1, teacher).taught(lr) is None
+    assert Loss(LossWeights(l1=1.0), 3, 1, teacher).taught(lr) is None
 
 
 @pytest.mark.parametrize("kind", ["random", "perfect", "flat"])

@@ -21,7 +21,7 @@ from sr_deploy.training import train
 from sr_deploy.training.losses import Loss
 from sr_deploy.training.objectives import error_map, objective
 from sr_deploy.training.optimization import Optimization
-from sr_deploy.training.recipe import TrainedPart, TrainingStage, Weights
+from sr_deploy.training.recipe import LossWeights, TrainedPart, TrainingStage
 from tests.training.conftest import MakeRecipe
 
 PAN = MGAConfig(scale=2, colors=3, channels=8, blocks=3, refine_blocks=1)
@@ -85,7 +85,7 @@ def test_two_equal_images_have_no_error() -> None:
 def test_a_stage_trains_its_part_alone(part: TrainedPart, trained: set[str]) -> None:
     network = build()
     before, average = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
-    stage = TrainingStage(steps=3, batch=2, crop=16, learning_rate=1e-2, losses=Weights(l1=1.0), ema=0.5, part=part)
+    stage = TrainingStage(steps=3, batch=2, crop=16, learning_rate=1e-2, losses=LossWeights(l1=1.0), ema=0.5, part=part)
     loss = Loss(stage.losses, 3, 1)
     run = Optimization(objective(stage, network, 1.0, loss), objective(stage, average, 1.0, loss), stage, half=False)
     values = [run.step(number, images(2, 3, 8, 8), images(2, 3, 16, 16)) for number in range(3)]
@@ -98,7 +98,9 @@ def test_a_stage_trains_its_part_alone(part: TrainedPart, trained: set[str]) -> 
 @pytest.mark.parametrize("coarse", [1.0, 0.25, 0.0])
 def test_the_base_s_own_image_counts_as_the_stage_says(coarse: float) -> None:
     network, lr, hr = build(), images(2, 3, 8, 8), images(2, 3, 16, 16)
-    stage = TrainingStage(steps=1, batch=2, crop=16, learning_rate=1e-2, losses=Weights(l1=1.0), part="patches", coarse=coarse)
+    stage = TrainingStage(
+        steps=1, batch=2, crop=16, learning_rate=1e-2, losses=LossWeights(l1=1.0), part="patches", coarse=coarse
+    )
     patches = objective(stage, network, 1.0, Loss(stage.losses, 3, 1))
     with torch.no_grad():
         own = float(patches.loss(patches.outputs(lr), hr, lr))
@@ -121,7 +123,7 @@ def stages(recipe_stage: TrainingStage) -> tuple[TrainingStage, ...]:
 
 
 def test_three_steps_leave_a_mask_guided_network(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    plain = TrainingStage(steps=3, batch=2, crop=32, learning_rate=1e-3, losses=Weights(l1=1.0))
+    plain = TrainingStage(steps=3, batch=2, crop=32, learning_rate=1e-3, losses=LossWeights(l1=1.0))
     recipe = make_recipe("pan_mga", NETWORK, stages=stages(plain))
     trained = train(recipe, tmp_path / "run")
     assert load_checkpoint(trained.checkpoint).architecture.name == "pan_mga"
@@ -137,7 +139,7 @@ def test_three_steps_leave_a_mask_guided_network(make_recipe: MakeRecipe, tmp_pa
     ("architecture", "network", "stage", "words"),
     [
         ("pan_mga", NETWORK, {"part": "whole"}, "pan_mga is trained by 'decomposed', 'patches' or 'mask'"),
-        ("pan_mga", NETWORK, {"part": "mask", "losses": Weights(mse=1.0)}, "a mask learns the error map by L1 alone"),
+        ("pan_mga", NETWORK, {"part": "mask", "losses": LossWeights(mse=1.0)}, "a mask learns the error map by L1 alone"),
         ("pan_mga", NETWORK, {"part": "mask", "coarse": 0.5}, "a weight of the part 'patches'"),
         ("ecbsr", None, {"part": "mask"}, "ecbsr is trained by 'whole'"),
         ("pan_mga", NETWORK, {"part": "mask", "crop": 20}, "no multiple of 8, a patch of 4 LR pixels; 16 is"),
@@ -146,7 +148,7 @@ def test_three_steps_leave_a_mask_guided_network(make_recipe: MakeRecipe, tmp_pa
 def test_parts_that_do_not_fit(
     make_recipe: MakeRecipe, architecture: str, network: str | None, stage: dict[str, object], words: str
 ) -> None:
-    plain = TrainingStage(steps=3, batch=2, crop=32, learning_rate=1e-3, losses=Weights(l1=1.0))
+    plain = TrainingStage(steps=3, batch=2, crop=32, learning_rate=1e-3, losses=LossWeights(l1=1.0))
     given = (architecture, network) if network else (architecture,)
     with pytest.raises(UsageError, match=words):
         make_recipe(*given, stages=(replace(plain, **stage),))  # type: ignore[arg-type]

@@ -12,11 +12,13 @@ from sr_deploy.errors import UnhealthyOutputError
 from sr_deploy.training.losses import Loss
 from sr_deploy.training.objectives import Objective
 from sr_deploy.training.optimization import Optimization, learning_rate
-from sr_deploy.training.recipe import TrainingStage, Weights
+from sr_deploy.training.recipe import LossWeights, TrainingStage
 
 
 def stage(**fields: object) -> TrainingStage:
-    return TrainingStage(**{"steps": 100, "batch": 1, "crop": 8, "learning_rate": 1e-2, "losses": Weights(l1=1.0), **fields})  # type: ignore[arg-type]
+    return TrainingStage(
+        **{"steps": 100, "batch": 1, "crop": 8, "learning_rate": 1e-2, "losses": LossWeights(l1=1.0), **fields}
+    )  # type: ignore[arg-type]
 
 
 def test_schedules() -> None:

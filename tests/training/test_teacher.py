@@ -16,14 +16,14 @@ from sr_deploy.architectures.rlfn import RLFNConfig
 from sr_deploy.errors import CancelledError, UsageError
 from sr_deploy.training import train
 from sr_deploy.training.job import prepare
-from sr_deploy.training.recipe import Weights
+from sr_deploy.training.recipe import LossWeights
 from sr_deploy.training.teacher import read_teacher
 from sr_deploy.training.validation import as_tensor, validate
 from tests.training.conftest import MakeRecipe
 
 TEACHER = Path(__file__).parents[2] / "training" / "weights" / "quality_small_x2.pth"
 CPU = torch.device("cpu")
-TAUGHT = Weights(teacher=1.0)
+TAUGHT = LossWeights(teacher=1.0)
 
 
 def test_a_published_teacher_is_read_in_its_own_range(make_recipe: MakeRecipe, shared: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from sr_deploy import Upscaler
-from sr_deploy.bundle import GRAPH_METADATA_KEY, ModelCard
+from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.errors import BackendUnavailableError, OutOfMemoryError, UnhealthyOutputError, UsageError
 from sr_deploy.pictures.image import Metadata, Picture
@@ -195,7 +195,8 @@ def test_two_threads_share_an_upscaler(exact: Path) -> None:
 
 def poisoned_fp16(tmp_path: Path, *, fp32_too: bool) -> Path:
     """A bundle whose fp16 graph gives NaN on every pixel, and whose fp32 graph does if `fp32_too`."""
-    from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
+    from sr_deploy.bundle import Bundle, sha256_of
+    from sr_deploy.card import GraphCard, ModelCard
 
     graphs = {}
     for precision, float_type in (("fp32", onnx.TensorProto.FLOAT), ("fp16", onnx.TensorProto.FLOAT16)):

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sr_deploy import Upscaler
-from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GraphCard, ModelCard
 from sr_deploy.errors import CancelledError, UsageError, VideoError
 from sr_deploy.pictures.image import Picture, read_image, write_image
 from sr_deploy.pictures.size import TargetSize

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from sr_deploy.bundle import Bundle, Masked, ModelCard, Part, Precision
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import Masked, ModelCard, Part, Precision
 from sr_deploy.device.gpu import GPU, find_gpus
 from sr_deploy.engines.pixels import INPUT, PATCHES, load_float_form, load_pixel_form
 from sr_deploy.engines.tensorrt.cache import EngineCache, EngineFile, EngineKey, EngineRecord, ShapeRange

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sr_deploy import files
-from sr_deploy.bundle import Precision
+from sr_deploy.card import Precision
 from sr_deploy.errors import EngineError, UsageError
 from sr_deploy.settings import from_table
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from sr_deploy.bundle import GRAPH_METADATA_KEY, ModelCard
+from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard
 from sr_deploy.device.device import Device, load_warp
 from sr_deploy.device.gpu import GPU, find_gpus
 from sr_deploy.engines.tensorrt import library as libraries
@@ -21,7 +21,7 @@ from sr_deploy.engines.tensorrt.target import BuildSettings
 from sr_deploy.errors import BackendUnavailableError, EngineError, OutOfMemoryError, UsageError
 
 if TYPE_CHECKING:
-    from sr_deploy.bundle import Arithmetic, Precision
+    from sr_deploy.card import Arithmetic, Precision
 
 FOLDER = Path("engines")
 """Where `sr-deploy build` puts engines."""

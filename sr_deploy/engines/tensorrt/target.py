@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sr_deploy.bundle import PrecisionChoice
+from sr_deploy.card import PrecisionChoice
 from sr_deploy.device import gpu
 from sr_deploy.engines.tensorrt import library as libraries
 from sr_deploy.errors import BackendUnavailableError, UsageError

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sr_deploy.bundle import Arithmetic, Bundle, graph_key
+from sr_deploy.bundle import Bundle, graph_key
+from sr_deploy.card import Arithmetic
 from sr_deploy.device import gpu
 from sr_deploy.engines import Backend
 from sr_deploy.engines.tensorrt.cache import default_folder, write_whole

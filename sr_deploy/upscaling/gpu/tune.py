@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, ModelCard, PrecisionChoice
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import ModelCard, PrecisionChoice
 from sr_deploy.device import gpu
 from sr_deploy.engines import Backend, select_backend
 from sr_deploy.engines.open import open_bundle

@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from sr_deploy.bundle import GRAPH_METADATA_KEY, Bundle, ModelCard, Part
+from sr_deploy.bundle import Bundle
+from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard, Part
 from sr_deploy.device.device import Device
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.engines import BACKENDS, open_engine

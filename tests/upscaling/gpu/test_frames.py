@@ -18,7 +18,8 @@ import pytest
 
 import sr_deploy
 from sr_deploy import Upscaler
-from sr_deploy.bundle import Bundle, GraphCard, ModelCard, sha256_of
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import GraphCard, ModelCard
 from sr_deploy.device.device import Device, load_warp
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.engines import Backend, open_engine, select_backend
