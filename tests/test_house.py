@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "masked": {"errors", "pictures", "bundle", "engines", "device", "upscaling"},
     "evaluation": {"errors", "metrics", "bicubic", "pictures", "bundle", "upscaling", "masked"},
     "video": {"errors", "files", "journal", "pipeline", "pictures", "bundle", "device", "upscaling"},
-    "batch": {"errors", "files", "pipeline", "pictures", "bundle", "upscaling", "video"},
+    "batch": {"errors", "files", "filetypes", "pipeline", "pictures", "bundle", "upscaling", "video"},
     "cli": set(),
 }
 """By room, those of ours that it may import, beside `arrays`; `cli` may import all, and nobody imports it."""
