@@ -91,16 +91,16 @@ def _check(opened: InputContainer, target: Path, expected: Expected) -> None:
 
 
 @dataclass
-class _Found:
+class _Scanned:
     pts: list[int]
     end: int
     first: av.VideoFrame | None
     packets: dict[int, int]
 
 
-def _scan(opened: InputContainer, video: VideoStream) -> _Found:
+def _scan(opened: InputContainer, video: VideoStream) -> _Scanned:
     """Every packet of the file; decoded are those of the first frame only."""
-    found = _Found([], 0, None, dict.fromkeys((stream.index for stream in opened.streams), 0))
+    found = _Scanned([], 0, None, dict.fromkeys((stream.index for stream in opened.streams), 0))
     for packet in opened.demux():
         # A packet that only flushes the decoder has no index of its own.
         if packet.stream.index == video.index and found.first is None:

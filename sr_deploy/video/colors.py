@@ -44,7 +44,7 @@ _local = threading.local()
 
 
 @dataclass(frozen=True)
-class Layout:
+class SampleLayout:
     """What a pixel format holds; depth: bits per component; work: the planar format without subsampling that holds the same."""
 
     kind: Literal["rgb", "yuv", "gray"]
@@ -53,7 +53,7 @@ class Layout:
 
 
 @lru_cache(maxsize=64)
-def layout_of(pixel_format: str) -> Layout:
+def layout_of(pixel_format: str) -> SampleLayout:
     """What a pixel format of FFmpeg holds.
 
     Raises: VideoError for formats whose pixels are neither RGB, YUV nor gray.
@@ -65,10 +65,10 @@ def layout_of(pixel_format: str) -> Layout:
     if pixel_format.startswith("xyz") or not described.components:
         raise VideoError(f"Frames of the pixel format {pixel_format} cannot be converted. Convert the file to yuv444p12 first.")
     if described.is_rgb or described.has_palette:
-        return Layout("rgb", depth, "gbrp" + suffix)
+        return SampleLayout("rgb", depth, "gbrp" + suffix)
     if len(described.components) <= 2:
-        return Layout("gray", depth, "gray" + suffix)
-    return Layout("yuv", depth, "yuv444p" + suffix)
+        return SampleLayout("gray", depth, "gray" + suffix)
+    return SampleLayout("yuv", depth, "yuv444p" + suffix)
 
 
 def meaning_of(tags: ColorTags, pixel_format: str, height: int) -> Meaning:
@@ -154,7 +154,7 @@ def plane_format_of(format: VideoFormat) -> PlaneFormat | None:
     return PlaneFormat((format.height, format.width), format.pixel_format, meaning, format.tags.chroma_location)
 
 
-def _codes(pixels: Array, layout: Layout, meaning: Meaning) -> list[NDArray[Any]]:
+def _codes(pixels: Array, layout: SampleLayout, meaning: Meaning) -> list[NDArray[Any]]:
     """The planes of the work format, as uint8 or uint16."""
     peak = 255 if pixels.dtype == np.uint8 else 65535
     top = 2**layout.depth - 1

@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Discard, Stream
 
 from sr_deploy.video.streams import Copied, StreamPlan, add_copy, converted, cover_of, open_source
-from sr_deploy.video.survey import Continuous, Survey
+from sr_deploy.video.survey import Continuous, PacketSurvey
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Copies:
         plan: StreamPlan,
         cut: Cut,
         covers: dict[int, bytes],
-        survey: Survey,
+        survey: PacketSurvey,
         trial: bool = False,
     ) -> None:
         """trial: take the first packet of each stream only."""

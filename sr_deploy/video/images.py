@@ -17,7 +17,7 @@ from sr_deploy.errors import VideoError
 from sr_deploy.pictures.image import NUMBER, read_image
 from sr_deploy.video.frame import ColorTags, Frame, VideoFormat
 from sr_deploy.video.source import Deinterlace, OnDamage, VideoSource
-from sr_deploy.video.survey import Survey
+from sr_deploy.video.survey import PacketSurvey
 
 RATE = Fraction(25)
 """Pictures per second when nobody says it, as FFmpeg takes it."""
@@ -59,7 +59,7 @@ class PictureSource:
         self.start_pts = pictures.times[0]
         self.notes: tuple[str, ...] = ("Its transparency is left out.",) if pictures.transparent else ()
         self.repeatable = True
-        self.survey = Survey()
+        self.survey = PacketSurvey()
 
     def __enter__(self) -> Self:
         return self

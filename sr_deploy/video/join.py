@@ -34,7 +34,7 @@ from sr_deploy.video.streams import (
     open_source,
     output_options,
 )
-from sr_deploy.video.survey import Survey
+from sr_deploy.video.survey import PacketSurvey
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def join(
     source: Path | None = None,
     start: Fraction | None = None,
     until: Fraction | None = None,
-    survey: Survey | None = None,
+    survey: PacketSurvey | None = None,
     trial: bool = False,
 ) -> Joined:
     """Write `target` from finished segments, in their order, and the streams of `source` that the plan names.
@@ -75,7 +75,7 @@ def join(
 
     Raises: VideoError when a segment is missing, damaged, of other settings or out of order, and when the disk refuses.
     """
-    encoded, known = encoded_format(out, encoding), survey or Survey()
+    encoded, known = encoded_format(out, encoding), survey or PacketSurvey()
     scan = _scan(segments, encoded.time_base)
     last = _last_duration(source, plan, scan.shown, encoded)
     covers = covers_of(source, plan)

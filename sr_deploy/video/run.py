@@ -43,7 +43,7 @@ from sr_deploy.video.stages import (
     require_whole,
 )
 from sr_deploy.video.streams import plan_streams
-from sr_deploy.video.survey import Survey
+from sr_deploy.video.survey import PacketSurvey
 from sr_deploy.video.y4m import ImageSequence, Y4MWriter
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ class _VideoRun:
             raise
         return timing
 
-    def _finish(self, output: Output, journal: Journal, survey: Survey) -> tuple[str, ...]:
+    def _finish(self, output: Output, journal: Journal, survey: PacketSurvey) -> tuple[str, ...]:
         """Join, check, and only then give the target its name; returns notes."""
         if not journal.segments:
             raise VideoError(f"{self._source}: gives no frame; check --from and --until, and that the file is whole")

@@ -25,7 +25,7 @@ from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.input import Input, Y4MPipe, input_of
 from sr_deploy.video.streams import codec_name, main_video
-from sr_deploy.video.survey import Continuous, Survey, survey
+from sr_deploy.video.survey import Continuous, PacketSurvey, survey
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]
@@ -76,7 +76,7 @@ class VideoSource:
         self._live: Iterator[av.VideoFrame] | None = None
         self._on_device: Decode | None = None
         self.repeatable = isinstance(self._input.file, str)
-        self.survey = Survey()
+        self.survey = PacketSurvey()
         container = self._stack.enter_context(self._input.open())
         try:
             self._look(container, begin, until, deinterlace)

@@ -39,7 +39,7 @@ class Splice:
 
 
 @dataclass(frozen=True)
-class Survey:
+class PacketSurvey:
     """What all packets of a file tell; as it is by default, nothing.
 
     begin: when the first picture or sound is shown, in seconds; start: the same as FFmpeg takes it. packets: how many with
@@ -87,7 +87,7 @@ class _Track:
 
 
 @dataclass
-class _Part:
+class _Stretch:
     """What lies between two places where times start anew: when its streams begin and end."""
 
     first: dict[int, int] = field(default_factory=dict)
@@ -95,12 +95,12 @@ class _Part:
     ends: dict[int, Fraction] = field(default_factory=dict)
 
 
-def survey(container: InputContainer, video: VideoStream) -> Survey:
+def survey(container: InputContainer, video: VideoStream) -> PacketSurvey:
     """Read a container to its end; its stream is the one that will be decoded."""
     start = Fraction(container.start_time or 0, av.time_base)
     spliced = Flags.ts_discont in Flags(container.format.flags)
     tracks = {stream.index: _Track() for stream in container.streams}
-    parts, packets, faults = [_Part()], Counter[int](), list[tuple[int | None, str]]()
+    parts, packets, faults = [_Stretch()], Counter[int](), list[tuple[int | None, str]]()
     latest: int | None = None
     captions = False
     frame = 1 / (video.average_rate or Fraction(25))
@@ -123,7 +123,7 @@ def survey(container: InputContainer, video: VideoStream) -> Survey:
         faults.append((latest, missing))
     begins = [time for index, time in parts[0].begins.items() if container.streams[index].type in ("video", "audio")]
     begin = max(min(begins, default=start), Fraction(0)) if start > 0 else Fraction(0)
-    return Survey(begin, start, dict(packets), tuple(_splices(parts)), tuple(faults), captions)
+    return PacketSurvey(begin, start, dict(packets), tuple(_splices(parts)), tuple(faults), captions)
 
 
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
@@ -133,7 +133,7 @@ def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
         return  # Whoever decodes says what is wrong there.
 
 
-def _place(packet: Packet[Any], track: _Track, parts: list[_Part]) -> None:
+def _place(packet: Packet[Any], track: _Track, parts: list[_Stretch]) -> None:
     """Move the stream of a packet on to the next part where its times start anew, or those of others did."""
     if packet.dts is None:
         return
@@ -144,16 +144,17 @@ def _place(packet: Packet[Any], track: _Track, parts: list[_Part]) -> None:
     elif track.part < len(parts) - 1 and not (follows and packet.stream.type in ("video", "audio")):
         track.part = len(parts) - 1
     if track.part == len(parts):
-        parts.append(_Part())
+        parts.append(_Stretch())
 
 
-def _count(packet: Packet[Any], track: _Track, part: _Part, frame: Fraction) -> None:
+def _count(packet: Packet[Any], track: _Track, part: _Stretch, frame: Fraction) -> None:
     index = packet.stream_index
     part.first.setdefault(index, track.count)
     track.count += 1
-    if packet.dts is None or not packet.size:
+    when = packet.pts if packet.dts is None else packet.dts
+    if when is None or not packet.size:
         return
-    time, length = packet.dts * packet.time_base, (packet.duration or 0) * packet.time_base
+    time, length = when * packet.time_base, (packet.duration or 0) * packet.time_base
     length = length or (frame if packet.stream.type == "video" else length)
     shown = time if packet.pts is None else packet.pts * packet.time_base
     track.last, track.end = time, time + length
@@ -161,7 +162,7 @@ def _count(packet: Packet[Any], track: _Track, part: _Part, frame: Fraction) -> 
     part.ends[index] = max(part.ends.get(index, shown), shown + length)
 
 
-def _splices(parts: list[_Part]) -> Iterator[Splice]:
+def _splices(parts: list[_Stretch]) -> Iterator[Splice]:
     """Each part begins when the last stream of the one before has ended."""
     offset = Fraction(0)
     for before, part in pairwise(parts):

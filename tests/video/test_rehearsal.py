@@ -16,7 +16,7 @@ from sr_deploy.video.output import Output
 from sr_deploy.video.rehearsal import rehearse
 from sr_deploy.video.run import upscale_video
 from sr_deploy.video.streams import StreamPlan, plan_streams
-from sr_deploy.video.survey import Survey
+from sr_deploy.video.survey import PacketSurvey
 from tests.video import clips as reader
 from tests.video.clips import Clips
 from tests.video.test_run import Nearest
@@ -29,7 +29,7 @@ def test_a_pixel_aspect_that_would_be_lost_is_told(tmp_path: Path) -> None:
     wide = video_format(sample_aspect=Fraction(32, 27))
     encoding = fast_encoding(wide, ".webm", "libvpx-vp9")
     output = Output(wide, encoding, StreamPlan("webm"), 10)
-    source: Any = SimpleNamespace(start_pts=0, survey=Survey())
+    source: Any = SimpleNamespace(start_pts=0, survey=PacketSurvey())
     with pytest.raises(VideoError, match=r"the pixel aspect is 1, expected 32/27; use \.mkv, or another --codec"):
         rehearse(tmp_path, tmp_path / "a.webm", output, None, source, None)
     assert list(tmp_path.iterdir()) == []

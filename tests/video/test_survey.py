@@ -85,6 +85,17 @@ def test_a_hole_in_a_file_is_no_short_success(tmp_path: Path, suffix: str, place
     assert not error and any("damaged" in note for note in notes)
 
 
+def test_a_file_that_breaks_after_its_first_picture_keeps_its_promise(tmp_path: Path) -> None:
+    """Matroska tells no time of decoding for the first pictures where some are out of order."""
+    path = tmp_path / "film.mkv"
+    reader.ffmpeg(*reader.pattern(count=12, rate="12"), *reader.X264, "-g", "6", path)
+    whole = path.read_bytes()
+    begin = min(int(packet["pos"]) for packet in reader.ffprobe(path, "-show_packets")["packets"][1:])
+    path.write_bytes(whole[:begin] + bytes(len(whole) - begin))
+    count, error, _ = read(path)
+    assert count == 1 and "its header says that it ends at" in error
+
+
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
 def test_packets_that_show_nothing_are_no_loss(tmp_path: Path, codec: str) -> None:
     path = tmp_path / "hidden.webm"
