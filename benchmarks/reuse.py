@@ -7,7 +7,7 @@ and a cursor wanders; the rest stands still. Every frame goes with reuse, withou
 a noisy machine disturbs all alike; medians are printed as a Markdown table. Results with and without reuse are compared bit by
 bit.
 
-The last table is what the small tiles of `Upscaler.plan_finely` were chosen by: what tiles of several sizes cost when all are
+The last table is what the small tiles of `Upscaler._plan_finely` were chosen by: what tiles of several sizes cost when all are
 computed, and what share of them the screen recording touches. ECBSR-M4C16 x2 (halo 6), bf16, 2 cores: fastest of 7, share over
 16 frames, and milliseconds per frame of the recording's end with reuse:
 
@@ -95,12 +95,12 @@ def tilings(upscaler: Upscaler, recording: list[Array], rounds: int) -> None:
     plans = {
         f"{tall}x{wide}" if tall else "whole": tiling(height, width, tall, wide, upscaler.card.halo) for tall, wide in TILES
     }
-    plans["plan_finely"] = upscaler.plan_finely(height, width)
+    plans["plan_finely"] = upscaler._plan_finely(height, width)
     seconds: dict[str, list[float]] = {name: [] for name in plans}
     for index in range(2 * rounds + 1):
         for name, plan in plans.items():
             start = time.perf_counter()
-            upscaler.run_tiling(recording[0], plan)
+            upscaler._run_tiling(recording[0], plan)
             if index > 0:
                 seconds[name].append(time.perf_counter() - start)
     for name, plan in plans.items():

@@ -45,20 +45,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 """By title, names in `sr_deploy`, or paths below it."""
 
-BETWEEN_ROOMS = frozenset(
-    {
-        *("Upscaler.frames_device", "Upscaler.gives_planes", "Upscaler.has_independent_tiles", "Upscaler.plan"),
-        *(
-            "Upscaler.plan_finely",
-            "Upscaler.plan_smaller",
-            "Upscaler.run_from_device",
-            "Upscaler.run_tiles",
-            "Upscaler.run_tiling",
-        ),
-        *("Upscaler.run_to_planes", "Upscaler.settle", "Upscaler.window_limits", "MaskedStats.plus"),
-        *("Bundle.write_card", "ModelCard.to_json", "ModelCard.from_json"),
-    }
-)
+BETWEEN_ROOMS = frozenset({"MaskedStats.plus", "Bundle.write_card", "ModelCard.to_json", "ModelCard.from_json"})
 """Members that other rooms call, and no part of what is public."""
 
 _ARGUMENT = re.compile(r"(\w+): ")

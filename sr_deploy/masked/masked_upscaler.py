@@ -53,10 +53,10 @@ class MaskGuidedUpscaler(Upscaler):
         return f"{super().description}, {self._amount} refined"
 
     @property
-    def has_independent_tiles(self) -> bool:
+    def _has_independent_tiles(self) -> bool:
         return False
 
-    def frames_device(self) -> None:
+    def _frames_device(self) -> None:
         """None: what is refined is counted on the way from the host."""
 
     @property

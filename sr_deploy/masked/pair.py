@@ -124,7 +124,7 @@ class PairUpscaler(ImageUpscaler):
         total, done, seconds = sum(len(tiles) for sizes in chosen for _, tiles in sizes), 0, []
         for network, sizes in zip(self._networks, chosen, strict=True):
             for tiling, tiles in sizes:
-                for row, column, window in network.run_tiles(pixels, tiling, tiles):
+                for row, column, window in network._run_tiles(pixels, tiling, tiles):
                     paste(large, window, row, column, self.scale)
                     done += 1
                     if progress is not None:
@@ -170,7 +170,7 @@ class _Speed:
         probes = [_Probe.of(network, pixels, window) for window in (*windows, (_WHOLE, _WHOLE))]
         if settled:
             for probe in probes[:-1]:
-                network.settle(probe.tiling)
+                network._settle(probe.tiling)
         rounds = [[probe.run() for probe in probes] for _ in range(_ROUNDS)]
         rates = {probe.area: min(runs) / probe.area for probe, runs in zip(probes, zip(*rounds[1:], strict=True), strict=True)}
         return _Speed(tuple(sorted(rates)), tuple(rates[area] for area in sorted(rates)))
@@ -201,7 +201,7 @@ class _Probe:
     def of(network: Upscaler, pixels: Array, window: tuple[int, int]) -> _Probe:
         missing = [(0, max(0, wanted - length)) for wanted, length in zip(window, pixels.shape[:2], strict=True)]
         probe = np.ascontiguousarray(np.pad(pixels[: window[0], : window[1]], (*missing, (0, 0)), mode="wrap"))
-        plan = network.plan(*window)
+        plan = network._plan(*window)
         rows, columns = (Axis(axis.size, axis.size, (0,), ()) for axis in (plan.rows, plan.columns))
         return _Probe(network, probe, Tiling(rows, columns))
 
@@ -213,7 +213,7 @@ class _Probe:
     def run(self) -> float:
         """Seconds that the window takes; the first run also prepares the engine for its size."""
         start = time.perf_counter()
-        for _, _, window in self.network.run_tiles(self.pixels, self.tiling, list(self.tiling)):
+        for _, _, window in self.network._run_tiles(self.pixels, self.tiling, list(self.tiling)):
             window.copy()
         return time.perf_counter() - start
 

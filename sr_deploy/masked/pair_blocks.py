@@ -48,7 +48,7 @@ class View:
 
     @staticmethod
     def of(network: Upscaler, plan: Tiling, rows: Array, columns: Array) -> View:
-        multiple, least = network.card.size_multiple, [max(network.card.min_size, side) for side in network.window_limits()[0]]
+        multiple, least = network.card.size_multiple, [max(network.card.min_size, side) for side in network._window_limits()[0]]
         return View(
             plan,
             tuple(
@@ -88,10 +88,10 @@ class Grid:
     @staticmethod
     def of(pixels: Array, networks: Sequence[Upscaler]) -> Grid:
         height, width = pixels.shape[:2]
-        plans = [network.plan(height, width) for network in networks]
+        plans = [network._plan(height, width) for network in networks]
         tiled = [side for plan in plans if len(plan) > 1 for side in plan.window]
         multiple = max(network.card.size_multiple for network in networks)
-        least = max(side for network in networks for side in network.window_limits()[0])
+        least = max(side for network in networks for side in network._window_limits()[0])
         largest = max(8, least - 2 * _HALO, min([_LARGEST, *(side - 2 * _HALO - 2 * multiple for side in tiled)]))
         rows, columns = _edges(height, largest), _edges(width, largest)
         views = (View.of(network, plan, rows, columns) for network, plan in zip(networks, plans, strict=True))

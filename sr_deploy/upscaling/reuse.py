@@ -48,8 +48,8 @@ class FrameReuse:
             large = reuse(frame)      # (H, W, 3) -> (sH, sW, 3), read-only
 
     A tile is reused when its window, halo included, is bit-equal to that of the frame before; where tiles cannot stand alone
-    (`Upscaler.has_independent_tiles`), only whole frames are. While most of the picture moves, frames are cut into the large
-    tiles of `Upscaler.plan`, and reuse costs next to nothing; else into the small ones of `Upscaler.plan_finely`. That choice
+    (`Upscaler._has_independent_tiles`), only whole frames are. While most of the picture moves, frames are cut into the large
+    tiles of `Upscaler._plan`, and reuse costs next to nothing; else into the small ones of `Upscaler._plan_finely`. That choice
     depends on the frames since the start or `restart` alone, and is the same with `enabled=False`: so is every bit of the
     results.
 
@@ -116,7 +116,7 @@ class FrameReuse:
     def _changed(self, before: Array, frame: Array, tiling: Tiling) -> Sequence[Tile]:
         """The tiles whose windows differ; all or none, where tiles cannot stand alone."""
         tiles = tuple(tiling)
-        if not self._upscaler.has_independent_tiles:
+        if not self._upscaler._has_independent_tiles:
             return () if _equal(before, frame) else tiles
         tall, wide = tiling.window
         boxes = [np.s_[row.start : row.start + tall, column.start : column.start + wide] for row, column in tiles]
@@ -132,7 +132,7 @@ class FrameReuse:
                     return self._patched(last, frame, changed), tiling, len(changed)
                 return self._whole(frame, tiling), tiling, len(tiling)
             except (OutOfMemoryError, MemoryError):
-                smaller = self._upscaler.plan_smaller(tiling)
+                smaller = self._upscaler._plan_smaller(tiling)
                 if smaller is None:
                     raise
                 self._tilings[(*frame.shape[:2], look.coarse)] = smaller
@@ -145,7 +145,7 @@ class FrameReuse:
             return self._whole(frame, last.tiling)
         scale = self._upscaler.scale
         large = last.large.copy()
-        for row, column, window in self._upscaler.run_tiles(frame, last.tiling, changed):
+        for row, column, window in self._upscaler._run_tiles(frame, last.tiling, changed):
             target = large[row.fade_from * scale : row.end * scale, column.fade_from * scale : column.end * scale]
             top, left = (row.fade_from - row.start) * scale, (column.fade_from - column.start) * scale
             target[...] = window[top : top + target.shape[0], left : left + target.shape[1]]
@@ -153,16 +153,16 @@ class FrameReuse:
 
     def _whole(self, frame: Array, tiling: Tiling) -> Array:
         """All tiles computed."""
-        codes = None if self._planes is None else self._upscaler.run_to_planes(frame, tiling, self._planes)
-        return _frozen(self._upscaler.run_tiling(frame, tiling) if codes is None else codes)
+        codes = None if self._planes is None else self._upscaler._run_to_planes(frame, tiling, self._planes)
+        return _frozen(self._upscaler._run_tiling(frame, tiling) if codes is None else codes)
 
     def _tiling(self, frame: Array, *, coarse: bool) -> Tiling:
         height, width = frame.shape[:2]
         if (height, width, coarse) not in self._tilings:
-            plan = self._upscaler.plan if coarse else self._upscaler.plan_finely
+            plan = self._upscaler._plan if coarse else self._upscaler._plan_finely
             self._tilings[height, width, coarse] = plan(height, width)
         tiling = self._tilings[height, width, coarse]
-        self._upscaler.settle(tiling)
+        self._upscaler._settle(tiling)
         return tiling
 
     def _count(self, computed: int, reused: int, comparing: float, computing: float) -> None:

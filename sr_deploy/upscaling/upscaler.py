@@ -85,7 +85,7 @@ class Upscaler(ImageUpscaler):
         self._frames = None if chosen.device == "cpu" else self._new_frames(chosen, gpus, schedule)
         memory = memory if memory is not None else self._frames.memory if self._frames else usual_memory()
         self._planner = TilePlanner(
-            self.card, tile, memory, limits=lambda: self.window_limits(), scheduled=self._scheduled_tile
+            self.card, tile, memory, limits=lambda: self._window_limits(), scheduled=self._scheduled_tile
         )
         self._stats = Stats()
         self._stats_lock = threading.Lock()
@@ -101,13 +101,13 @@ class Upscaler(ImageUpscaler):
         return self._frames.concurrency if self._frames else 1
 
     @property
-    def has_independent_tiles(self) -> bool:
+    def _has_independent_tiles(self) -> bool:
         """Whether each pixel depends on one window alone: on a CPU, with a network that is exact under tiling."""
         return self._frames is None and self.card.tiling == "exact"
 
     @property
-    def gives_planes(self) -> bool:
-        """Whether `run_to_planes` may give something: on a GPU, with a network of RGB."""
+    def _gives_planes(self) -> bool:
+        """Whether `_run_to_planes` may give something: on a GPU, with a network of RGB."""
         return self._frames is not None and self.card.channels == 3
 
     @property
@@ -147,26 +147,26 @@ class Upscaler(ImageUpscaler):
             self._run_on_device(frames[part], as_frames(large)[part], theirs)
         return large.reshape(large.shape[4 - len(source.shape) :])
 
-    def plan(self, height: int, width: int) -> Tiling:
+    def _plan(self, height: int, width: int) -> Tiling:
         """The tiles of an image of that size."""
         return self._planner.plan(height, width)
 
-    def plan_finely(self, height: int, width: int) -> Tiling:
-        """Tiles so small that a change in a frame of that size touches few of them; where tiles cannot stand alone, `plan`.
+    def _plan_finely(self, height: int, width: int) -> Tiling:
+        """Tiles so small that a change in a frame of that size touches few of them; where tiles cannot stand alone, `_plan`.
 
-        All of them together cost more than those of `plan`: `benchmarks/reuse.py` measures both.
+        All of them together cost more than those of `_plan`: `benchmarks/reuse.py` measures both.
         """
-        return self._planner.plan_finely(height, width, independent=self.has_independent_tiles)
+        return self._planner.plan_finely(height, width, independent=self._has_independent_tiles)
 
-    def plan_smaller(self, tiling: Tiling) -> Tiling | None:
+    def _plan_smaller(self, tiling: Tiling) -> Tiling | None:
         """A tiling that takes half the memory, for when memory has run out; None when the tiles are as small as can be."""
         return self._planner.plan_smaller(tiling)
 
-    def settle(self, tiling: Tiling) -> None:
+    def _settle(self, tiling: Tiling) -> None:
         """Be told that many images will come in these tiles: preparing for their windows takes a moment, and pays."""
         self._windows.settle(*tiling.window)
 
-    def run_tiling(self, pixels: Array, tiling: Tiling, progress: Progress | None = None) -> Array:
+    def _run_tiling(self, pixels: Array, tiling: Tiling, progress: Progress | None = None) -> Array:
         """The image upscaled by a tiling for its size; (H,W,C), C 3 or 1, uint8, uint16 or float32 in [0,1].
 
         Raises: UnhealthyOutputError with the tile's box; EngineError.
@@ -178,24 +178,24 @@ class Upscaler(ImageUpscaler):
         height, width = (side * self.scale for side in pixels.shape[:2])
         return large if padded is pixels else np.ascontiguousarray(large[:height, :width])
 
-    def run_to_planes(self, pixels: Array, tiling: Tiling, planes: PlaneFormat) -> Array | None:
+    def _run_to_planes(self, pixels: Array, tiling: Tiling, planes: PlaneFormat) -> Array | None:
         """The frame (H,W,3) uint8 upscaled by a tiling for its size, as an encoder takes it: all codes of `planes`, flat.
 
-        None where it does not go in one go over a GPU, or a tile of it is not healthy: `run_tiling` computes it then.
+        None where it does not go in one go over a GPU, or a tile of it is not healthy: `_run_tiling` computes it then.
 
         Raises: EngineError.
         """
         return self._run_frame(pixels, tiling, None, planes)
 
-    def frames_device(self) -> Device | None:
-        """The GPU that frames may lie on for `run_from_device`; None without a GPU, and where several take turns.
+    def _frames_device(self) -> Device | None:
+        """The GPU that frames may lie on for `_run_from_device`; None without a GPU, and where several take turns.
 
         Raises: BackendUnavailableError, EngineError.
         """
-        return self._frames.device if self._frames is not None and self._frames.is_single and self.gives_planes else None
+        return self._frames.device if self._frames is not None and self._frames.is_single and self._gives_planes else None
 
-    def run_from_device(self, frame: DeviceArray, planes: PlaneFormat) -> Array | None:
-        """A frame (1,H,W,3) that lies on `frames_device`, uint8, or fp32 in [0,1], upscaled: all codes of `planes`, flat.
+    def _run_from_device(self, frame: DeviceArray, planes: PlaneFormat) -> Array | None:
+        """A frame (1,H,W,3) that lies on `_frames_device`, uint8, or fp32 in [0,1], upscaled: all codes of `planes`, flat.
 
         None where a tile of it is not healthy.
 
@@ -203,7 +203,7 @@ class Upscaler(ImageUpscaler):
         """
         assert self._frames is not None
         _, height, width, _ = frame.shape
-        tiling = self.plan(height, width)
+        tiling = self._plan(height, width)
         runner = self._frames.runner(tiling, (height, width), frame.dtype.__name__, first=True, planes=planes)
         codes, health = runner.run_from_device(frame)
         if not health.is_good:
@@ -211,16 +211,16 @@ class Upscaler(ImageUpscaler):
         self._count("good", len(tiling))
         return codes
 
-    def run_tiles(
+    def _run_tiles(
         self, pixels: Array, tiling: Tiling, tiles: Sequence[tuple[Region, Region]]
     ) -> Iterator[tuple[Region, Region, Array]]:
         """Some tiles of a tiling for the image's size: of each its rows, its columns, and its whole window upscaled.
 
-        Raises: as `run_tiling`.
+        Raises: as `_run_tiling`.
         """
         return self._run_windows(self._padded(pixels), tiling, tiles, None)
 
-    def window_limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _window_limits(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Smallest and largest window (h,w) that the engines take."""
         if self._frames is None:
             return (0, 0), (sys.maxsize, sys.maxsize)
@@ -233,12 +233,12 @@ class Upscaler(ImageUpscaler):
         self._windows.close()
 
     def upscale_pixels(self, pixels: Array, progress: Progress | None = None) -> Array:
-        tiling = self.plan(pixels.shape[0], pixels.shape[1])
+        tiling = self._plan(pixels.shape[0], pixels.shape[1])
         while True:
             try:
-                return self.run_tiling(pixels, tiling, progress)
+                return self._run_tiling(pixels, tiling, progress)
             except (OutOfMemoryError, MemoryError):
-                smaller = self.plan_smaller(tiling)
+                smaller = self._plan_smaller(tiling)
                 if smaller is None:
                     raise
                 tiling = smaller
@@ -285,7 +285,7 @@ class Upscaler(ImageUpscaler):
         """Fill `large` from `frame`, both (1,H,W,3); where a tile is not healthy, as images of the host are upscaled."""
         assert self._frames is not None
         _, height, width, _ = frame.shape
-        tiling = self.plan(height, width)
+        tiling = self._plan(height, width)
         runner = self._frames.runner(tiling, (height, width), frame.dtype.__name__, first=True)
         health = runner.run_on_device(frame, large, stream=stream)
         if health.is_good:
@@ -300,7 +300,7 @@ class Upscaler(ImageUpscaler):
 
     def _run(self, pixels: Array, tiling: Tiling, progress: Progress | None) -> Array:
         if len(tiling) >= _MANY_WINDOWS and len(tiling) * math.prod(tiling.window) >= _MANY_PIXELS:
-            self.settle(tiling)
+            self._settle(tiling)
         windows = self._run_windows(pixels, tiling, list(tiling), progress)
         if len(tiling) == 1:
             ((_, _, whole),) = windows

@@ -64,5 +64,5 @@ def network_identity(upscaler: FrameUpscaler, source: VideoFormat) -> dict[str, 
     identity = {"bundle": hashlib.sha256(facts.encode()).hexdigest(), "runs": runs}
     if bundle.card.tiling == "exact" or not isinstance(upscaler, Upscaler):
         return identity
-    tiling = upscaler.plan(source.height, source.width)
+    tiling = upscaler._plan(source.height, source.width)
     return identity | {"tiles": f"{len(tiling)} of {tiling.window[1]}x{tiling.window[0]}"}

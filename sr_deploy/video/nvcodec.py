@@ -213,7 +213,7 @@ class _Pass:
 
 def decode_on_gpu(source: FrameSource, upscaler: FrameUpscaler, planes: PlaneFormat | None) -> str:
     """Let NVDEC decode the frames of the source, for that upscaler and into these planes; else why not, in words."""
-    if not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
+    if not isinstance(upscaler, Upscaler) or not upscaler._gives_planes:
         return "the network does not run on a GPU"
     if not isinstance(source, VideoSource):
         return "it is made of pictures"
@@ -221,7 +221,7 @@ def decode_on_gpu(source: FrameSource, upscaler: FrameUpscaler, planes: PlaneFor
         return "its frames are resized, or written in a form that is made on the CPU"
     if source.host_only:
         return source.host_only
-    device = upscaler.frames_device()
+    device = upscaler._frames_device()
     if device is None:
         return "several GPUs take turns, or a mask is in play"
     try:

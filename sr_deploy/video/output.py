@@ -46,7 +46,7 @@ class Output:
 def planes_for(upscaler: FrameUpscaler, source: VideoFormat, out: VideoFormat) -> PlaneFormat | None:
     """What the encoder takes, where a GPU can give it: frames that are not resized afterwards."""
     scale = upscaler.scale
-    if not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
+    if not isinstance(upscaler, Upscaler) or not upscaler._gives_planes:
         return None
     if (out.height, out.width) != (source.height * scale, source.width * scale):
         return None

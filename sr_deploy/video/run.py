@@ -183,7 +183,7 @@ class _VideoRun:
         Raises: BackendUnavailableError where it is asked for and cannot.
         """
         choice, upscaler = self._options.decode, self._upscaler
-        on_gpu = isinstance(upscaler, Upscaler) and upscaler.gives_planes
+        on_gpu = isinstance(upscaler, Upscaler) and upscaler._gives_planes
         if choice == "cpu" or (choice == "auto" and not on_gpu):
             return ()
         from sr_deploy.video.nvcodec import decode_on_gpu
@@ -196,13 +196,13 @@ class _VideoRun:
     def _nvenc(self, source: VideoFormat, output: Output) -> tuple[Nvenc | None, tuple[str, ...]]:
         """NVENC as it takes frames from the GPU that upscales them, where it is wanted; what to say where it cannot."""
         codec, upscaler = output.encoding.codec, self._upscaler
-        if not codec.endswith("_nvenc") or not isinstance(upscaler, Upscaler) or not upscaler.gives_planes:
+        if not codec.endswith("_nvenc") or not isinstance(upscaler, Upscaler) or not upscaler._gives_planes:
             return None, ()
         from sr_deploy.video.nvenc import nvenc_for, planar
 
         try:
             planes = planes_for(upscaler, source, planar(output.encoded))
-            return nvenc_for(upscaler.frames_device(), planes, output.format, output.encoding), ()
+            return nvenc_for(upscaler._frames_device(), planes, output.format, output.encoding), ()
         except (BackendUnavailableError, EngineError) as exc:
             return None, (f"Encoded by FFmpeg's {codec}, from the host's memory: {exc}.",)
 

@@ -98,7 +98,7 @@ class FrameNetwork:
 
         assert isinstance(self._upscaler, Upscaler) and self._planes is not None
         with contextlib.suppress(OutOfMemoryError):
-            codes = self._upscaler.run_from_device(pixels, self._planes)
+            codes = self._upscaler._run_from_device(pixels, self._planes)
             if codes is not None:
                 return codes
         return self._call(host_pixels(pixels))

@@ -444,7 +444,7 @@ def test_a_photo_comes_out_as_from_the_upscaler(device: Device, dtype: str, tmp_
     photo = np.ascontiguousarray(read_image(shared / "images/Set5/LR_bicubic/X2/birdx2.png").pixels)
     with Upscaler(save(image_graph(scale=2, noise=0.0), tmp_path), tile=32) as upscale:
         expected = upscale(photo)
-        tiling = upscale.plan(*photo.shape[:2])
+        tiling = upscale._plan(*photo.shape[:2])
     np.testing.assert_array_equal(expected, photo.repeat(2, axis=0).repeat(2, axis=1))
     assert len(tiling) > 4
     tiles = gathered(device, tiling, photo[None], dtype).repeat(2, axis=2).repeat(2, axis=3)

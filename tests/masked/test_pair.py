@@ -61,7 +61,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pairs, "time", Clock)
     monkeypatch.setattr(Upscaler, "upscale_pixels", charged_whole(Upscaler.upscale_pixels))
-    monkeypatch.setattr(Upscaler, "run_tiles", charged(Upscaler.run_tiles))
+    monkeypatch.setattr(Upscaler, "_run_tiles", charged(Upscaler._run_tiles))
 
 
 def picture() -> Array:
@@ -176,7 +176,7 @@ def test_engines_settle_on_a_large_first_image_and_where_one_size_comes_again(
     base: Path, refine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled: list[tuple[str, tuple[int, int]]] = []
-    monkeypatch.setattr(Upscaler, "settle", lambda network, tiling: settled.append((network.card.name, tiling.window)))
+    monkeypatch.setattr(Upscaler, "_settle", lambda network, tiling: settled.append((network.card.name, tiling.window)))
     image = picture()
     low = image[:290].copy()
     monkeypatch.setattr(pairs, "_SETTLED_AT", 2 * 290 * 400)

@@ -39,7 +39,7 @@ def test_windows_hold_their_blocks_with_a_border(tmp_path: Path, shape: tuple[in
 def test_engines_that_take_large_windows_only_see_large_blocks(tmp_path: Path) -> None:
     graph = save(image_graph(scale=2), tmp_path, "network.onnx")
     with Upscaler(graph, backend="onnxruntime", precision="fp32") as network:
-        network.window_limits = lambda: ((480, 480), (480, 480))  # type: ignore[method-assign]
+        network._window_limits = lambda: ((480, 480), (480, 480))  # type: ignore[method-assign]
         grid = Grid.of(np.zeros((960, 1200, 3), np.uint8), [network])
     assert grid.views[0].windows == ((480, 480), (480, 480))
     assert len(grid.rows) == 2 * 3 + 1 and len(grid.columns) == 2 * 3 + 1

@@ -67,7 +67,7 @@ def test_exactly_those_tiles_are_computed_whose_window_changed(exact: Upscaler, 
             frame = changed(frame, slice(top, top + height), slice(left, left + width))
         frames.append(frame)
     stats = check(exact, frames).stats
-    tiling = exact.plan_finely(90, 120)
+    tiling = exact._plan_finely(90, 120)
     tall, wide = tiling.window
     expected = len(tiling)
     for before, after in itertools.pairwise(frames):
@@ -86,7 +86,7 @@ def test_the_tiles_of_a_moving_picture_are_large_and_come_from_the_content_alone
     noise = [np.random.default_rng(seed).integers(0, 256, (220, 300, 3), dtype=np.uint8) for seed in range(4)]
     still = [changed(noise[-1], slice(5 * index, 5 * index + 3), slice(9, 12)) for index in range(3)]
     with Upscaler(models["exact"]) as upscaler:
-        large, small = len(upscaler.plan(220, 300)), len(upscaler.plan_finely(220, 300))
+        large, small = len(upscaler._plan(220, 300)), len(upscaler._plan_finely(220, 300))
         assert (large, small) == (1, 6)
         reuse = FrameReuse(upscaler)
         computed = [0]
@@ -127,7 +127,7 @@ def test_every_network_depth_and_form_is_bit_equal(models: dict[str, Path], name
     spot = changed(picture, slice(3, 5), slice(3, 5))
     with Upscaler(models[name], tile=TILE) as upscaler:
         stats = check(upscaler, [picture, picture, spot, spot, picture]).stats
-        tiles = len(upscaler.plan_finely(90, 120))
+        tiles = len(upscaler._plan_finely(90, 120))
         assert stats.frames_reused == 2
         assert stats.tiles_computed == (3 * tiles if name == "approximate" else tiles + 2)
 
@@ -147,7 +147,7 @@ def test_sizes_that_the_network_does_not_take_are_padded(exact: Upscaler) -> Non
     frames = [PICTURE[:83, :117], changed(PICTURE[:83, :117], slice(80, 83), slice(110, 117))]
     bundle = replace(exact.bundle, card=replace(exact.card, size_multiple=16))
     with Upscaler(bundle, tile=TILE) as upscaler:
-        assert upscaler.plan(83, 117).rows.size == 96
+        assert upscaler._plan(83, 117).rows.size == 96
         stats = check(upscaler, [*frames, frames[0]]).stats
     assert 0 < stats.tiles_reused < stats.tiles_computed + stats.tiles_reused
 

@@ -139,10 +139,10 @@ def test_codes_are_the_callers_own(exact: Path) -> None:
     planes = PlaneFormat((128, 96), "yuv420p", Meaning(1, full=False))
     with Upscaler(exact, precision="fp32") as upscale:
         images = [photo(64, 48, seed) for seed in range(4)]
-        codes = [upscale.run_to_planes(image, upscale.plan(64, 48), planes) for image in images]
-        again = [upscale.run_to_planes(image, upscale.plan(64, 48), planes) for image in images]
+        codes = [upscale._run_to_planes(image, upscale._plan(64, 48), planes) for image in images]
+        again = [upscale._run_to_planes(image, upscale._plan(64, 48), planes) for image in images]
         plain = upscale(images[0])
-        staying = [upscale.run_to_planes(image, upscale.plan(64, 48), replace(planes, on_device=True)) for image in images]
+        staying = [upscale._run_to_planes(image, upscale._plan(64, 48), replace(planes, on_device=True)) for image in images]
     assert plain.shape == (128, 96, 3) and not np.array_equal(codes[0], codes[1])
     np.testing.assert_array_equal(codes, again)
     assert not any(isinstance(one, np.ndarray) for one in staying)

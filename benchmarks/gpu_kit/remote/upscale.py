@@ -83,7 +83,7 @@ def _in_flight(one: Any, backend: str, image: Any, wanted: Any, slots: int, coun
 
     last: list[Any] = []
     with Upscaler(one, backend=backend, schedule=Schedule(slots=slots)) as upscale:
-        work = partial(upscale.run_tiling, tiling=upscale.plan(*image.shape[:2]))
+        work = partial(upscale._run_tiling, tiling=upscale._plan(*image.shape[:2]))
         run_pipeline(itertools.repeat(image, 4 * slots), work, drop, workers=slots)
         timing = run_pipeline(
             itertools.repeat(image, count), work, lambda large: last.__setitem__(slice(None), [large]), workers=slots

@@ -130,8 +130,8 @@ def frames_per_second(upscale: Upscaler, frame: Array, seconds: float) -> float:
 
     Raises: OutOfMemoryError, which `Upscaler` itself answers with smaller tiles; EngineError; UnhealthyOutputError.
     """
-    tiling = upscale.plan(*frame.shape[:2])
-    run = functools.partial(upscale.run_tiling, tiling=tiling)
+    tiling = upscale._plan(*frame.shape[:2])
+    run = functools.partial(upscale._run_tiling, tiling=tiling)
     workers = upscale.concurrency
     run_pipeline(itertools.repeat(frame, _WARM_UP * workers), run, _drop, workers=workers)
     timing = run_pipeline(_frames(frame, seconds, 2 * workers), run, _drop, workers=workers)
@@ -194,7 +194,7 @@ def _distinct_tiles(card: ModelCard, height: int, width: int) -> list[int]:
 def _measure(upscale: Upscaler, schedule: Schedule, frame: Array, seconds: float) -> Measurement:
     tiles = 0
     try:
-        tiles = len(upscale.plan(*frame.shape[:2]))
+        tiles = len(upscale._plan(*frame.shape[:2]))
         return Measurement(schedule, frames_per_second(upscale, frame, seconds), tiles)
     except (EngineError, UnhealthyOutputError, MemoryError) as exc:
         return Measurement(schedule, None, tiles, str(exc) or "out of memory")
