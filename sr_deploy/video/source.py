@@ -269,11 +269,16 @@ class VideoSource:
 
     def _video(self, container: InputContainer) -> VideoStream:
         try:
-            return main_video(container, self._stream)
+            video = main_video(container, self._stream)
         except VideoError as exc:
             found = ", ".join(f"{stream.index} {stream.type}" for stream in container.streams) or "none"
             wanted = "a video stream" if self._stream is None else f"video in stream {self._stream}"
             raise VideoError(f"{self._input.name}: expected {wanted}; its streams are: {found}.") from exc
+        if video.codec_context is None:
+            raise VideoError(
+                f"{self._input.name}: FFmpeg does not know the codec of its video, or it is damaged. Fetch it again."
+            )
+        return video
 
     def _first(self, frames: Iterator[av.VideoFrame], video: VideoStream) -> av.VideoFrame:
         try:

@@ -85,6 +85,17 @@ def test_a_hole_in_a_file_is_no_short_success(tmp_path: Path, suffix: str, place
     assert not error and any("damaged" in note for note in notes)
 
 
+def test_one_picture_less_at_the_end_is_a_loss_and_an_unknown_codec_an_error(clips: Clips, tmp_path: Path) -> None:
+    path, whole = tmp_path / "film.mkv", clips["cfr_mkv"].read_bytes()
+    last = int(max(reader.ffprobe(clips["cfr_mkv"], "-show_packets")["packets"], key=lambda packet: packet["pts"])["pos"])
+    path.write_bytes(whole[:last] + b"\xec" + whole[last + 1 :])
+    count, error, _ = read(path)
+    assert count in (58, 59) and "is damaged at 0:00:01." in error
+    (tmp_path / "film.mp4").write_bytes(clips["cfr"].read_bytes().replace(b"avc1", b"qqqq"))
+    with pytest.raises(VideoError, match="FFmpeg does not know the codec"):
+        VideoSource(tmp_path / "film.mp4")
+
+
 def test_a_file_that_breaks_after_its_first_picture_keeps_its_promise(tmp_path: Path) -> None:
     """Matroska tells no time of decoding for the first pictures where some are out of order."""
     path = tmp_path / "film.mkv"
