@@ -109,11 +109,33 @@ def refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
         )
 
 
+def _refuse_damage(path: Path, archive: zipfile.ZipFile) -> None:
+    """Compare the checksums of an archive, which torch does not; it may also have been told to write none.
+
+    Raises: CheckpointError when some fit and others do not.
+    """
+    members = archive.infolist()
+    damaged = [member.filename for member in members if not _fits_its_checksum(archive, member)]
+    if 0 < len(damaged) < len(members):
+        raise CheckpointError(f"{path}: damaged (wrong checksum of {damaged[0]}); download or copy it again")
+
+
+def _fits_its_checksum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(member) as file:
+            while file.read(1 << 20):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
+
+
 def _refuse_other_archives(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             refuse_bomb(path, archive)
+            _refuse_damage(path, archive)
     except CheckpointError:
         raise
     except Exception as exc:  # a damaged directory makes zipfile raise half a dozen kinds of errors

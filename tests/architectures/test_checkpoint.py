@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -365,6 +366,26 @@ def test_a_photo_is_told_for_what_it_is(shared: Path, tmp_path: Path) -> None:
     (tmp_path / "net.pth").write_bytes((shared / "faults" / "exif6_thumb.jpg").read_bytes())
     with pytest.raises(CheckpointError, match="a JPEG picture"):
         read_checkpoint(tmp_path / "net.pth")
+
+
+def test_weights_that_do_not_fit_their_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save({"conv.weight": torch.full((64,), 0.1), "conv.bias": torch.zeros(4)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(np.full(64, 0.1, np.float32).tobytes()) + 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"damaged \(wrong checksum of net/data/0\); download or copy it again"):
+        read_checkpoint(path)
+
+
+def test_weights_without_checksums(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"conv.weight": torch.full((64,), 0.1)}, tmp_path / "net.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert read_checkpoint(tmp_path / "net.pth").state.keys() == {"conv.weight"}
 
 
 def test_a_zip_directory_of_nonsense_is_our_error(tmp_path: Path) -> None:

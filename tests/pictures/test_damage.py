@@ -22,6 +22,7 @@ from sr_deploy.errors import ImageError
 from sr_deploy.pictures.image import Picture, decode_image, is_animated, is_whole, read_image, write_image
 
 SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[:40, :60], np.uint8(90)), axis=2).astype(np.uint8) * np.uint8(4)
+NOISY = np.random.default_rng(1).integers(0, 255, (33, 40, 3), np.uint8)
 KINDS = [
     *(("RGB", name) for name in ("tiff_adobe_deflate", "tiff_deflate", "tiff_lzw", "jpeg", "packbits")),
     *(("I;16", name) for name in ("tiff_adobe_deflate", "tiff_lzw")),
@@ -111,10 +112,18 @@ def test_complaints_are_heard_without_stderr() -> None:
     assert b"its pixels are damaged" in told
 
 
-@pytest.mark.parametrize("format", ["JPEG2000", "JPEG", "WEBP", "GIF", "AVIF", "PNG"])
-def test_what_pillow_refuses_of_other_formats_is_refused(format: str, capfd: pytest.CaptureFixture[str]) -> None:
+FORMATS: list[tuple[str, dict[str, object]]] = [
+    *((format, {}) for format in ("JPEG2000", "JPEG", "WEBP", "GIF", "AVIF", "PNG")),
+    ("WEBP", {"lossless": True}),
+]
+
+
+@pytest.mark.parametrize(("format", "options"), FORMATS)
+def test_what_pillow_refuses_of_other_formats_is_refused(
+    format: str, options: dict[str, object], capfd: pytest.CaptureFixture[str]
+) -> None:
     file = io.BytesIO()
-    Image.fromarray(SMOOTH).save(file, format)
+    Image.fromarray(SMOOTH if format != "WEBP" else NOISY).save(file, format, **options)
     data, dice, refused = file.getvalue(), random.Random(7), 0
     for number in range(60):
         damaged = bytearray(data)
@@ -208,3 +217,13 @@ def test_animations_are_known(tmp_path: Path, suffix: str, count: int) -> None:
     path = tmp_path / f"a{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:], icc_profile=random.Random(0).randbytes(90_000))
     assert is_animated(path) == (count > 1)
+
+
+def test_a_fourth_channel_without_a_meaning_is_no_alpha() -> None:
+    file = io.BytesIO()
+    Image.fromarray(NOISY).convert("RGBA").save(file, "TIFF")
+    entry, unsaid = (struct.pack("<HHII", 338, 3, 1, meaning) for meaning in (2, 0))
+    picture = decode_image(file.getvalue().replace(entry, unsaid))
+    assert np.array_equal(picture.pixels, NOISY)
+    assert picture.alpha is None
+    assert picture.lost == ("channel without a meaning",)

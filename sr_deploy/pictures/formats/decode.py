@@ -1,7 +1,8 @@
-"""Encoded bytes to RGB or gray arrays through OpenCV, whose complaints are not ignored."""
+"""Encoded bytes to RGB or gray arrays: through OpenCV, whose complaints are heard; WebP through Pillow, it has none there."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sr_deploy.errors import first_line
 from sr_deploy.pictures.formats import ContainerError, Header
 
 # libjpeg and libpng report damage on the C-level stderr only, libtiff and OpenJPEG in OpenCV's log; most of them then deliver
@@ -46,7 +48,8 @@ def decode(data: NDArray[np.uint8], header: Header) -> tuple[NDArray[Any], NDArr
 
     Raises: ContainerError when the decoder refuses, complains of damage, or gives something else than the header says.
     """
-    image, complaint = _imdecode(data, logged=header.format in ("tiff", "jp2"))
+    webp = header.format == "webp"
+    image, complaint = _decode_webp(data) if webp else _imdecode(data, logged=header.format in ("tiff", "jp2"))
     if complaint:
         raise ContainerError(f"its pixels are damaged ({complaint}); get a good copy of the file")
     if image is None:
@@ -98,6 +101,19 @@ def _imdecode(data: NDArray[np.uint8], *, logged: bool) -> tuple[NDArray[Any] | 
         raise ContainerError("there is not enough memory to decode it; close other programs or use a smaller picture") from exc
     found = _DAMAGE.search(heard)
     return image, next(filter(None, found.groups())).decode("ascii", "replace").strip() if found else ""
+
+
+def _decode_webp(data: NDArray[np.uint8]) -> tuple[NDArray[Any] | None, str]:
+    """As `_imdecode`. OpenCV delivers what libwebp had when it gave up."""
+    import cv2
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    try:
+        with WebPImageFile(io.BytesIO(data.tobytes())) as picture:
+            image = np.array(picture)
+    except (OSError, SyntaxError, ValueError) as exc:
+        return None, first_line(exc)
+    return cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR, dst=image), ""
 
 
 @contextmanager

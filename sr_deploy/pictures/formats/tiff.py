@@ -78,8 +78,11 @@ def read_header(data: memoryview) -> Header:
         header.alpha = "none"
     else:
         header.icc = _bytes(data, page.get(_ICC))
-        if one(_EXTRA_SAMPLES, 2) == 1:
+        if (meaning := one(_EXTRA_SAMPLES, 2)) == 1:
             header.alpha = "premultiplied"
+        elif meaning == 0:
+            header.alpha = "none"
+            header.lost.append("channel without a meaning")
     return header
 
 
