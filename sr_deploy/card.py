@@ -230,7 +230,9 @@ def _loads(text: str, where: str) -> Any:
         raise ValueError(f"{word} is no number of JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        table = json.loads(text, parse_constant=refuse)
+        json.dumps(table, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return table
     except (ValueError, RecursionError) as exc:
         raise BundleError(f"{where}: not readable as a card ({exc}); export the bundle again") from exc
 

@@ -116,7 +116,7 @@ def test_a_graph_outside_of_its_bundle_is_refused(written: Bundle, file: str) ->
         Bundle.open(written.folder)
 
 
-@pytest.mark.parametrize("text", ["nonsense", "[" * 100_000, '{"name": NaN}', "null", "3"])
+@pytest.mark.parametrize("text", ["nonsense", "[" * 100_000, '{"name": NaN}', "null", "3", '{"name": "\\ud800"}'])
 def test_metadata_that_is_no_card(text: str) -> None:
     with pytest.raises(BundleError):
         ModelCard.from_json(text, where="metadata")
