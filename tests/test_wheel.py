@@ -71,7 +71,7 @@ def test_a_wheel_has_the_recipes_and_targets(wheel: Path) -> None:
     expected = {f"sr_deploy/data/{folder}/{name}" for folder, names in SETTINGS.items() for name in names}
     assert all(SETTINGS.values()) and expected == {name for name in inside if name.startswith("sr_deploy/data/")}
     assert {"sr_deploy/py.typed", "sr_deploy/export/report.css", "sr_deploy/models/fast-x4/card.json"} <= inside
-    assert not any("weights" in name or name.endswith("box.py") for name in inside)
+    assert not any(name.endswith((".pth", ".safetensors", "box.py")) for name in inside)
 
 
 def test_an_editable_install_points_at_the_tree(source: Path, tmp_path: Path) -> None:

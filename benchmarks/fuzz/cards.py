@@ -78,7 +78,9 @@ class Cards(Kind):
 
 def upscale(model: str | Path, folder: Path, run: Run) -> bool:
     Image.fromarray(picture()).save(folder / "in.png")
-    code, _ = run.call("upscale", folder / "in.png", "-m", model, "-o", f"{folder / 'out'}/", "--fp32", "--no-progress")
+    code, _ = run.call(
+        "upscale", folder / "in.png", "-m", model, "-o", f"{folder / 'out'}/", "--fp32", "--strict", "--no-progress"
+    )
     run.check_leftovers(folder / "out", [folder / "out" / "in.png"] if code == 0 else [])
     return code == 0
 

@@ -45,7 +45,11 @@ class Metadata:
     geo: tuple[Field, ...] = ()
 
     def scaled(self, down: float, across: float) -> Metadata:
-        """Of the picture with a height and width so many times as large; dots per inch stay."""
+        """Of the picture in another size; dots per inch stay.
+
+        down: factor of its height.
+        across: factor of its width.
+        """
         if not self.geo:
             return self
         from sr_deploy.pictures.formats import geotiff

@@ -67,8 +67,12 @@ def test_a_checkpoint(invoke: Invoke, tmp_path: Path) -> None:
     assert {reading["value_range"] for reading in document["readings"]} == {1.0, 255.0}
 
 
-def test_what_spandrel_knows_is_told_as_export_takes_it(invoke: Invoke, shared: Path) -> None:
+def test_what_spandrel_knows_is_told_as_export_takes_it(invoke: Invoke, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("einops")
+    from sr_deploy import architectures
+    from sr_deploy.architectures import REGISTRY
+
+    monkeypatch.setattr(architectures, "REGISTRY", tuple(entry for entry in REGISTRY if entry.name != "compact"))
     path = shared / "checkpoints" / "sudo_UltraCompact_2x_1.121.175_G.pth"
     document = json.loads(invoke("inspect", path, "--json").stdout)
     assert (document["kind"], document["architecture"], document["config"]["scale"]) == ("checkpoint", "Compact", 2)

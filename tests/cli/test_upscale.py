@@ -12,10 +12,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from click.testing import Result
 from PIL import Image
 
+from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard
 from sr_deploy.device.gpu import GPU, Survey
 from sr_deploy.pictures.image import Picture, read_image, write_image
 from tests.graphs import image_graph, masked_bundle, save
@@ -309,7 +311,9 @@ def test_tiles_do_nothing_for_whole_images(invoke: Invoke, pictures: list[Path])
 
 
 def test_a_tile_that_diverges_costs_no_picture_unless_strict(invoke: Invoke, pictures: list[Path], tmp_path: Path) -> None:
-    network = save(image_graph(gain=12.0), tmp_path, "diverges.onnx")
+    model = image_graph(gain=12.0)
+    onnx.helper.set_model_props(model, {GRAPH_METADATA_KEY: ModelCard("net", "test", 2, 3).to_json()})
+    network = save(model, tmp_path, "diverges.onnx")
     result = invoke("upscale", pictures[2], "-m", network, "-o", "out", "--json")
     assert result.exit_code == 0
     document = json.loads(result.stdout)

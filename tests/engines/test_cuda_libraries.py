@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.engines import cuda_libraries as module
-from sr_deploy.engines.cuda_libraries import Library, cuda_libraries, load, remedy, tensorrt_libraries
+from sr_deploy.engines.cuda_libraries import SharedLibrary, cuda_libraries, load, remedy, tensorrt_libraries
 
-Compile = Callable[..., Library]
+Compile = Callable[..., SharedLibrary]
 
 _ASKS = """#include <stdlib.h>
 const char *asked;
@@ -50,9 +50,9 @@ def compile_library(request: pytest.FixtureRequest) -> Compile:
         pytest.skip("there is no gcc")
     test = "".join(letter for letter in request.node.name if letter.isalnum())
 
-    def compile_library(folder: Path, name: str, *needs: tuple[Path, Library], code: str = "") -> Library:
+    def compile_library(folder: Path, name: str, *needs: tuple[Path, SharedLibrary], code: str = "") -> SharedLibrary:
         folder.mkdir(parents=True, exist_ok=True)
-        library = Library(f"lib{test}{name}.so.13", f"nvidia-{name}~=13.0")
+        library = SharedLibrary(f"lib{test}{name}.so.13", f"nvidia-{name}~=13.0")
         calls = "".join(f"+{Path(need.file).name.split('.')[0]}()" for _, need in needs)
         declared = "".join(f"int {Path(need.file).name.split('.')[0]}(void);" for _, need in needs)
         source = folder / f"{name}.c"
@@ -111,10 +111,10 @@ def test_libraries_find_tf32_off_when_they_are_loaded_unless_the_user_said_other
 
 def test_what_is_missing_is_named_with_the_line_that_brings_it(site: Path, compile_library: Compile) -> None:
     there = compile_library(site / "nvidia" / "x" / "lib", "there")
-    absent = Library("libabsent.so.13", "nvidia-absent~=13.0")
-    optional = Library("liboptional.so.13", "nvidia-optional~=13.0", needed=False)
-    missing = load([there, optional, absent, Library("libtwin.so.13", absent.wheel)])
-    assert list(missing) == [optional, absent, Library("libtwin.so.13", absent.wheel)]
+    absent = SharedLibrary("libabsent.so.13", "nvidia-absent~=13.0")
+    optional = SharedLibrary("liboptional.so.13", "nvidia-optional~=13.0", needed=False)
+    missing = load([there, optional, absent, SharedLibrary("libtwin.so.13", absent.wheel)])
+    assert list(missing) == [optional, absent, SharedLibrary("libtwin.so.13", absent.wheel)]
     assert remedy(missing).startswith(
         "liboptional.so.13, libabsent.so.13, libtwin.so.13 cannot be loaded (libabsent.so.13: cannot open shared object file"
     )

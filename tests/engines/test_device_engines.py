@@ -283,7 +283,7 @@ def opened(**options: Any) -> DeviceEngine:
 @pytest.fixture
 def fake_gpu(on_gpu: FakeSession, monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
     device = FakeGPU(on_gpu.calls)
-    monkeypatch.setattr(onnxruntime_module, "Device", lambda _: device)
+    monkeypatch.setattr("sr_deploy.device.device.Device", lambda _: device)
     return device
 
 

@@ -249,7 +249,7 @@ def test_a_library_that_only_some_versions_need_is_told_when_the_provider_does_n
 ) -> None:
     machine(monkeypatch, L4)
     fake_runtime(monkeypatch, provider=f"{'CUDA' if comes_up else 'CPU'}ExecutionProvider", cuda="13.0")
-    optional = cuda_libraries.Library("libcufft.so.99", "nvidia-cufft~=99.0", needed=False)
+    optional = cuda_libraries.SharedLibrary("libcufft.so.99", "nvidia-cufft~=99.0", needed=False)
     monkeypatch.setattr(cuda_libraries, "cuda_libraries", lambda _: (optional,))
     if comes_up:
         assert select_backend("onnxruntime-cuda").name == "onnxruntime-cuda"

@@ -20,7 +20,6 @@ FAMILIES = [
     ("rlfn_ntire_x4.pth", "rlfn_ntire_x4"),
     ("reprfn_ntire_x4.pth", "reprfn_ntire_x4"),
     ("net_g_BSRN_x4.pth", "bsrn_x4"),
-    ("net_g_BSRN-S.pth", "bsrn_s_x4"),
     ("PANx2_DF2K.pth", "pan_x2"),
     ("ECBSR_M4C16_x2.pth", "ecbsr_m4c16_x2"),
 ]

@@ -65,8 +65,11 @@ def assert_same_film(result: Path, expected: Path, pixel_format: str) -> None:
     assert (difference > 1).mean() < 2e-3
 
 
+FILMS = [*((clip, "planes") for clip in CLIPS), ("hdr10", "pixels")]
+
+
 @pytest.mark.usefixtures("machine")
-@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize(("clip", "machine"), FILMS, indirect=["machine"])
 def test_films_are_those_of_the_host(clips: Clips, tmp_path: Path, exact: Path, nvdec: fake_nvcodec.Machine, clip: str) -> None:
     expected, _ = upscaled(clips[clip], tmp_path / "cpu.mkv", exact, decode="cpu")
     assert not nvdec.opened
@@ -111,6 +114,7 @@ def turn(call: int, decoded: list[DecodedFrame]) -> list[DecodedFrame]:
 
 
 @pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("machine", ["planes"], indirect=True)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

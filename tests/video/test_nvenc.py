@@ -87,17 +87,18 @@ def assert_same_film(result: Path, expected: Path, pixel_format: str) -> None:
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
-    ("clip", "codec", "pixel_format", "decoder"),
+    ("clip", "codec", "pixel_format", "decoder", "machine"),
     [
-        ("cfr", "h264_nvenc", "yuv420p", "cpu"),
-        ("vfr_mp4", "hevc_nvenc", "yuv420p", "nvdec"),
-        ("rotated", "hevc_nvenc", "yuv420p", "nvdec"),
-        ("full_range", "h264_nvenc", "yuv420p", "nvdec"),
-        ("offset", "h264_nvenc", "yuv420p", "cpu"),
-        ("yuv444", "h264_nvenc", "yuv444p", "nvdec"),
-        ("hdr10", "hevc_nvenc", "yuv420p10le", "nvdec"),
-        ("hdr10", "hevc_nvenc", "yuv420p10le", "cpu"),
+        ("cfr", "h264_nvenc", "yuv420p", "cpu", "pixels"),
+        ("vfr_mp4", "hevc_nvenc", "yuv420p", "nvdec", "planes"),
+        ("rotated", "hevc_nvenc", "yuv420p", "nvdec", "planes"),
+        ("full_range", "h264_nvenc", "yuv420p", "nvdec", "planes"),
+        ("offset", "h264_nvenc", "yuv420p", "cpu", "planes"),
+        ("yuv444", "h264_nvenc", "yuv444p", "nvdec", "planes"),
+        ("hdr10", "hevc_nvenc", "yuv420p10le", "nvdec", "planes"),
+        ("hdr10", "hevc_nvenc", "yuv420p10le", "cpu", "planes"),
     ],
+    indirect=["machine"],
 )
 def test_films_are_those_of_the_host(
     clips: Clips,
