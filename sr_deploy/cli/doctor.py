@@ -18,7 +18,7 @@ from sr_deploy.errors import MissingDependencyError, SrDeployError, UsageError
 if TYPE_CHECKING:
     from sr_deploy.device.gpu import Survey
 
-NEEDED = ("numpy", "onnx", "opencv-python-headless", "click", "tqdm")
+NEEDED = ("numpy", "onnx", "opencv-python-headless", "pillow", "click", "tqdm")
 OPTIONAL = ("openvino", "onnxruntime", "onnxruntime-gpu", "torch", "safetensors", "onnxscript", "spandrel")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "asimd", "bf16")
 
