@@ -142,7 +142,7 @@ def _absent(package: str) -> bool:
     """OpenCV comes under several names; what counts is whether it can be imported."""
     import importlib.util
 
-    module = "cv2" if package.startswith("opencv") else package
+    module = {"opencv-python-headless": "cv2", "pillow": "PIL"}.get(package, package)
     return importlib.util.find_spec(module) is None
 
 
