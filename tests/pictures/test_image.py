@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import struct
@@ -83,7 +84,9 @@ def save(path: Path, picture: Image.Image, **options: Any) -> Path:
     return path
 
 
+@functools.cache
 def srgb_profile() -> bytes:
+    """It holds the second in which it was made."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 

@@ -142,13 +142,14 @@ def _listening() -> Iterator[bytearray]:
         try:
             yield heard
         finally:
-            messages.seek(0)
-            heard += messages.read()
             if saved is None:
                 os.close(2)
             else:
                 os.dup2(saved, 2)
                 os.close(saved)
+            messages.seek(0)
+            heard += messages.read()
+            if saved is not None:
                 os.write(2, _COMPLAINTS.sub(b"", heard))
 
 
