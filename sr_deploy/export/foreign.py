@@ -14,8 +14,8 @@ from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.foreign import VALUE_RANGES, Portable, ranged, same_pixels, to_portable
 from sr_deploy.errors import BundleError, ExportError, first_line
-from sr_deploy.export.hypothesis import Candidate, choose
-from sr_deploy.export.subject import Request, Subject
+from sr_deploy.export.hypothesis import Candidate
+from sr_deploy.export.subject import Request, Subject, choose_foreign
 from sr_deploy.probe_picture import as_input, degrade, probe_picture
 
 
@@ -40,14 +40,7 @@ def from_onnx(path: Path, request: Request) -> Subject:
     if "value_range" not in request.settings and _knows_no_range(graphs, portable):
         del graphs[255.0]
     candidates = [_candidate(graph, portable, value_range) for value_range, graph in graphs.items()]
-    choice = choose(
-        candidates,
-        requested=request.settings,
-        decided_by=request.decided_by,
-        size_multiple=portable.size_multiple,
-        anyway=request.anyway,
-        where=path.name,
-    )
+    choice = choose_foreign(candidates, request, path.name, size_multiple=portable.size_multiple)
     value_range, graph = list(graphs.items())[choice.index]
     return Subject(
         architecture="ONNX graph",

@@ -15,8 +15,8 @@ from torch import nn
 from sr_deploy.architectures.checkpoint import refuse_bomb
 from sr_deploy.errors import CheckpointError, ExportError, first_line
 from sr_deploy.export.certify import as_function
-from sr_deploy.export.hypothesis import Candidate, choose
-from sr_deploy.export.subject import PROBE, Request, Subject, channels_of, scale_of
+from sr_deploy.export.hypothesis import Candidate
+from sr_deploy.export.subject import PROBE, Request, Subject, channels_of, choose_foreign, scale_of
 
 _PICKLED = re.compile(r".+\.(pt|pth|pkl)|(custom|opaque)_obj_.*")
 
@@ -74,13 +74,7 @@ def from_program(path: Path, request: Request) -> Subject:
     scale = scale_of(shape, channels, where=path.name)
     ranges = (1.0, 255.0)
     candidates = [_candidate(module, scale, channels, value_range) for value_range in ranges]
-    choice = choose(
-        candidates,
-        requested=request.settings,
-        decided_by=request.decided_by,
-        anyway=request.anyway,
-        where=path.name,
-    )
+    choice = choose_foreign(candidates, request, path.name)
     original = candidates[choice.index].reference()
     return Subject(
         architecture="torch.export program",

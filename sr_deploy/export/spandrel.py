@@ -25,8 +25,8 @@ from sr_deploy.apart import main, run_apart
 from sr_deploy.architectures import read_checkpoint
 from sr_deploy.errors import ExportError, MissingDependencyError, SrDeployError, UnknownArchitectureError
 from sr_deploy.export.certify import as_function
-from sr_deploy.export.hypothesis import Candidate, choose
-from sr_deploy.export.subject import Request, Subject, channels_of
+from sr_deploy.export.hypothesis import Candidate
+from sr_deploy.export.subject import Request, Subject, channels_of, choose_foreign
 from sr_deploy.export.trace import trace
 
 SPANDREL_INSTALL = "pip install --no-deps spandrel einops"
@@ -86,14 +86,7 @@ def from_spandrel(path: Path, request: Request, *, unknown: UnknownArchitectureE
     found = find(path, unknown=unknown)
     graph = _trace_apart(path, found)
     candidate = Candidate(found.scale, found.channels, {"value_range": 1.0}, {}, lambda: found.network)
-    choice = choose(
-        [candidate],
-        requested=request.settings,
-        decided_by=request.decided_by,
-        size_multiple=found.size_multiple,
-        anyway=request.anyway,
-        where=path.name,
-    )
+    choice = choose_foreign([candidate], request, path.name, size_multiple=found.size_multiple)
     return Subject(
         architecture=found.name,
         scale=found.scale,

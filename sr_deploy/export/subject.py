@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -18,7 +19,7 @@ from sr_deploy.card import Detection
 from sr_deploy.engines.parity import Look, Refine
 from sr_deploy.errors import ExportError
 from sr_deploy.export.certify import ImageFunction, as_function
-from sr_deploy.export.hypothesis import Candidate, choose
+from sr_deploy.export.hypothesis import Candidate, Choice, choose
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,18 @@ def scale_of(shape: tuple[int, ...], channels: int, *, where: str) -> int:
     if len(shape) != 4 or shape[1] != channels or shape[2] != shape[3] or shape[2] % PROBE or not shape[2]:
         raise ExportError(f"{where}: makes {shape} of (1, {channels}, {PROBE}, {PROBE}), expected a whole-numbered scale")
     return shape[2] // PROBE
+
+
+def choose_foreign(candidates: Sequence[Candidate], request: Request, where: str, *, size_multiple: int = 1) -> Choice:
+    """The reading of a foreign network, as `choose` finds it for what was asked."""
+    return choose(
+        candidates,
+        requested=request.settings,
+        decided_by=request.decided_by,
+        size_multiple=size_multiple,
+        anyway=request.anyway,
+        where=where,
+    )
 
 
 def as_functions(parts: Parts) -> tuple[Look, Refine]:
