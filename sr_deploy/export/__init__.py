@@ -99,10 +99,14 @@ def export_bundle(
         bundle = _write(folder, graphs, certified.links)
         certified.write_probes(folder)
         say("drawing the report")
-        halves = {part: network.half for part, network in graphs.networks.items()}
-        activations = {part: network.activations for part, network in graphs.networks.items()}
-        write_report(folder, bundle, subject.original, certified.halved, halves, activations)
+        _draw(folder, bundle, subject, graphs, certified.halved)
     return Bundle.open(target)
+
+
+def _draw(folder: Path, bundle: Bundle, subject: Subject, graphs: _Graphs, halved: ImageFunction) -> None:
+    halves = {part: network.half for part, network in graphs.networks.items()}
+    activations = {part: network.activations for part, network in graphs.networks.items()}
+    write_report(folder, bundle, subject.original, halved, halves, activations)
 
 
 def _recipe(checkpoint: Path, given: str | Path | None) -> Recipe | None:
