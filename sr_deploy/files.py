@@ -38,23 +38,44 @@ def write_whole(path: Path, part: Path, contents: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def growing(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write, which takes the name `path` when the block is left well, and vanishes otherwise.
+class Growing:
+    """A new file that takes the name `path` once it is complete; `part` is where it grows, `file` writes it.
 
     It grows beside `path`, as STEM.PROCESS-RANDOM.part: short, so that any name that fits the file system still does; unique,
     so that two writers never share it; locked, so that `sweep` knows it for one that grows.
 
+    Raises: OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.part = path.with_name(f"{path.stem[:40]}.{os.getpid():x}-{secrets.token_hex(4)}.part")
+        self.file = self.part.open("xb")
+        _lock(self.file)
+
+    def keep(self) -> None:
+        """Give the file its name. Raises: OSError, with `path` as it was."""
+        self.file.close()
+        self.part.replace(self._path)
+
+    def abandon(self) -> None:
+        """Remove the file; harmless once it has its name."""
+        self.file.close()
+        self.part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def growing(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write, which takes the name `path` when the block is left well, and vanishes otherwise.
+
     Raises: OSError, with `path` as it was.
     """
-    part = path.with_name(f"{path.stem[:40]}.{os.getpid():x}-{secrets.token_hex(4)}.part")
+    grows = Growing(path)
     try:
-        with part.open("xb") as file:
-            _lock(file)
-            yield file
-        part.replace(path)
+        yield grows.file
+        grows.keep()
     except BaseException:
-        part.unlink(missing_ok=True)
+        grows.abandon()
         raise
 
 

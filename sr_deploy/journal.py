@@ -1,11 +1,13 @@
-"""What a video run has finished so far: a folder of segments beside the target, and a journal that vouches for them.
+"""What a video run has finished so far: a folder of segments beside the target, each with a sidecar that vouches for it.
 
 TARGET.part/
-  journal.jsonl   first what the segments were made of and with, then one line per finished segment
-  lock            held by the process that is at work; the system releases it with the process
-  000000.mkv      segments, each complete and on the disk before its line is
+  run.json        what the segments are made of and with
+  lock            held by the process that resumes or joins; the system releases it with the process
+  000000.mkv      segments, each complete and on the disk before its sidecar is
+  000000.json     the sidecar of a segment
 
-A line counts when it is whole, and a segment when it is what its line says; whatever does not count is made again.
+A segment counts when it is what its sidecar says; whatever does not count is made again. Whoever makes a segment needs no lock:
+its files take their names when they are complete, and who is last wins.
 """
 
 from __future__ import annotations
@@ -23,23 +25,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from sr_deploy.errors import UsageError, VideoError
-from sr_deploy.files import sync
+from sr_deploy.files import growing, sweep, sync
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-JOURNAL_FORMAT = 1
-_JOURNAL = "journal.jsonl"
+FORMAT = {"format of the journal": 2}
+_RUN = "run.json"
 _LOCK = "lock"
-_OURS = re.compile(r"(\d{6}|joined)\.")
-_CONCLUDED = {"concluded": True}
+_CONCLUDED = "concluded"
+_OURS = re.compile(r"(\d{6,}|joined)\.")
+_SIDECAR = re.compile(r"\d{6,}\.json")
 
 
 @dataclass(frozen=True)
 class SegmentRecord:
-    """A finished segment: its place in the order, its file, and what is in it. first, last: pts."""
+    """A finished segment: its place in the order, its file, and what is in it. first, last: pts; identity: of the run."""
 
     index: int
     name: str
@@ -48,6 +51,7 @@ class SegmentRecord:
     last: int
     bytes: int
     sha256: str
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Journal:
         with _own_errors(folder):
             self._lock = _locked(folder)
             try:
-                self._start(json.loads(json.dumps(identity)), replace, fresh)
+                self._start(_whole(identity), replace, fresh)
             except BaseException:
                 self.close()
                 raise
@@ -102,18 +106,14 @@ class Journal:
 
     def path(self, index: int, suffix: str) -> Path:
         """Where the segment of that number belongs."""
-        return self.folder / f"{index:06d}{suffix}"
+        return segment_path(self.folder, index, suffix)
 
     def add(self, index: int, path: Path, *, frames: int, first: int, last: int) -> SegmentRecord:
-        """Vouch for a segment whose file is complete; both are on the disk when this returns.
+        """`vouch` for a segment, and count it.
 
         Raises: VideoError when the disk refuses.
         """
-        with _own_errors(path):
-            sync(path)
-            sync(self.folder)
-            segment = SegmentRecord(index, path.name, frames, first, last, path.stat().st_size, _sha256(path))
-            self._append(asdict(segment))
+        segment = _vouch(path, index, self._identity, frames, first, last)
         self._segments[index] = segment
         return segment
 
@@ -124,7 +124,8 @@ class Journal:
     def conclude(self) -> None:
         """Note that the target is about to take its name, so that whoever finds both knows that the folder is done with."""
         with _own_errors(self.folder):
-            self._append(_CONCLUDED)
+            (self.folder / _CONCLUDED).touch()
+            sync(self.folder)
 
     def remove(self) -> None:
         """Delete the folder: the target is complete."""
@@ -138,46 +139,65 @@ class Journal:
         self.close()
 
     def _start(self, identity: dict[str, Any], replace: bool, fresh: bool) -> None:
-        header, lines = _read(self.folder / _JOURNAL)
-        if header is not None and lines and not fresh and not (replace and header != identity):
+        self._identity = _digest(identity)
+        header = _header(self.folder / _RUN)
+        found = [] if fresh or header is None else [one for one in _sidecars(self.folder) if one.identity == _digest(header)]
+        if found and header is not None and not replace:
             _require_same(self.folder, header, identity)
-            self._segments = {line.index: line for line in lines if self._is_intact(line)}
-        kept = {segment.name for segment in self._segments.values()}
+        sweep(self.folder)
+        anew = fresh or header != identity
         for path in self.folder.iterdir():
-            if _OURS.match(path.name) and path.name not in kept:
-                path.unlink()
-        self._rewrite(identity)
+            ours = _OURS.match(path.name)
+            if path.name == _CONCLUDED or (ours and (ours[1] == "joined" or (anew and path.suffix != ".part"))):
+                path.unlink(missing_ok=True)
+        if anew:
+            _write(self.folder / _RUN, identity)
+        else:
+            self._segments = {segment.index: segment for segment in found if _is_intact(self.folder, segment)}
 
-    def _is_intact(self, segment: SegmentRecord) -> bool:
-        path = self.folder / segment.name
-        try:
-            return path.stat().st_size == segment.bytes and _sha256(path) == segment.sha256
-        except OSError:
-            return False
 
-    def _rewrite(self, identity: dict[str, Any]) -> None:
-        """The journal without torn and refuted lines, at once in place of the old one."""
-        part = self.folder / f"{_JOURNAL}.part"
-        lines = [{"format": JOURNAL_FORMAT, "identity": identity}, *map(asdict, self.segments)]
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        sync(part)
-        part.replace(self.folder / _JOURNAL)
-        sync(self.folder)
+def segment_path(folder: Path, index: int, suffix: str) -> Path:
+    """Where the segment of that number belongs."""
+    return folder / f"{index:06d}{suffix}"
 
-    def _append(self, line: dict[str, Any]) -> None:
-        with (self.folder / _JOURNAL).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+
+def vouch(path: Path, index: int, identity: Mapping[str, Any], *, frames: int, first: int, last: int) -> SegmentRecord:
+    """Write the sidecar of a segment whose file is complete; both are on the disk when this returns.
+
+    Raises: VideoError when the disk refuses.
+    """
+    return _vouch(path, index, _digest(_whole(identity)), frames, first, last)
+
+
+def finished_segment(folder: Path, index: int, identity: Mapping[str, Any]) -> SegmentRecord | None:
+    """The segment of that number, where it is there and what its sidecar says."""
+    found = _read(_sidecar(segment_path(folder, index, "")))
+    known = found is not None and found.identity == _digest(_whole(identity)) and _is_intact(folder, found)
+    return found if known else None
+
+
+def _vouch(path: Path, index: int, identity: str, frames: int, first: int, last: int) -> SegmentRecord:
+    with _own_errors(path):
+        sync(path)
+        sync(path.parent)
+        segment = SegmentRecord(index, path.name, frames, first, last, path.stat().st_size, _sha256(path), identity)
+        _write(_sidecar(path), asdict(segment))
+    return segment
+
+
+def _whole(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """With the format of the journal, as JSON gives it back."""
+    whole: dict[str, Any] = json.loads(json.dumps({**FORMAT, **identity}))
+    return whole
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def clear_concluded(folder: Path) -> None:
     """Delete the part folder of a target that took its name just before its process was killed."""
-    try:
-        concluded = json.loads((folder / _JOURNAL).read_bytes().splitlines()[-1]) == _CONCLUDED
-    except (OSError, ValueError, IndexError):
-        return
-    if concluded:
+    if (folder / _CONCLUDED).exists():
         with contextlib.suppress(VideoError), _locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -212,36 +232,62 @@ def _lock(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, list[SegmentRecord]]:
-    """The identity and the lines up to the first that is torn; None without a header to trust."""
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _sidecars(folder: Path) -> Iterator[SegmentRecord]:
+    """Those that are whole, in order."""
+    for path in sorted(folder.iterdir()):
+        if _SIDECAR.fullmatch(path.name) and (found := _read(path)):
+            yield found
+
+
+def _read(sidecar: Path) -> SegmentRecord | None:
+    """What a sidecar says; None where there is none or it is torn."""
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return None, []
-    segments: list[SegmentRecord] = []
-    header: dict[str, Any] | None = None
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        header = _header(json.loads(lines[0])) if lines else None
-        for line in lines[1:]:
-            segments.append(SegmentRecord(**json.loads(line)))  # noqa: PERF401 - those before a torn line count
-    return header, segments
+        return SegmentRecord(**json.loads(sidecar.read_bytes()))
+    except (ValueError, TypeError, OSError):
+        return None
 
 
-def _header(line: dict[str, Any]) -> dict[str, Any]:
-    identity = line["identity"]
-    if not isinstance(identity, dict):
-        raise TypeError("no identity")
-    return identity | ({} if line["format"] == JOURNAL_FORMAT else {"format of the journal": line["format"]})
+def _is_intact(folder: Path, segment: SegmentRecord) -> bool:
+    path = folder / segment.name
+    try:
+        return path.stat().st_size == segment.bytes and _sha256(path) == segment.sha256
+    except OSError:
+        return False
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """What a run was begun with; None where there is nothing to trust."""
+    try:
+        header = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return header if isinstance(header, dict) and header.keys() >= FORMAT.keys() else None
+
+
+def _write(path: Path, contents: Mapping[str, Any]) -> None:
+    with growing(path) as file:
+        file.write(json.dumps(contents).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sync(path.parent)
 
 
 def _require_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [key for key in before | now if before.get(key) != now.get(key)]
-    if changed:
-        details = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed)
+    if details := differences(before, now):
         raise UsageError(
             f"{folder}: holds an unfinished run made differently ({details}); "
             "run it again as it was to continue it, or --overwrite to start anew"
         )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two identities do not share, in words; empty where they are the same."""
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return "; ".join(f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in changed)
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""TOML files -> frozen dataclasses, with strict keys; the files that come with sr-deploy, by name."""
+"""TOML and JSON files <-> frozen dataclasses, with strict keys; the files that come with sr-deploy, by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +17,9 @@ T = TypeVar("T")
 
 Folder = Literal["export", "training", "engines"]
 """Where files that come with sr-deploy stand: recipes of checkpoints, recipes of trainings, targets."""
+
+_FROM_TEXT: Mapping[type, Callable[[str], Any]] = {Fraction: Fraction, Path: Path, bytes: bytes.fromhex}
+"""What neither TOML nor JSON has a value for, from its text."""
 
 _CALLED = {"export": "recipe", "training": "recipe", "engines": "target"}
 _PACKAGE = Path(__file__).parent
@@ -82,6 +86,19 @@ def from_table(table: Mapping[str, Any], settings: type[T], *, where: str) -> T:
     return typing.cast(T, settings(**values))
 
 
+def to_table(settings: Any) -> Any:
+    """What `from_table` reads back, in values that JSON has: of a frozen dataclass and what is in it."""
+    if dataclasses.is_dataclass(settings):
+        return {field.name: to_table(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    if isinstance(settings, Mapping):
+        return {str(key): to_table(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [to_table(value) for value in settings]
+    if isinstance(settings, bytes):
+        return settings.hex()
+    return str(settings) if isinstance(settings, tuple(_FROM_TEXT)) else settings
+
+
 def _convert(value: Any, hint: Any, *, where: str) -> Any:
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
@@ -116,7 +133,13 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise UsageError(f"{where}: expected a table, got {value!r}")
-        return {key: _convert(item, arguments[1], where=f"{where}.{key}") for key, item in value.items()}
+        of_key = int if arguments[0] is int else str
+        return {of_key(key): _convert(item, arguments[1], where=f"{where}.{key}") for key, item in value.items()}
+    if hint in _FROM_TEXT and isinstance(value, str):
+        try:
+            return _FROM_TEXT[hint](value)
+        except (ValueError, ZeroDivisionError) as exc:
+            raise UsageError(f"{where}: expected {_type_name(hint)}, got {value!r}") from exc
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))):

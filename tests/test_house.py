@@ -49,8 +49,10 @@ MAY_IMPORT = {
     "upscaling": {"errors", "files", "pipeline", "pictures", "bundle", "card", "engines", "device"},
     "masked": {"errors", "pictures", "bundle", "card", "engines", "device", "upscaling"},
     "evaluation": {"errors", "metrics", "bicubic", "pictures", "upscaling", "masked"},
-    "video": {"errors", "files", "journal", "pipeline", "pictures", "device", "upscaling"},
-    "batch": {"errors", "files", "filetypes", "pipeline", "pictures", "upscaling", "video"},
+    "video": {"errors", "files", "settings", "journal", "pipeline", "pictures", "device", "upscaling"},
+    "batch": {
+        *("errors", "files", "filetypes", "card", "pipeline", "pictures", "models", "engines", "upscaling", "masked", "video"),
+    },
     "cli": set(),
 }
 """By room, those of ours that it may import, beside `arrays`; `cli` may import all, and nobody imports it."""

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sr_deploy.errors import UsageError, VideoError
-from sr_deploy.journal import Gap, Journal, clear_concluded
+from sr_deploy.files import Growing, growing
+from sr_deploy.journal import FORMAT, Gap, Journal, clear_concluded, vouch
 from sr_deploy.video.identity import source_identity
 
 MADE_WITH: dict[str, Any] = {"model": "a" * 64, "encoding": {"codec": "libx264", "crf": 17}, "options": [["a", "b"]]}
@@ -43,10 +44,6 @@ def gaps(folder: Path) -> list[Gap]:
         return list(journal.gaps())
 
 
-def lines(folder: Path) -> list[str]:
-    return (folder / "journal.jsonl").read_text().splitlines()
-
-
 def test_everything_is_missing_at_first(folder: Path) -> None:
     with open_journal(folder) as journal:
         assert list(journal.gaps()) == [Gap(0, None, None)]
@@ -59,8 +56,8 @@ def test_finished_segments_are_there_again(folder: Path) -> None:
         assert [segment.name for segment in journal.segments] == ["000000.mkv", "000001.mkv", "000002.mkv", "000003.mkv"]
         assert journal.frames == 40
         assert list(journal.gaps()) == [Gap(4, None, 39)]
-    assert json.loads(lines(folder)[0]) == {"format": 1, "identity": MADE_WITH}
-    assert json.loads(lines(folder)[2])["sha256"] == _sha256(bytes([1]) * 100)
+    assert json.loads((folder / "run.json").read_text()) == {"format of the journal": 2} | MADE_WITH
+    assert json.loads((folder / "000001.json").read_text())["sha256"] == _sha256(bytes([1]) * 100)
 
 
 def _sha256(data: bytes) -> str:
@@ -69,14 +66,12 @@ def _sha256(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_a_torn_last_line_makes_its_segment_missing(folder: Path, cut: int) -> None:
+def test_a_torn_sidecar_makes_its_segment_missing(folder: Path, cut: int) -> None:
     fill(folder)
-    journal = folder / "journal.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-cut])
+    sidecar = folder / "000003.json"
+    sidecar.write_bytes(sidecar.read_bytes()[: -1 - cut])
     assert gaps(folder) == [Gap(3, None, 29)]
-    assert not (folder / "000003.mkv").exists()
     fill(folder, 5)
-    assert len(lines(folder)) == 1 + 3 + 5
     assert gaps(folder) == [Gap(5, None, 49)]
 
 
@@ -90,7 +85,6 @@ def test_a_segment_that_is_not_what_its_line_says_is_missing(folder: Path, damag
         else:
             path.write_bytes(b"x" * 100 if damage == "changed" else path.read_bytes()[:50])
     assert gaps(folder) == [Gap(0, 1, None), Gap(2, 1, 19), Gap(4, None, 39)]
-    assert sorted(path.name for path in folder.glob("0*")) == ["000001.mkv", "000003.mkv"]
 
 
 def test_a_gap_can_be_filled(folder: Path) -> None:
@@ -102,20 +96,51 @@ def test_a_gap_can_be_filled(folder: Path) -> None:
     assert gaps(folder) == [Gap(4, None, 39)]
 
 
-def test_what_no_line_vouches_for_goes_and_the_rest_stays(folder: Path) -> None:
+def test_a_segment_without_a_sidecar_does_not_count(folder: Path) -> None:
     fill(folder)
-    (folder / "000004.mkv").write_bytes(b"half")
-    (folder / "000005.mkv.part").write_bytes(b"half")
+    (folder / "000004.mkv").write_bytes(b"its sidecar is still to come")
     (folder / "notes.txt").write_text("of somebody")
-    assert len(gaps(folder)) == 1
-    assert sorted(path.name for path in folder.iterdir() if path.name[:4] not in ("0000", "jour")) == ["lock", "notes.txt"]
-    assert len(list(folder.glob("0*"))) == 4
+    assert gaps(folder) == [Gap(4, None, 39)]
+    with open_journal(folder, fresh=True):
+        assert not list(folder.glob("0*"))
+        assert (folder / "notes.txt").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]\n", b'{"format": 1}\n', b'{"format": 1, "identity": 3}\n', b"\xff\n"])
+def test_what_a_dead_process_was_writing_goes_and_what_a_living_one_writes_stays(folder: Path) -> None:
+    fill(folder)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = folder / f"000004.{dead.pid:x}-0123abcd.part"
+    left.write_bytes(b"half")
+    grows = Growing(folder / "000005.mkv")
+    assert gaps(folder) == [Gap(4, None, 39)]
+    assert not left.exists()
+    assert grows.part.exists()
+    grows.abandon()
+
+
+def test_a_segment_of_another_run_does_not_count(folder: Path) -> None:
+    fill(folder)
+    path = folder / "000002.mkv"
+    vouch(path, 2, {"model": "b"}, frames=10, first=20, last=29)
+    assert gaps(folder) == [Gap(2, 1, 19), Gap(4, None, 39)]
+
+
+def test_who_finishes_last_wins(folder: Path) -> None:
+    fill(folder)
+    with Growing(folder / "000001.mkv").file as one, Growing(folder / "000001.mkv").file as other:
+        assert one.name != other.name
+    for content in (b"first", b"second"):
+        with growing(folder / "000001.mkv") as file:
+            file.write(content)
+        vouch(folder / "000001.mkv", 1, MADE_WITH, frames=10, first=10, last=19)
+    assert gaps(folder) == [Gap(4, None, 39)]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]\n", b'{"model": 2}\n', b"\xff\n"])
 def test_a_journal_without_a_header_counts_for_nothing(folder: Path, content: bytes) -> None:
     fill(folder)
-    (folder / "journal.jsonl").write_bytes(content)
+    (folder / "run.json").write_bytes(content)
     assert gaps(folder) == [Gap(0, None, None)]
 
 
@@ -131,11 +156,10 @@ def test_what_changed_is_named(folder: Path) -> None:
     assert gaps(folder) == [Gap(4, None, 39)], "a refused run changes nothing"
 
 
-def test_another_format_is_refused(folder: Path) -> None:
+def test_another_format_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(folder)
-    journal = folder / "journal.jsonl"
-    journal.write_text(journal.read_text().replace('"format": 1', '"format": 9', 1))
-    with pytest.raises(UsageError, match="format of the journal was 9"):
+    monkeypatch.setitem(FORMAT, "format of the journal", 9)
+    with pytest.raises(UsageError, match="format of the journal was 2, now 9"):
         open_journal(folder)
 
 
@@ -243,9 +267,9 @@ def test_numbered_pictures_are_known_by_all_of_them(tmp_path: Path) -> None:
     assert source_identity(pattern) != first
 
 
-def test_only_what_is_on_the_disk_has_a_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_on_the_disk_has_a_sidecar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     with open_journal(folder) as journal:
-        monkeypatch.setattr(os, "fsync", lambda handle: order.append(Path(f"/proc/self/fd/{handle}").readlink().name))
+        monkeypatch.setattr(os, "fsync", lambda handle: order.append(Path(f"/proc/self/fd/{handle}").readlink().suffix))
         add(journal, 0)
-    assert order == ["000000.mkv", folder.name, "journal.jsonl"]
+    assert order == [".mkv", ".part", ".part", ".part"], "the segment, the folder, the sidecar, the folder"

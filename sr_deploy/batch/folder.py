@@ -94,13 +94,15 @@ def upscale_files(
     video: VideoOptions | None = None,
     observer: Observer | None = None,
     upscaled: Callable[[Job, Picture], object] | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Summary:
     """Upscale files and folders, see `naming.py` for what is called how; returns what became of them.
 
     Pictures come first, then videos. Reading, upscaling and writing overlap, a handful of pictures are in memory at any time.
     An output that exists and is whole is skipped, a torn one is made again. An error in one picture is reported and the next
     one is done. video: how videos are made; their size and whether they are overwritten is that of the pictures. upscaled:
-    called with each picture as it was read, right after it was upscaled and before the next one is.
+    called with each picture as it was read, right after it was upscaled and before the next one is. shard: of N processes the
+    one of number I, as (I, N), which takes every Nth job.
 
     Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs, or `video` the only one; ImageError when
     the disk is full, because no other picture would fit either; MissingDependencyError.
@@ -108,6 +110,8 @@ def upscale_files(
     label = (size.label if size else "") or f"x{upscaler.scale}"
     naming = Naming(upscaler.bundle.card.name, label, suffix, extension)
     plan = plan_jobs(inputs, output, naming)
+    if shard is not None:
+        plan = plan.shard(*shard)
     return _FolderRun(upscaler, size, options or WriteOptions(), video, observer or Observer(), upscaled).run(plan)
 
 

@@ -111,6 +111,11 @@ class Plan:
     failures: tuple[Failure, ...] = ()
     notes: tuple[tuple[Path, str], ...] = ()
 
+    def shard(self, number: int, count: int) -> Plan:
+        """Every `count`th job from `number` on; the first shard tells what cannot be done."""
+        first = number == 0
+        return Plan(self.jobs[number::count], self.failures if first else (), self.notes if first else ())
+
 
 def plan_jobs(inputs: Sequence[Path], output: Path | None, naming: Naming) -> Plan:
     """The jobs for files and folders, in the order of `inputs`, within a folder by path.

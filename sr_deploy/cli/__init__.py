@@ -25,7 +25,7 @@ from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployErr
 __all__ = ["main", "program"]
 
 COMMANDS = (
-    *("upscale", "models", "doctor", "export", "inspect", "verify", "evaluate"),
+    *("upscale", "plan", "segment", "join", "models", "doctor", "export", "inspect", "verify", "evaluate"),
     *("bench", "tune", "build", "engines", "train", "architectures"),
 )
 INTERNAL_ERROR = 1
@@ -133,6 +133,20 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
             self.fail(f"'{value}' is not a list of numbers such as 0,1", param, ctx)
         return tuple(map(int, numbers))
+
+
+class Shard(click.ParamType[tuple[int, int]]):
+    """I/N, the part of number I of N, from 0."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        first, _, count = value.partition("/")
+        if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+            self.fail(f"'{value}' is no part such as 0/4, 1/4, 2/4 or 3/4", param, ctx)
+        return int(first), int(count)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")

@@ -108,13 +108,15 @@ class FilmPace:
         return f"{frames}, {self.fps:.3g} fps{bitrate}{_left(self.seconds_left)}"
 
 
-def _left(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
+def duration(seconds: float) -> str:
+    """In words: '3 h 05 min', '5 min 03 s', '4 s'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    text = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-    return f", {text} left"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f", {duration(seconds)} left"
 
 
 class Report(Observer):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
+from sr_deploy.batch import USUAL_BUDGET, USUAL_PATCHES, open_upscaler
 from sr_deploy.card import PrecisionChoice
-from sr_deploy.cli import Command, gpu_option, json_option, verbose, verbose_option
+from sr_deploy.cli import Command, Shard, gpu_option, json_option, verbose, verbose_option
 from sr_deploy.cli.upscale_options import (
     IdleOptions,
     KeyValue,
@@ -20,17 +22,15 @@ from sr_deploy.cli.upscale_options import (
     TileSize,
     UpscaleOptions,
 )
-from sr_deploy.models import DEFAULT, find, is_in_the_box, resolve
+from sr_deploy.models import DEFAULT, is_in_the_box
 
 if TYPE_CHECKING:
     from sr_deploy.batch.folder import Outcome, Summary
     from sr_deploy.cli.masks import HeatMaps
     from sr_deploy.cli.progress import Report
-    from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 
-_USUAL_BUDGET = 0.4
-_USUAL_SHARE = 0.2
+Decorator = Callable[[Any], Any]
 
 FOR_PICTURES = ("quality", "strip_metadata", "mask_out")
 FOR_VIDEOS = (
@@ -39,7 +39,7 @@ FOR_VIDEOS = (
 )
 GROUPS = {
     "Options for the network": ("model", "base", "refine", "budget", "patches"),
-    "Options for the output": ("output", "outscale", "to_size", "extension", "suffix", "overwrite"),
+    "Options for the output": ("output", "outscale", "to_size", "extension", "suffix", "overwrite", "shard"),
     "Options for pictures": FOR_PICTURES,
     "Options for videos": FOR_VIDEOS,
     "Options for the machine": (
@@ -47,6 +47,118 @@ GROUPS = {
     ),
 }
 """Parameters by what they are about, as the help shows them."""
+
+
+def _all(*options: Decorator) -> Decorator:
+    """As if each stood above the function, in this order."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+network_options = _all(
+    click.option(
+        "-m", "--model", type=ModelReference(), help=f"A bundle, an ONNX file, or a network in the box.  [default: {DEFAULT}]"
+    ),
+    click.option(
+        "--base",
+        type=ModelReference(),
+        help="With --refine: a bundle that restores what has little detail; the fast one of a pair.",
+    ),
+    click.option(
+        "--refine", type=ModelReference(), help="A bundle that restores what has most detail, as far as --budget goes."
+    ),
+    click.option(
+        "--budget",
+        type=Share(),
+        help=f"Share of the time that --refine would take for everything.  [default: {USUAL_BUDGET:.0%}]",
+    ),
+    click.option(
+        "-k",
+        "--patches",
+        type=Patches(),
+        help=f"Patches that a mask-guided network refines: 240, 20%, >=0.3.  [{USUAL_PATCHES['k']:.0%}]",
+    ),
+)
+
+output_options = _all(
+    click.option(
+        "-o",
+        "--output",
+        help="A folder, or a file for one input; - and frame_%06d.png for a video.  [default: beside the input]",
+    ),
+    click.option("-s", "--outscale", type=float, help="Factor of the result.  [default: the network's own]"),
+    click.option("--to", "to_size", metavar="SIZE", help="Size of the result: 4k, 1080p, WIDTHxHEIGHT, long=N, short=N."),
+    click.option("-f", "--ext", "extension", help="Format of the results: png, jpg, mkv, ...  [default: the input's]"),
+    click.option("--suffix", help="Goes behind the stem of each result.  [default: _MODEL_xN beside the input, else nothing]"),
+    click.option("--overwrite", is_flag=True, help="Make results that exist again."),
+)
+
+video_options = _all(
+    click.option(
+        "--codec", help="libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, ...  [default: by depth and container]"
+    ),
+    click.option("--crf", type=float, help="Quality of the encoder, 0 is the best.  [default: near transparent]"),
+    click.option("--preset", help="Speed of the encoder.  [default: the codec's usual one]"),
+    click.option("--pix-fmt", "pixel_format", help="Pixel format.  [default: depth and chroma of the source]"),
+    click.option(
+        "-e", "--encoder-option", "encoder_options", multiple=True, type=KeyValue(), help="Option of the encoder; repeatable."
+    ),
+    click.option("--from", "start", type=Seconds(), help="Begin there: seconds, or 1:02:03.5."),
+    click.option("--until", type=Seconds(), help="End before that."),
+    click.option("--fps", type=Rate(), help="Rate of pictures that have none of their own, such as 30000/1001."),
+    click.option(
+        "--deinterlace",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Deinterlace; auto: where the source says that it is interlaced.",
+    ),
+    click.option(
+        "--decode",
+        type=click.Choice(["auto", "cpu", "nvdec"]),
+        default="auto",
+        show_default=True,
+        help="Where to decode; auto: on the GPU that upscales, where that gives the same frames.",
+    ),
+    click.option("--no-reuse", is_flag=True, help="Compute everything, also what equals the frame before."),
+    click.option("--drop-unsupported", is_flag=True, help="Leave out streams that the container cannot hold."),
+    click.option(
+        "--on-damage",
+        type=click.Choice(["raise", "skip"]),
+        default="raise",
+        show_default=True,
+        help="What to do where the source is damaged.",
+    ),
+    click.option("--resume/--no-resume", default=True, show_default=True, help="Go on where an earlier run stopped."),
+)
+
+machine_options = _all(
+    click.option("-t", "--tile", type=TileSize(), help="Tile side in input pixels; 0: the whole image.  [default: auto]"),
+    click.option("--backend", help="Inference runtime; `sr-deploy doctor` lists them.  [default: auto]"),
+    gpu_option,
+    click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use."),
+    click.option("--precision", type=click.Choice(get_args(PrecisionChoice)), help="Arithmetic.  [default: auto]"),
+    click.option("--fp32", is_flag=True, help="The same as --precision fp32."),
+    click.option(
+        "--on-failure",
+        type=click.Choice(["bicubic", "raise"]),
+        help="What to do with a tile that is not sane in fp32 either.  [default: bicubic]",
+    ),
+    click.option("--strict", is_flag=True, help="The same as --on-failure raise."),
+    click.option(
+        "--memory",
+        type=click.IntRange(min=1),
+        metavar="MB",
+        help="Memory to plan tiles for.  [default: by what is free]",
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]"),
+    click.option("--target", type=click.Path(path_type=Path), help="Name or TOML file of a target; options win over it."),
+)
 
 
 @click.command(
@@ -60,94 +172,17 @@ GROUPS = {
 )
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-i", "--input", "more_inputs", multiple=True, type=click.Path(path_type=Path), help="An input, as an option.")
-@click.option(
-    "-m", "--model", type=ModelReference(), help=f"A bundle, an ONNX file, or a network in the box.  [default: {DEFAULT}]"
-)
-@click.option(
-    "-o", "--output", help="A folder, or a file for one input; - and frame_%06d.png for a video.  [default: beside the input]"
-)
-@click.option("-s", "--outscale", type=float, help="Factor of the result.  [default: the network's own]")
-@click.option("--to", "to_size", metavar="SIZE", help="Size of the result: 4k, 1080p, WIDTHxHEIGHT, long=N, short=N.")
-@click.option("-t", "--tile", type=TileSize(), help="Tile side in input pixels; 0: the whole image.  [default: auto]")
-@click.option("--backend", help="Inference runtime; `sr-deploy doctor` lists them.  [default: auto]")
-@gpu_option
-@click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
-@click.option("--precision", type=click.Choice(get_args(PrecisionChoice)), help="Arithmetic.  [default: auto]")
-@click.option("--fp32", is_flag=True, help="The same as --precision fp32.")
-@click.option(
-    "--on-failure",
-    type=click.Choice(["bicubic", "raise"]),
-    help="What to do with a tile that is not sane in fp32 either.  [default: bicubic]",
-)
-@click.option("--strict", is_flag=True, help="The same as --on-failure raise.")
-@click.option(
-    "--base",
-    type=ModelReference(),
-    help="With --refine: a bundle that restores what has little detail; the fast one of a pair.",
-)
-@click.option("--refine", type=ModelReference(), help="A bundle that restores what has most detail, as far as --budget goes.")
-@click.option(
-    "--budget", type=Share(), help=f"Share of the time that --refine would take for everything.  [default: {_USUAL_BUDGET:.0%}]"
-)
-@click.option(
-    "-k",
-    "--patches",
-    type=Patches(),
-    help=f"Patches that a mask-guided network refines: 240, 20%, >=0.3.  [{_USUAL_SHARE:.0%}]",
-)
+@network_options
+@output_options
+@machine_options
 @click.option("--mask-out", type=click.Path(path_type=Path), help="A folder for maps of what is refined first in each image.")
-@click.option("-f", "--ext", "extension", help="Format of the results: png, jpg, mkv, ...  [default: the input's]")
-@click.option("--suffix", help="Goes behind the stem of each result.  [default: _MODEL_xN beside the input, else nothing]")
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of lossy formats.")
 @click.option("--strip-metadata", is_flag=True, help="Leave EXIF, XMP and the color profile out.")
-@click.option("--overwrite", is_flag=True, help="Make results that exist again.")
-@click.option(
-    "--memory",
-    type=click.IntRange(min=1),
-    metavar="MB",
-    help="Memory to plan tiles for.  [default: by what is free]",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
-@click.option("--target", type=click.Path(path_type=Path), help="Name or TOML file of a target; options win over it.")
+@click.option("--shard", type=Shard(), help="I/N: every Nth input from number I on, I from 0; for N processes or machines.")
 @click.option("--no-progress", is_flag=True, help="Say nothing but errors and notes.")
 @click.option("--progress", type=click.Choice(["bar", "line", "json"]), help="How to show progress, on stderr.")
 @click.option("--profile", is_flag=True, help="Say what share of the time each stage was busy.")
-@click.option(
-    "--codec", help="libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, ...  [default: by depth and container]"
-)
-@click.option("--crf", type=float, help="Quality of the encoder, 0 is the best.  [default: near transparent]")
-@click.option("--preset", help="Speed of the encoder.  [default: the codec's usual one]")
-@click.option("--pix-fmt", "pixel_format", help="Pixel format.  [default: depth and chroma of the source]")
-@click.option(
-    "-e", "--encoder-option", "encoder_options", multiple=True, type=KeyValue(), help="Option of the encoder; repeatable."
-)
-@click.option("--from", "start", type=Seconds(), help="Begin there: seconds, or 1:02:03.5.")
-@click.option("--until", type=Seconds(), help="End before that.")
-@click.option("--fps", type=Rate(), help="Rate of pictures that have none of their own, such as 30000/1001.")
-@click.option(
-    "--deinterlace",
-    type=click.Choice(["auto", "on", "off"]),
-    default="auto",
-    show_default=True,
-    help="Deinterlace; auto: where the source says that it is interlaced.",
-)
-@click.option(
-    "--decode",
-    type=click.Choice(["auto", "cpu", "nvdec"]),
-    default="auto",
-    show_default=True,
-    help="Where to decode; auto: on the GPU that upscales, where that gives the same frames.",
-)
-@click.option("--no-reuse", is_flag=True, help="Compute everything, also what equals the frame before.")
-@click.option("--drop-unsupported", is_flag=True, help="Leave out streams that the container cannot hold.")
-@click.option(
-    "--on-damage",
-    type=click.Choice(["raise", "skip"]),
-    default="raise",
-    show_default=True,
-    help="What to do where the source is damaged.",
-)
-@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on where an earlier run stopped.")
+@video_options
 @json_option
 @verbose_option
 @click.pass_context
@@ -164,16 +199,16 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from sr_deploy.upscaling.image_upscaler import MaskedStats
 
     size, output = asked.size(), asked.output_path()
-    model = _model(asked.refine or asked.model, size)
-    with _open(model, asked) as upscaler:
+    spec = asked.spec(size)
+    with open_upscaler(spec) as upscaler:
         whole_images = upscaler.bundle.card.masked is not None
         idle = IdleOptions(ctx, pictures=FOR_PICTURES, videos=FOR_VIDEOS, whole_images=whole_images)
         report = make_report(asked.report, paths=not asked.as_json, verbose=verbose(ctx), advice=idle)
         try:
             if asked.report != "none":
                 report.say(upscaler.description)
-            if asked.model is not None and is_in_the_box(asked.model) and model == Path(asked.model):
-                report.say(f"note: {model} is what is called so in this folder, not the network in the box")
+            if asked.model is not None and is_in_the_box(asked.model) and Path(spec.model) == Path(asked.model).absolute():
+                report.say(f"note: {asked.model} is what is called so in this folder, not the network in the box")
             masks = _masks(upscaler, asked, report)
             with warnings_as_notes(report):
                 summary = upscale_files(
@@ -187,6 +222,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                     video=asked.video() if idle.any_given(FOR_VIDEOS) else None,
                     observer=report,
                     upscaled=masks,
+                    shard=asked.shard,
                 )
             report.summarize(summary)
             if asked.report != "none" and isinstance(upscaler.stats, MaskedStats):
@@ -204,41 +240,16 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     ctx.exit(1 if summary.failed else 0)
 
 
-def _model(name: str | None, size: TargetSize | None) -> Path:
-    """The bundle to run: of a family in the box, the network for the factor that is wanted."""
-    factor = size.numbers[0] if size is not None and size.kind == "factor" else None
-    return find(DEFAULT, factor) if name is None else resolve(name, factor)
-
-
-def _open(model: Path, asked: UpscaleOptions) -> ImageUpscaler:
-    """An Upscaler; a masked one for a pair and for a mask-guided network."""
-    from sr_deploy.engines.open import open_bundle
-    from sr_deploy.upscaling.upscaler import Upscaler
-
-    engine, bundle = asked.engine(), open_bundle(model)
-    if asked.base is not None:
-        from sr_deploy.masked.masked_upscaler import MaskedUpscaler
-
-        base = resolve(asked.base, bundle.card.scale)
-        budget = _USUAL_BUDGET if asked.budget is None else asked.budget
-        return MaskedUpscaler(base=base, refine=bundle, budget=budget, **engine)
-    if bundle.card.masked is not None:
-        from sr_deploy.masked.masked_upscaler import MaskedUpscaler
-
-        del engine["tile"]
-        return MaskedUpscaler(bundle, **(asked.patches or {"k": _USUAL_SHARE}), **engine)
-    if asked.patches is not None or asked.mask_out is not None:
-        raise click.UsageError(f"{bundle.card.name} is no mask-guided network: -k and --mask-out are for these.")
-    return Upscaler(bundle, **engine)
-
-
 def _masks(upscaler: ImageUpscaler, asked: UpscaleOptions, report: Report) -> HeatMaps | None:
     if asked.mask_out is None:
         return None
     from sr_deploy.cli.masks import HeatMaps
     from sr_deploy.masked.masked_upscaler import MaskedUpscaler
 
-    assert isinstance(upscaler, MaskedUpscaler)
+    if not isinstance(upscaler, MaskedUpscaler):
+        raise click.UsageError(
+            f"{upscaler.bundle.card.name} is no mask-guided network: --mask-out is for these, and for pairs."
+        )
     return HeatMaps(upscaler, asked.all_inputs, asked.mask_out, report.say)
 
 

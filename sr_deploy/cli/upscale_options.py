@@ -12,8 +12,9 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from sr_deploy.batch import UpscalerSpec
 from sr_deploy.card import PrecisionChoice
-from sr_deploy.models import names
+from sr_deploy.models import DEFAULT, find, names, portable_name, resolve
 
 if TYPE_CHECKING:
     from sr_deploy.batch.naming import Job, Plan
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MEGABYTE = 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UpscaleOptions:
     """The parameters of the command, by their names; None where an option was not given.
 
@@ -31,11 +32,11 @@ class UpscaleOptions:
     """
 
     inputs: tuple[Path, ...]
-    more_inputs: tuple[Path, ...]
+    more_inputs: tuple[Path, ...] = ()
     as_json: bool
-    no_progress: bool
-    progress: Literal["bar", "line", "json"] | None
-    profile: bool
+    no_progress: bool = False
+    progress: Literal["bar", "line", "json"] | None = None
+    profile: bool = False
 
     model: str | None
     base: str | None
@@ -49,10 +50,11 @@ class UpscaleOptions:
     extension: str | None
     suffix: str | None
     overwrite: bool
+    shard: tuple[int, int] | None = None
 
-    quality: int | None
-    strip_metadata: bool
-    mask_out: Path | None
+    quality: int | None = None
+    strip_metadata: bool = False
+    mask_out: Path | None = None
 
     codec: str | None
     crf: float | None
@@ -145,8 +147,13 @@ class UpscaleOptions:
             resume=self.resume,
         )
 
-    def engine(self) -> dict[str, Any]:
-        """The arguments of an Upscaler: those of the target, and what was given wins over it. Raises: UsageError."""
+    def spec(self, size: TargetSize | None) -> UpscalerSpec:
+        """What upscales, of a family in the box the network for the factor that is wanted; what was given wins over the target.
+
+        Raises: UsageError.
+        """
+        factor = size.numbers[0] if size is not None and size.kind == "factor" else None
+        name = self.refine or self.model
         chosen: dict[str, Any] = {"backend": "auto", "precision": "auto", "tile": None, "memory": None, "threads": None}
         if self.target:
             from sr_deploy.engines.tensorrt.target import load_target
@@ -154,16 +161,20 @@ class UpscaleOptions:
             target = load_target(self.target)
             chosen = {name: getattr(target, name) for name in chosen}
         chosen |= {name: getattr(self, name) for name in chosen if getattr(self, name) is not None}
-        return {
-            "backend": chosen["backend"],
-            "precision": "fp32" if self.fp32 else chosen["precision"],
-            "tile": "auto" if chosen["tile"] is None else chosen["tile"],
-            "on_failure": "raise" if self.strict else self.on_failure or "bicubic",
-            "memory": None if chosen["memory"] is None else chosen["memory"] * MEGABYTE,
-            "threads": chosen["threads"],
-            "allow_cpu": self.allow_cpu,
-            "gpus": self.gpus,
-        }
+        return UpscalerSpec(
+            portable_name(find(DEFAULT, factor) if name is None else resolve(name, factor)),
+            base=self.base and portable_name(self.base),
+            budget=self.budget,
+            patches=self.patches,
+            backend=chosen["backend"],
+            precision="fp32" if self.fp32 else chosen["precision"],
+            tile="auto" if chosen["tile"] is None else chosen["tile"],
+            on_failure="raise" if self.strict else self.on_failure or "bicubic",
+            memory=None if chosen["memory"] is None else chosen["memory"] * MEGABYTE,
+            threads=chosen["threads"],
+            allow_cpu=self.allow_cpu,
+            gpus=self.gpus,
+        )
 
 
 class ModelReference(click.ParamType[str]):

@@ -80,6 +80,17 @@ def resolve(model: str | Path, scale: float | None = None) -> Path:
     )
 
 
+def portable_name(model: str | Path) -> str:
+    """What `resolve` finds the same network by on another machine, or from another folder: a name in the box, or a whole path.
+
+    Raises: UsageError as `resolve`.
+    """
+    path = resolve(model)
+    if path.parent != FOLDER:
+        return str(path.absolute())
+    return path.name if isinstance(model, Path) else model
+
+
 def is_in_the_box(name: str) -> bool:
     """Whether `find` knows the name."""
     return bool(_family(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -153,3 +154,13 @@ def count_of(stream: VideoStream, duration: Fraction | None) -> int | None:
     if duration is None or not stream.average_rate:
         return None
     return max(1, round(duration * stream.average_rate))
+
+
+def window_of(
+    container: InputContainer, time_base: Fraction, begin: Fraction | None, until: Fraction | None
+) -> tuple[int | None, int | None]:
+    """The last pts before the window and the first after it, in ticks."""
+    start = Fraction(container.start_time or 0, av.time_base)
+    floor = None if begin is None else math.ceil((begin + start) / time_base) - 1
+    ceiling = None if until is None else math.ceil((until + start) / time_base)
+    return floor, ceiling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol
 
 from sr_deploy.arrays import Array
 
@@ -66,3 +66,12 @@ class Frame:
     pixels: Array
     pts: int
     duration: int = 0
+
+
+class FrameUpscaler(Protocol):
+    """What upscales frames: an Upscaler, or any callable from (H,W,3) to (sH,sW,3), uint8 or uint16, with its `scale`."""
+
+    @property
+    def scale(self) -> int: ...
+
+    def __call__(self, image: Array, /) -> Array: ...

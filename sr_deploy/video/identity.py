@@ -16,8 +16,7 @@ from sr_deploy.errors import VideoError
 from sr_deploy.pictures.image import NUMBER, PIPE, names_stream
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 from sr_deploy.upscaling.upscaler import Upscaler
-from sr_deploy.video.frame import VideoFormat
-from sr_deploy.video.stages import FrameUpscaler
+from sr_deploy.video.frame import FrameUpscaler, VideoFormat
 
 _HEAD = 1 << 20
 _INSTRUCTIONS = {"AVX2": 11, "AVX-512": 256, "AVX-512 VNNI": 260, "NEON": 100}

@@ -75,13 +75,21 @@ class PictureSource:
 
         Raises: VideoError when a picture cannot be read or differs from the first in size or depth.
         """
-        times = self._pictures.times
+        times, wanted = self._pictures.times, frozenset(self.times())
         for number, (pts, end) in enumerate(pairwise(times)):
-            seconds = pts * self._pictures.time_base
-            if self._until is not None and seconds >= self._until:
-                return
-            if (after is None or pts > after) and (self._begin is None or seconds >= self._begin):
+            if pts in wanted and (after is None or pts > after):
                 yield Frame(self._checked(self._pictures.pixels(number), number), pts, end - pts)
+
+    def times(self) -> Iterator[int]:
+        """pts of what `frames` gives."""
+        seconds = ((pts, pts * self._pictures.time_base) for pts in self._pictures.times[:-1])
+        for pts, begin in seconds:
+            if (self._begin is None or begin >= self._begin) and (self._until is None or begin < self._until):
+                yield pts
+
+    def packet_times(self) -> list[int] | None:
+        """The same at once."""
+        return list(self.times())
 
     def _checked(self, pixels: Array, number: int) -> Array:
         height, width = pixels.shape[:2]
@@ -107,6 +115,7 @@ def open_source(
     until: Fraction | None = None,
     deinterlace: Deinterlace = "auto",
     on_damage: OnDamage = "raise",
+    survey: PacketSurvey | None = None,
 ) -> FrameSource:
     """The frames of a video file, an animated picture, numbered pictures ('frame_%06d.png'), or raw y4m from a file object.
 
@@ -119,7 +128,9 @@ def open_source(
         return PictureSource(_numbered(what, rate or RATE), begin, until)
     if isinstance(what, Path) and _is_webp(what):
         return PictureSource(_Animation(what), begin, until)
-    return VideoSource(what, stream=stream, begin=begin, until=until, deinterlace=deinterlace, on_damage=on_damage)
+    return VideoSource(
+        what, stream=stream, begin=begin, until=until, deinterlace=deinterlace, on_damage=on_damage, survey=survey
+    )
 
 
 class _Files:

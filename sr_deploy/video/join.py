@@ -24,7 +24,7 @@ from sr_deploy.video.copies import Copies, Cut, covers_of
 from sr_deploy.video.encoding import Encoding, encoded_format
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
-from sr_deploy.video.segment import SHIFT, discard, write_error
+from sr_deploy.video.segment import SHIFT, close_unfinished, write_error
 from sr_deploy.video.streams import (
     ERRORS,
     StreamPlan,
@@ -110,7 +110,8 @@ def join(
                 rename_acm(part)
             put_in_place(part, target)
         except BaseException as exc:
-            discard(output, part)
+            close_unfinished(output)
+            part.unlink(missing_ok=True)
             if isinstance(exc, ERRORS):
                 raise write_error(target, exc, what) from exc
             raise

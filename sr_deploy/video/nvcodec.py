@@ -23,10 +23,9 @@ from sr_deploy.errors import BackendUnavailableError, EngineError, first_line
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.colors import SHORTEST, meaning_of
 from sr_deploy.video.decoding import DoubtError, Packets
-from sr_deploy.video.frame import VideoFormat
+from sr_deploy.video.frame import FrameUpscaler, VideoFormat
 from sr_deploy.video.images import FrameSource
 from sr_deploy.video.source import VideoSource
-from sr_deploy.video.stages import FrameUpscaler
 
 _CODECS = {"h264": "H264", "hevc": "HEVC", "av1": "AV1", "vp9": "VP9"}
 """Members of `cudaVideoCodec` by FFmpeg's names."""

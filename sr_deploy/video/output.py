@@ -13,8 +13,7 @@ from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.colors import plane_format_of
 from sr_deploy.video.encoding import Encoding, encoded_format
-from sr_deploy.video.frame import VideoFormat
-from sr_deploy.video.stages import FrameUpscaler
+from sr_deploy.video.frame import FrameUpscaler, VideoFormat
 from sr_deploy.video.streams import StreamPlan
 
 _BITS_PER_PIXEL = {"ffv1": 8.0, "prores_ks": 4.0}

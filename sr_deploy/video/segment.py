@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from av.video.stream import VideoStream
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import DeviceArray
 from sr_deploy.errors import VideoError
-from sr_deploy.files import put_in_place
+from sr_deploy.files import Growing
 from sr_deploy.video.colors import frame_from_codes, frame_from_rgb
 from sr_deploy.video.encoding import Encoding, encoded_format, frame_clock, open_encoder
 from sr_deploy.video.frame import Frame, VideoFormat
@@ -92,8 +93,8 @@ class HostEncoder:
 class SegmentWriter:
     """Encodes frames into one file that begins with a keyframe and plays alone.
 
-    It is written as NAME.part and renamed when it is complete and on the disk. The encoder counts frames and knows no time, so
-    that equal frames become equal bits wherever they stand.
+    It grows beside its name and takes it when it is complete. The encoder counts frames and knows no time, so that equal frames
+    become equal bits wherever they stand.
     """
 
     def __init__(self, path: Path, out: VideoFormat, encoding: Encoding, encoder: OpenEncoder | None = None) -> None:
@@ -103,7 +104,6 @@ class SegmentWriter:
         """
         self.path = path
         self._encoded = encoded_format(out, encoding)
-        self._part = path.with_name(path.name + ".part")
         self._pts: list[int] = []
         self._shift = 0
         self._durations: list[int] = []
@@ -112,10 +112,17 @@ class SegmentWriter:
             options |= {"movie_timescale": str(min(self._encoded.time_base.denominator, 2**31 - 1))}
         name = segment_suffix(encoding).removeprefix(".")
         try:
-            self._container = av.open(f"file:{self._part}", "w", format=name, container_options=options)
-            self._encoder = (encoder or HostEncoder)(self._container, out, encoding)
-        except (av.error.FFmpegError, OSError) as exc:
+            self._growing = Growing(path)
+        except OSError as exc:
             raise write_error(path, exc) from exc
+        try:
+            self._container = av.open(f"file:{self._growing.part}", "w", format=name, container_options=options)
+            self._encoder = (encoder or HostEncoder)(self._container, out, encoding)
+        except BaseException as exc:
+            self._growing.abandon()
+            if isinstance(exc, av.error.FFmpegError | OSError):
+                raise write_error(path, exc) from exc
+            raise
 
     def write(self, frame: Frame) -> None:
         """Encode one more frame.
@@ -135,7 +142,7 @@ class SegmentWriter:
         self._mux(lambda: self._encoder.encode(number, frame.pixels))
 
     def close(self) -> Segment:
-        """The finished file, on the disk and in its place.
+        """The finished file, in its place.
 
         Raises: VideoError when no frame was written, or the encoder or the disk refuses; nothing is left then.
         """
@@ -144,7 +151,7 @@ class SegmentWriter:
                 raise VideoError(f"{self.path}: a segment without frames; expected at least one")
             self._mux(self._encoder.finish)
             self._container.close()
-            put_in_place(self._part, self.path)
+            self._growing.keep()
         except BaseException as exc:
             self.abort()
             if isinstance(exc, av.error.FFmpegError | OSError):
@@ -154,7 +161,8 @@ class SegmentWriter:
 
     def abort(self) -> None:
         """Remove what was written; harmless when it is finished or aborted already."""
-        discard(self._container, self._part)
+        close_unfinished(self._container)
+        self._growing.abandon()
 
     def __enter__(self) -> Self:
         return self
@@ -190,14 +198,10 @@ def decoding_number(shown: int, decoded: int | None) -> int:
     return cast(int, decoded) if plausible else shown
 
 
-def discard(container: av.container.OutputContainer, part: Path) -> None:
-    """Close an unfinished output, whatever it says, and remove its file."""
-    try:
+def close_unfinished(container: av.container.OutputContainer) -> None:
+    """Close an output whose file will be removed, whatever it says."""
+    with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
         container.close()
-    except (av.error.FFmpegError, OSError, ValueError):
-        pass
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_error(path: Path, error: Exception, what: str = "") -> VideoError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -20,12 +21,12 @@ from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import rgb_from_frame
 from sr_deploy.video.decoding import Clock, DamageError, DoubtError, Packets, decode_carefully, decode_fast, met
 from sr_deploy.video.extent import missing_bytes
-from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of
+from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of, window_of
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.input import Input, Y4MPipe, input_of
 from sr_deploy.video.streams import codec_name, main_video
-from sr_deploy.video.survey import Continuous, PacketSurvey, survey
+from sr_deploy.video.survey import Continuous, PacketSurvey, survey, times_of_packets
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]
@@ -58,6 +59,7 @@ class VideoSource:
         until: Fraction | None = None,
         deinterlace: Deinterlace = "auto",
         on_damage: OnDamage = "raise",
+        survey: PacketSurvey | None = None,
     ) -> None:
         """Opens the file and decodes its first frame; a file object is raw y4m.
 
@@ -76,7 +78,7 @@ class VideoSource:
         self._live: Iterator[av.VideoFrame] | None = None
         self._on_device: Decode | None = None
         self.repeatable = isinstance(self._input.file, str)
-        self.survey = PacketSurvey()
+        self.survey = survey or PacketSurvey()
         container = self._stack.enter_context(self._input.open())
         try:
             self._look(container, begin, until, deinterlace)
@@ -91,7 +93,7 @@ class VideoSource:
     ) -> None:
         """Takes all facts from the container and its first frame."""
         video = self._video(container)
-        if self._input.path:
+        if self._input.path and self.survey == PacketSurvey():
             self._survey_file()
         frames = decode_carefully(container, video, self._skipped if not self.repeatable else [])
         first = self._first(frames, video)
@@ -102,9 +104,8 @@ class VideoSource:
         self.frame_count = count_of(video, self.duration)
         unordered = container.format.name in UNORDERED or video.start_time is None or self.survey.splices
         self._seekable = self.repeatable and not unordered
-        self._floor, self._ceiling = _window(container, self.format.time_base, begin, until)
-        for number, note in enumerate(notes_of(video, first, self.format, self._input.path)):
-            self._notes[f"fact {number}"] = note
+        self._floor, self._ceiling = window_of(container, self.format.time_base, begin, until)
+        self._notes |= {f"fact {i}": note for i, note in enumerate(notes_of(video, first, self.format, self._input.path))}
         for number, (pts, reason) in enumerate(self.survey.faults):
             self._notes[f"fault {number}"] = f"It is damaged at {self._place(pts)}: {reason}."
         if self.survey.captions:
@@ -157,6 +158,26 @@ class VideoSource:
 
         Raises: VideoError at damage, after all frames before it; or when the stream changes its size or pixel format.
         """
+        with closing(self._shown(after)) as shown:
+            for frame in shown:
+                yield Frame(self._pixels(frame), _pts(frame), frame.duration)
+
+    def times(self) -> Iterator[int]:
+        """pts of what `frames` gives: decoded, and nothing more. Raises: VideoError at damage."""
+        with closing(self._shown(None)) as shown:
+            yield from map(_pts, shown)
+
+    def packet_times(self) -> list[int] | None:
+        """pts that the packets of `frames` have, sorted; None where frames need not have those of packets."""
+        if not self._seekable or self._filtered or self._skipped is not None or self.survey.faults:
+            return None
+        with self._input.open() as container:
+            times = times_of_packets(container, self._video(container))
+        first = 0 if self._floor is None else bisect_right(times, self._floor)
+        return times[first : None if self._ceiling is None else bisect_left(times, self._ceiling)] or None
+
+    def _shown(self, after: int | None) -> VideoFrames:
+        """The frames of `frames` as they are decoded."""
         floor = max((pts for pts in (after, self._floor) if pts is not None), default=None)
         faults = [] if self._skipped is not None else [DamageError(*fault) for fault in self.survey.faults]
         ahead = [fault for fault in faults if None in (fault.pts, floor) or fault.pts >= floor]  # type: ignore[operator]
@@ -168,7 +189,7 @@ class VideoSource:
                 for fault in ahead:
                     if fault.pts is not None and fault.pts < pts:
                         raise self._damage_error(fault)
-                yield Frame(self._pixels(frame), pts, frame.duration)
+                yield frame
         for fault in ahead:
             raise self._damage_error(fault)
 
@@ -328,13 +349,3 @@ def _sought(container: InputContainer, video: VideoStream, pts: int) -> bool:
     except (av.FFmpegError, OSError):
         return False
     return True
-
-
-def _window(
-    container: InputContainer, time_base: Fraction, begin: Fraction | None, until: Fraction | None
-) -> tuple[int | None, int | None]:
-    """The last pts before the window and the first after it, in ticks."""
-    start = Fraction(container.start_time or 0, av.time_base)
-    floor = None if begin is None else math.ceil((begin + start) / time_base) - 1
-    ceiling = None if until is None else math.ceil((until + start) / time_base)
-    return floor, ceiling

@@ -15,15 +15,15 @@ import numpy as np
 from sr_deploy.arrays import Array
 from sr_deploy.device.device import DeviceArray
 from sr_deploy.device.video_planes import PlaneFormat
-from sr_deploy.errors import CancelledError, OutOfMemoryError, VideoError
-from sr_deploy.journal import Journal, SegmentRecord
+from sr_deploy.errors import CancelledError, OutOfMemoryError
+from sr_deploy.journal import Journal, segment_path
 from sr_deploy.pictures.resample import resample
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Stats
 from sr_deploy.upscaling.reuse import FrameReuse, ReuseStats
 from sr_deploy.upscaling.upscaler import Upscaler
-from sr_deploy.video.encoding import Encoding
-from sr_deploy.video.frame import Frame, VideoFormat
-from sr_deploy.video.segment import OpenEncoder, SegmentWriter, segment_suffix
+from sr_deploy.video.frame import Frame, FrameUpscaler, VideoFormat
+from sr_deploy.video.output import Output
+from sr_deploy.video.segment import OpenEncoder, Segment, SegmentWriter, segment_suffix
 
 Numbered = tuple[int, Frame]
 """A frame and its number in the video, from 0."""
@@ -33,15 +33,6 @@ class Frames(Protocol):
     """Something that gives a video's frames, all or those after one of them."""
 
     def frames(self, after: int | None = None) -> Iterator[Frame]: ...
-
-
-class FrameUpscaler(Protocol):
-    """What upscales frames: an Upscaler, or any callable from (H,W,3) to (sH,sW,3), uint8 or uint16, with its `scale`."""
-
-    @property
-    def scale(self) -> int: ...
-
-    def __call__(self, image: Array, /) -> Array: ...
 
 
 def require_going(cancel: threading.Event | None) -> None:
@@ -145,27 +136,23 @@ class Enlarging:
 
 
 class SegmentOutput:
-    """Writes frames into segments of `per_segment` frames each, at the numbers where they belong; one thread at a time.
+    """Writes frames into segments of equal length, at the numbers where they belong; one thread at a time.
 
-    encoder: by default FFmpeg's. written: called with each frame's number after it was written. finished: with each segment
-    when it is on the disk.
+    folder: of the segments. output: what is written. encoder: by default FFmpeg's. written: called with each frame's number
+    after it was written. finished: with each segment and its number when its file is complete.
     """
 
     def __init__(
         self,
-        journal: Journal,
-        out: VideoFormat,
-        encoding: Encoding,
-        per_segment: int,
+        folder: Path,
+        output: Output,
         encoder: OpenEncoder | None = None,
         *,
         written: Callable[[int], None],
-        finished: Callable[[SegmentRecord], None],
+        finished: Callable[[int, Segment], None],
     ) -> None:
-        self._journal = journal
-        self._out = out
-        self._encoding = encoding
-        self._per_segment = per_segment
+        self._folder = folder
+        self._output = output
         self._encoder = encoder
         self._written = written
         self._finished = finished
@@ -176,14 +163,15 @@ class SegmentOutput:
         """Raises: VideoError when the encoder or the disk refuses."""
         number, frame = item
         with at_frame(number, "writing"):
-            index = number // self._per_segment
+            index, output = number // self._output.per_segment, self._output
             if index != self._index:
                 self.finish()
                 self._index = index
-                self._writer = SegmentWriter(self._path(index), self._out, self._encoding, self._encoder)
+                path = segment_path(self._folder, index, segment_suffix(output.encoding))
+                self._writer = SegmentWriter(path, output.format, output.encoding, self._encoder)
             assert self._writer is not None
             self._writer.write(frame)
-            if (number + 1) % self._per_segment == 0:
+            if (number + 1) % output.per_segment == 0:
                 self.finish()
         self._written(number)
 
@@ -193,28 +181,13 @@ class SegmentOutput:
         Raises: VideoError when the encoder or the disk refuses.
         """
         writer, self._writer = self._writer, None
-        if writer is None:
-            return
-        done = writer.close()
-        self._finished(self._journal.add(self._index, done.path, frames=done.frames, first=done.first_pts, last=done.last_pts))
+        if writer is not None:
+            self._finished(self._index, writer.close())
 
     def abort(self) -> None:
         """Remove the segment that is open."""
         if self._writer is not None:
             self._writer.abort()
-
-    def _path(self, index: int) -> Path:
-        return self._journal.path(index, segment_suffix(self._encoding))
-
-
-def require_whole(segments: Iterable[SegmentRecord], per_segment: int) -> None:
-    """Raises: VideoError unless all segments but the last are full."""
-    short = [segment for segment in segments if segment.frames != per_segment][:-1]
-    if short:
-        raise VideoError(
-            f"segment {short[0].name} holds {short[0].frames} of {per_segment} frames: the source gave fewer than before; "
-            "check it, then run with --overwrite"
-        )
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import av.logging
 from av.container import InputContainer
 from av.format import Flags
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.video.log import heard
@@ -124,6 +124,15 @@ def survey(container: InputContainer, video: VideoStream) -> PacketSurvey:
     begins = [time for index, time in parts[0].begins.items() if container.streams[index].type in ("video", "audio")]
     begin = max(min(begins, default=start), Fraction(0)) if start > 0 else Fraction(0)
     return PacketSurvey(begin, start, dict(packets), tuple(_splices(parts)), tuple(faults), captions)
+
+
+def times_of_packets(container: InputContainer, video: VideoStream) -> list[int]:
+    """pts of the packets of a stream that are shown, sorted; none where one has no time, or two have the same."""
+    for other in container.streams:
+        other.discard = other.discard if other.index == video.index else Discard.all
+    found = [packet.pts for packet in container.demux(video) if packet.size and not packet.is_discard]
+    times = sorted(pts for pts in found if pts is not None)
+    return times if len(set(times)) == len(found) else []
 
 
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:

@@ -97,6 +97,17 @@ def test_commands_that_need_no_more_than_the_box(invoke: Invoke, arguments: list
     check(arguments[0], invoke(*arguments, "--json").stdout)
 
 
+def test_plan_segment_and_join(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
+    Path("in").mkdir()
+    Clips(tmp_path)["cfr_mkv"].rename("in/film.mkv")
+    Path("in/bad.mkv").write_bytes(b"no video")
+    document = check("plan", invoke("plan", "in", "-m", bundle, "-o", "out", "--preset", "ultrafast", "--json").stdout)
+    assert document["videos"][0]["plan"] == "out/film.mkv.part/plan.json"
+    (segment,) = check("segment", invoke("segment", "out/film.mkv.part", "--json").stdout)["segments"]
+    assert segment["index"] == 0
+    assert check("join", invoke("join", "out/film.mkv.part", "--json").stdout)["frames"] == segment["frames"]
+
+
 @pytest.mark.usefixtures("calls")
 def test_export_and_inspect(invoke: Invoke, bundle: Path) -> None:
     assert check("export", invoke("export", "net.pth", "--json").stdout)["network"] == "double"

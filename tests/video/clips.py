@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,17 @@ def ffmpeg(*arguments: object, stdin: bytes | None = None) -> bytes:
 
 
 def ffprobe(path: Path, *arguments: str) -> dict[str, Any]:
-    """ffprobe's answer."""
+    """ffprobe's answer, asked once for a file as it is."""
     need_ffmpeg()
-    command = [str(FFPROBE), "-v", "error", "-of", "json", *arguments, str(path)]
-    answer: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    answer: dict[str, Any] = json.loads(_answer(path, path.stat().st_mtime_ns, arguments))
     return answer
+
+
+@lru_cache(maxsize=64)
+def _answer(path: Path, changed: int, arguments: tuple[str, ...]) -> bytes:
+    del changed
+    command = [str(FFPROBE), "-v", "error", "-of", "json", *arguments, str(path)]
+    return subprocess.run(command, capture_output=True, check=True).stdout
 
 
 def streams(path: Path) -> list[dict[str, Any]]:
