@@ -22,11 +22,11 @@ import numpy as np
 from cpu import machine, measure
 
 from sr_deploy import Upscaler
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
 from sr_deploy.upscaling.reuse import FrameReuse
 from sr_deploy.video.encoding import choose_encoding
 from sr_deploy.video.images import open_source
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
 from sr_deploy.video.segment import SegmentWriter, segment_suffix
 
 Contender = Callable[[], Any]

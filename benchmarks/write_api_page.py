@@ -34,13 +34,13 @@ module that they are in. `Array` is a numpy array, LR the image that goes in, SR
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Upscalers": ("Upscaler", "MaskedUpscaler"),
     "Images": ("upscale_image", "read_image", "write_image", "decode_image", "encode_image"),
-    "Videos": ("upscale_video", "upscaled_frames"),
+    "Videos": ("upscale_video", "upscaled_frames", "plan_video", "compute_segment", "finish", "VideoPlan"),
     "Bundles": ("open_bundle", "export_bundle"),
     "Options": ("VideoOptions", "TargetSize", "VideoObserver"),
     "What comes back": (
         *("Picture", "Metadata", "upscaling.image_upscaler.Stats", "upscaling.image_upscaler.MaskedStats"),
-        *("video.observer.VideoSummary", "video.observer.VideoStart", "video.observer.VideoProgress", "video.frame.Frame"),
-        *("Bundle", "card.ModelCard"),
+        *("film.observer.VideoSummary", "film.observer.VideoStart", "film.observer.VideoProgress", "video.frame.Frame"),
+        *("film.plan.PlannedSegment", "film.journal.SegmentRecord", "Bundle", "card.ModelCard"),
     ),
 }
 """By title, names in `sr_deploy`, or paths below it."""

@@ -28,15 +28,19 @@ if TYPE_CHECKING:
     from sr_deploy.bundle import Bundle
     from sr_deploy.engines.open import open_bundle
     from sr_deploy.export import export_bundle
+    from sr_deploy.film.compute import compute_segment
+    from sr_deploy.film.decide import plan_video
+    from sr_deploy.film.finish import finish
+    from sr_deploy.film.observer import VideoObserver
+    from sr_deploy.film.options import VideoOptions
+    from sr_deploy.film.plan import VideoPlan
+    from sr_deploy.film.run import upscale_video, upscaled_frames
     from sr_deploy.masked.masked_upscaler import MaskedUpscaler
     from sr_deploy.pictures.image import decode_image, encode_image, read_image, write_image
     from sr_deploy.pictures.picture import Metadata, Picture
     from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_file import upscale_image
     from sr_deploy.upscaling.upscaler import Upscaler
-    from sr_deploy.video.observer import VideoObserver
-    from sr_deploy.video.options import VideoOptions
-    from sr_deploy.video.run import upscale_video, upscaled_frames
 
 __version__ = "0.1.0"
 
@@ -47,16 +51,20 @@ _LAZY = {
     "Picture": "sr_deploy.pictures.picture",
     "TargetSize": "sr_deploy.pictures.size",
     "Upscaler": "sr_deploy.upscaling.upscaler",
-    "VideoObserver": "sr_deploy.video.observer",
-    "VideoOptions": "sr_deploy.video.options",
+    "VideoObserver": "sr_deploy.film.observer",
+    "VideoOptions": "sr_deploy.film.options",
+    "VideoPlan": "sr_deploy.film.plan",
+    "compute_segment": "sr_deploy.film.compute",
     "decode_image": "sr_deploy.pictures.image",
     "encode_image": "sr_deploy.pictures.image",
     "export_bundle": "sr_deploy.export",
+    "finish": "sr_deploy.film.finish",
     "open_bundle": "sr_deploy.engines.open",
+    "plan_video": "sr_deploy.film.decide",
     "read_image": "sr_deploy.pictures.image",
     "upscale_image": "sr_deploy.upscaling.image_file",
-    "upscale_video": "sr_deploy.video.run",
-    "upscaled_frames": "sr_deploy.video.run",
+    "upscale_video": "sr_deploy.film.run",
+    "upscaled_frames": "sr_deploy.film.run",
     "write_image": "sr_deploy.pictures.image",
 }
 
@@ -86,11 +94,15 @@ __all__ = [
     "VideoError",
     "VideoObserver",
     "VideoOptions",
+    "VideoPlan",
     "__version__",
+    "compute_segment",
     "decode_image",
     "encode_image",
     "export_bundle",
+    "finish",
     "open_bundle",
+    "plan_video",
     "read_image",
     "upscale_image",
     "upscale_video",

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.video.clips import Clips
+
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
@@ -21,6 +23,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data: {folder} is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    """Tiny videos by name, each made when it is first asked for."""
+    return Clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,7 +27,6 @@ MAY_IMPORT = {
     "arrays": set(),
     "files": set(),
     "filetypes": {"errors"},
-    "journal": {"errors", "files"},
     "bicubic": set(),
     "metrics": set(),
     "apart": {"errors"},
@@ -49,9 +48,10 @@ MAY_IMPORT = {
     "upscaling": {"errors", "files", "pipeline", "pictures", "bundle", "card", "engines", "device"},
     "masked": {"errors", "pictures", "bundle", "card", "engines", "device", "upscaling"},
     "evaluation": {"errors", "metrics", "bicubic", "pictures", "upscaling", "masked"},
-    "video": {"errors", "files", "settings", "journal", "pipeline", "pictures", "device", "upscaling"},
+    "video": {"errors", "files", "pictures", "device", "upscaling"},
+    "film": {"errors", "files", "settings", "pipeline", "pictures", "device", "upscaling", "video"},
     "batch": {
-        *("errors", "files", "filetypes", "card", "pipeline", "pictures", "models", "engines", "upscaling", "masked", "video"),
+        *("errors", "files", "filetypes", "card", "pipeline", "pictures", "models", "engines", "upscaling", "masked", "film"),
     },
     "cli": set(),
 }
@@ -72,6 +72,7 @@ THIRD_PARTY = {
     "masked": {"numpy"},
     "evaluation": {"numpy"},
     "video": {"numpy", "av", "cv2"},
+    "film": {"numpy", "av", "cv2"},
     "batch": {"numpy"},
     "cli": {"click"},
 }

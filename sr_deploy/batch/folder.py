@@ -18,10 +18,10 @@ from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.image_upscaler import Stats
 
 if TYPE_CHECKING:
+    from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary
+    from sr_deploy.film.options import VideoOptions
     from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
-    from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
-    from sr_deploy.video.options import VideoOptions
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 

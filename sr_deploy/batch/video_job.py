@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from sr_deploy.batch.folder import Observer
 from sr_deploy.batch.naming import Job
-from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
+from sr_deploy.film.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
 
 if TYPE_CHECKING:
     from sr_deploy.pictures.size import TargetSize

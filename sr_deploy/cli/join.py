@@ -29,8 +29,8 @@ def command(plan: Path, source: str | None, as_json: bool) -> None:
 
     PLAN is plan.json or its folder. The folder goes once the video is complete; what is missing is told, and nothing is lost.
     """
-    from sr_deploy.video.finish import finish
-    from sr_deploy.video.plan import VideoPlan
+    from sr_deploy.film.finish import finish
+    from sr_deploy.film.plan import VideoPlan
 
     opened = VideoPlan.load(plan)
     summary = finish(opened if source is None else replace(opened, source=source))

@@ -20,8 +20,8 @@ from sr_deploy.settings import to_table
 
 if TYPE_CHECKING:
     from sr_deploy.batch.naming import Failure, Job
+    from sr_deploy.film.plan import VideoPlan
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
-    from sr_deploy.video.plan import VideoPlan
 
 _MEASURED = 3
 """Pictures that are upscaled to know how long all take."""
@@ -92,8 +92,8 @@ def command(ctx: click.Context, /, decode_all: bool, no_measure: bool, **options
 def _plan(
     job: Job, upscaler: ImageUpscaler, asked: UpscaleOptions, network: dict[str, Any], *, decode_all: bool, measure: bool
 ) -> _Planned:
-    from sr_deploy.video.decide import plan_video
-    from sr_deploy.video.estimate import estimate
+    from sr_deploy.film.decide import plan_video
+    from sr_deploy.film.estimate import estimate
 
     video = replace(asked.video(), size=asked.size(), overwrite=asked.overwrite)
     plan = plan_video(job.source, job.target, upscaler, options=video, network=network, decode_all=decode_all)

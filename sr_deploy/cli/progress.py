@@ -17,8 +17,8 @@ from sr_deploy.pictures.image import PIPE
 
 if TYPE_CHECKING:
     from sr_deploy.batch.naming import Failure, Job, Plan
+    from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary
     from sr_deploy.pipeline import Timing
-    from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
 
 SECONDS_BETWEEN_TILE_LINES = 5.0
 

@@ -15,8 +15,8 @@ from sr_deploy.pictures.image import PIPE
 if TYPE_CHECKING:
     from sr_deploy.batch.folder import Outcome, Summary
     from sr_deploy.batch.naming import Failure, Job, Plan
+    from sr_deploy.film.observer import VideoProgress, VideoStart
     from sr_deploy.pipeline import Timing
-    from sr_deploy.video.observer import VideoProgress, VideoStart
 
 SECONDS_BETWEEN_TILE_EVENTS = 0.5
 SECONDS_BETWEEN_FRAME_EVENTS = 1.0

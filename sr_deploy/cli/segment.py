@@ -44,9 +44,9 @@ def command(
     Any number of these may run at once, on one machine or many that share the folder. Segments that are there already are left
     as they are. Without --index and --shard, all are computed.
     """
+    from sr_deploy.film.compute import compute_segment
+    from sr_deploy.film.plan import VideoPlan
     from sr_deploy.settings import from_table
-    from sr_deploy.video.compute import compute_segment
-    from sr_deploy.video.plan import VideoPlan
 
     if indices and shard:
         raise click.UsageError("--index and --shard contradict each other; give one of them.")

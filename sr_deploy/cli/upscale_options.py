@@ -18,8 +18,8 @@ from sr_deploy.models import DEFAULT, find, names, portable_name, resolve
 
 if TYPE_CHECKING:
     from sr_deploy.batch.naming import Job, Plan
+    from sr_deploy.film.options import VideoOptions
     from sr_deploy.pictures.size import TargetSize
-    from sr_deploy.video.options import VideoOptions
 
 MEGABYTE = 1_000_000
 
@@ -128,7 +128,7 @@ class UpscaleOptions:
 
     def video(self) -> VideoOptions:
         """How videos are made. Raises: UsageError."""
-        from sr_deploy.video.options import VideoOptions
+        from sr_deploy.film.options import VideoOptions
 
         return VideoOptions(
             start=self.start,
@@ -213,7 +213,7 @@ class Seconds(click.ParamType[Fraction]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
         del param, ctx
-        from sr_deploy.video.options import parse_time
+        from sr_deploy.film.options import parse_time
 
         return parse_time(value)
 
@@ -225,7 +225,7 @@ class Rate(click.ParamType[Fraction]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
         del param, ctx
-        from sr_deploy.video.options import parse_rate
+        from sr_deploy.film.options import parse_rate
 
         return parse_rate(value)
 

@@ -1,1 +1,1 @@
-"""Video files -> upscaled video files. The only package that imports `av`, and only inside functions or its own modules."""
+"""Video files: containers, streams, decoders, encoders, and the frames between them."""

@@ -323,7 +323,8 @@ class VideoSource:
         return rgb_from_frame(frame, known)
 
     def _damage_error(self, damage: DamageError) -> VideoError:
-        return VideoError(f"{self._input.name} is damaged at {self._place(damage.pts)}: {damage}. {_WAY_OUT}")
+        where = f"{self._input.name} is damaged at {self._place(damage.pts)}"
+        return VideoError(f"{where}: {damage}. Fetch it again, or let damaged parts be skipped.")
 
     def _place(self, pts: int | None) -> str:
         return "its end" if pts is None else self._clock(pts)
@@ -331,9 +332,6 @@ class VideoSource:
     def _clock(self, pts: int) -> str:
         seconds = float((pts - self.start_pts) * self.format.time_base)
         return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{seconds % 60:06.3f}"
-
-
-_WAY_OUT = "Fetch it again, or let damaged parts be skipped."
 
 
 def _pts(frame: av.VideoFrame) -> int:

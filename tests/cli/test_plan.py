@@ -17,11 +17,6 @@ Invoke = Callable[..., Result]
 FAST = ("--preset", "ultrafast")
 
 
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
-    return Clips(tmp_path_factory.mktemp("clips"))
-
-
 @pytest.fixture
 def film(clips: Clips) -> Path:
     path = Path("é 漢字 [x] 'q'.mkv")

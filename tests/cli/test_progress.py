@@ -18,11 +18,11 @@ from sr_deploy.batch.folder import Outcome, Summary
 from sr_deploy.batch.naming import Failure, Job
 from sr_deploy.cli.progress import FilmPace, Pace, shares, summary_line, video_line, warnings_as_notes
 from sr_deploy.cli.progress_json import JsonReport
+from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary
 from sr_deploy.pipeline import Timing
 from sr_deploy.upscaling.image_upscaler import Stats
 from sr_deploy.upscaling.reuse import ReuseStats
 from sr_deploy.video.frame import VideoFormat
-from sr_deploy.video.observer import VideoProgress, VideoStart, VideoSummary
 
 JOBS = tuple(Job(Path(f"{index}.png"), Path(f"out/{index}.png")) for index in range(4))
 

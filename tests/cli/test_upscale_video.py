@@ -24,11 +24,6 @@ Invoke = Callable[..., Result]
 PROGRAM = [sys.executable, "-c", "from sr_deploy.cli import main; main()"]
 
 
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
-    return Clips(tmp_path_factory.mktemp("clips"))
-
-
 @pytest.fixture
 def film(clips: Clips) -> Path:
     """A short video in in/."""

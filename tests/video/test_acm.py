@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.errors import UsageError
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
+from tests.film.test_run import Nearest
 from tests.video import clips as reader
-from tests.video.test_run import Nearest
 
 FAST = VideoOptions(preset="ultrafast")
 

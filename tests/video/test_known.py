@@ -11,12 +11,12 @@ import pytest
 from sr_deploy.batch.naming import holds_video
 from sr_deploy.errors import VideoError
 from sr_deploy.filetypes import begins_as_video
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
 from sr_deploy.video.source import VideoSource
+from tests.film.test_run import Nearest
 from tests.video import clips as reader
 from tests.video.clips import Clips
-from tests.video.test_run import Nearest
 from tests.video.test_survey import read
 
 

@@ -14,12 +14,12 @@ import pytest
 
 from sr_deploy import Upscaler
 from sr_deploy.errors import BackendUnavailableError, UsageError
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.upscaling.gpu.frames import Schedule
 from sr_deploy.video import nvcodec
 from sr_deploy.video.frame import VideoFormat
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
 from tests.upscaling.gpu.test_frames import Machine, _warp, exact, machine  # noqa: F401  (fixtures)
 from tests.video import fake_nvcodec
 from tests.video.clips import Clips, decode, frames, video_stream

@@ -15,15 +15,15 @@ from sr_deploy import Upscaler
 from sr_deploy.engines.pixels import HEALTH
 from sr_deploy.engines.planes import LEVELS
 from sr_deploy.errors import EngineError, UsageError
+from sr_deploy.film.observer import VideoObserver, VideoProgress
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.upscaling.gpu.frames import Schedule
 from sr_deploy.video import encoding as encoding_module
 from sr_deploy.video import segment, streams
 from sr_deploy.video.encoding import Encoding
 from sr_deploy.video.frame import VideoFormat
-from sr_deploy.video.observer import VideoObserver, VideoProgress
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
 from tests.upscaling.gpu.test_frames import Machine, exact, machine  # noqa: F401  (fixtures)
 from tests.video import fake_nvcodec
 from tests.video.clips import Clips, decode, frames, video_stream

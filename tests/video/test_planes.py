@@ -18,14 +18,14 @@ from sr_deploy.device.ycbcr import Meaning
 from sr_deploy.engines import select_backend
 from sr_deploy.engines.pixels import HEALTH
 from sr_deploy.engines.planes import LEVELS
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
 from sr_deploy.pictures.size import TargetSize
 from sr_deploy.upscaling import upscaler as upscaler_module
 from sr_deploy.upscaling.gpu.frames import Schedule
 from sr_deploy.video import segment as segment_module
 from sr_deploy.video.colors import frame_from_codes, plane_format_of
 from sr_deploy.video.frame import ColorTags, VideoFormat
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
 from tests.upscaling.gpu.test_frames import Machine, _warp, exact, machine, photo  # noqa: F401  (fixtures)
 from tests.video.clips import Clips, decode, ffmpeg, frame_hashes, pattern, pts_of, video_stream
 

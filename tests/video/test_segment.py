@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.errors import VideoError
+from sr_deploy.files import Growing
 from sr_deploy.video import segment as module
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.segment import SegmentWriter, segment_suffix
@@ -127,7 +128,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path, monke
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "put_in_place", full)
+    monkeypatch.setattr(module.Growing, "keep", full)
     writer = SegmentWriter(tmp_path / "a.nut", video_format(), fast_encoding(video_format()))
     writer.write(Frame(picture(0), 0))
     with pytest.raises(VideoError, match=r"a\.nut: cannot be written \(No space left on device\); free space"):
@@ -135,12 +136,18 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dev_full_says_that_the_disk_is_full(tmp_path: Path) -> None:
+def test_dev_full_says_that_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this machine")
-    path = tmp_path / "a.nut"
-    path.with_name("a.nut.part").symlink_to("/dev/full")
-    writer = SegmentWriter(path, video_format(), fast_encoding(video_format(), crf=0))
+
+    class Full(Growing):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.part.unlink()
+            self.part.symlink_to("/dev/full")
+
+    monkeypatch.setattr(module, "Growing", Full)
+    writer = SegmentWriter(tmp_path / "a.nut", video_format(), fast_encoding(video_format(), crf=0))
     with pytest.raises(VideoError, match="No space left on device"):
         for number in range(200):
             writer.write(Frame(np.random.default_rng(number).integers(0, 255, (48, 64, 3), np.uint8), number))

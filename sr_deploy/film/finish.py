@@ -7,11 +7,11 @@ from pathlib import Path
 
 from sr_deploy.errors import VideoError
 from sr_deploy.files import put_in_place
-from sr_deploy.journal import Journal, SegmentRecord, clear_concluded
+from sr_deploy.film.journal import Journal, SegmentRecord, clear_concluded
+from sr_deploy.film.observer import VideoSummary
+from sr_deploy.film.plan import PlannedSegment, VideoPlan, container_of
 from sr_deploy.video.check import Expected, check_result
 from sr_deploy.video.join import join
-from sr_deploy.video.observer import VideoSummary
-from sr_deploy.video.plan import PlannedSegment, VideoPlan, container_of
 
 _SHOWN = 5
 """Ranges of numbers that a message has room for."""

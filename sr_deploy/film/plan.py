@@ -9,11 +9,11 @@ from typing import Any
 
 from sr_deploy.errors import UsageError, VideoError
 from sr_deploy.files import growing
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.output import Output
 from sr_deploy.pictures.image import PICTURES_THAT_MOVE, names_stream
 from sr_deploy.settings import from_table, to_table
 from sr_deploy.video.frame import VideoFormat
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.output import Output
 from sr_deploy.video.survey import PacketSurvey
 
 PLAN = "plan.json"
@@ -73,7 +73,12 @@ class VideoPlan:
         return sum(segment.frames for segment in self.segments)
 
     def segment(self, index: int) -> PlannedSegment:
-        """One of the segments, counted from 0. Raises: UsageError when there is none of that number."""
+        """One of the segments.
+
+        index: its number, from 0.
+
+        Raises: UsageError when there is none of that number.
+        """
         if not 0 <= index < len(self.segments):
             raise UsageError(f"segment {index}: there is none; the plan has {len(self.segments)}, the first is 0")
         return self.segments[index]

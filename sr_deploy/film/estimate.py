@@ -10,13 +10,13 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+from sr_deploy.film.decide import Way, frame_network, opened, way_of
+from sr_deploy.film.plan import PlannedSegment, VideoPlan
+from sr_deploy.film.stages import Enlarging, Numbered, SegmentOutput, numbered
 from sr_deploy.pipeline import run_pipeline
-from sr_deploy.video.decide import Way, frame_network, opened, way_of
 from sr_deploy.video.frame import FrameUpscaler
 from sr_deploy.video.images import FrameSource
-from sr_deploy.video.plan import PlannedSegment, VideoPlan
 from sr_deploy.video.segment import Segment
-from sr_deploy.video.stages import Enlarging, Numbered, SegmentOutput, numbered
 
 _PLACES = (Fraction(1, 6), Fraction(1, 2), Fraction(5, 6))
 _SECONDS = 2.0

@@ -18,10 +18,10 @@ import pytest
 from numpy.typing import NDArray
 
 from sr_deploy.errors import VideoError
-from sr_deploy.video import run, stages
+from sr_deploy.film import decide, finish, stages
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
 from sr_deploy.video.frame import Frame
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
 from tests.video.clips import Clips, ffmpeg, frame_hashes, frames, pts_of
 
 COUNT = 24
@@ -94,7 +94,7 @@ def kept(number: int) -> int:
 
 @WHERE
 def test_the_reader_fails(clips: Clips, target: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    opened = run.open_source
+    opened = decide.open_source
 
     class Failing:
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -114,7 +114,7 @@ def test_the_reader_fails(clips: Clips, target: Path, monkeypatch: pytest.Monkey
                 boom_at(number)(seen)
                 yield frame
 
-    monkeypatch.setattr(run, "open_source", Failing)
+    monkeypatch.setattr(decide, "open_source", Failing)
     error = fails(clips["vfr"], target)
     assert f"frame {number}, reading" in error.__notes__
     monkeypatch.undo()
@@ -147,7 +147,7 @@ def test_the_writer_fails(clips: Clips, target: Path, monkeypatch: pytest.Monkey
     assert f"frame {number}, writing" in caught.value.__notes__
     assert not target.exists()
     part = target.with_name("target.mkv.part")
-    assert len(list(part.glob("0*"))) == number // PER_SEGMENT, "segments are kept, and nothing half-written"
+    assert len(list(part.glob("0*.nut"))) == number // PER_SEGMENT, "segments are kept, and nothing half-written"
     monkeypatch.undo()
     goes_on(clips["vfr"], target, number // PER_SEGMENT * PER_SEGMENT)
 
@@ -157,9 +157,9 @@ def test_the_last_steps_fail(clips: Clips, target: Path, monkeypatch: pytest.Mon
     def fail(*_: Any, **__: Any) -> None:
         raise VideoError("the result is not what it should be")
 
-    monkeypatch.setattr(run, broken, fail)
+    monkeypatch.setattr(finish, broken, fail)
     fails(clips["vfr"], target)
-    assert len(list(target.with_name("target.mkv.part").glob("0*"))) == 5
+    assert len(list(target.with_name("target.mkv.part").glob("0*.nut"))) == 5
     monkeypatch.undo()
     goes_on(clips["vfr"], target, COUNT)
 
@@ -183,14 +183,14 @@ def test_a_truncated_source_is_no_short_success(clips: Clips, target: Path) -> N
     error = fails(clips["truncated"], target)
     assert isinstance(error, VideoError)
     assert str(clips["truncated"]) in str(error)
-    assert list(target.with_name("target.mkv.part").glob("000000.*"))
+    assert list(target.with_name("target.mkv.part").glob("000000.nut"))
 
 
 PROGRAM = """
 import sys, time, os
 from pathlib import Path
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.run import upscale_video
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.run import upscale_video
 source, target, log, pause = sys.argv[1:]
 class Slow:
     scale = 2
@@ -258,8 +258,8 @@ def test_signals_leave_no_half_written_segment(clips: Clips, tmp_path: Path, num
         process.send_signal(number)
         process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    segments = sorted((tmp_path / "target.mkv.part").glob("0*"))
+    segments = sorted((tmp_path / "target.mkv.part").glob("0*.nut"))
     if number == signal.SIGINT:
-        assert all(path.suffix != ".part" for path in segments)
-    assert all(len(frames(path)) == 6 for path in segments if path.suffix != ".part")
-    assert (tmp_path / "target.mkv.part" / "journal.jsonl").exists()
+        assert not list((tmp_path / "target.mkv.part").glob("*.part"))
+    assert all(len(frames(path)) == 6 for path in segments)
+    assert (tmp_path / "target.mkv.part" / "run.json").exists()

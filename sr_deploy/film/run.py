@@ -11,21 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_deploy.errors import UsageError
-from sr_deploy.journal import Journal, clear_concluded
-from sr_deploy.pictures.image import PIPE, names_stream
-from sr_deploy.pipeline import Timing, run_pipeline
-from sr_deploy.video.decide import Way, begun, decide, decode_where_asked, frame_network, opened, require_another_file
-from sr_deploy.video.encoding import Encoding
-from sr_deploy.video.finish import join_and_check
-from sr_deploy.video.frame import Frame, FrameUpscaler, VideoFormat
-from sr_deploy.video.images import FrameSource
-from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.output import enlarged
-from sr_deploy.video.plan import VideoPlan, part_of
-from sr_deploy.video.rehearsal import rehearse
-from sr_deploy.video.segment import Segment
-from sr_deploy.video.stages import (
+from sr_deploy.film.decide import Way, begun, decide, decode_where_asked, frame_network, opened, require_another_file
+from sr_deploy.film.finish import join_and_check
+from sr_deploy.film.journal import Journal, clear_concluded
+from sr_deploy.film.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.output import enlarged
+from sr_deploy.film.plan import VideoPlan, part_of
+from sr_deploy.film.rehearsal import rehearse
+from sr_deploy.film.stages import (
     Enlarging,
     FrameNetwork,
     Numbered,
@@ -34,6 +28,12 @@ from sr_deploy.video.stages import (
     missing_frames,
     numbered,
 )
+from sr_deploy.pictures.image import PIPE, names_stream
+from sr_deploy.pipeline import Timing, run_pipeline
+from sr_deploy.video.encoding import Encoding
+from sr_deploy.video.frame import Frame, FrameUpscaler, VideoFormat
+from sr_deploy.video.images import FrameSource
+from sr_deploy.video.segment import Segment
 from sr_deploy.video.y4m import ImageSequence, Y4MWriter
 
 
@@ -132,7 +132,7 @@ class _VideoRun:
         """What became of the frames that are missing yet, and of the whole."""
         resumed = journal.frames
         rehearse(plan, source, way.encoder)
-        known = (*plan.notes, *decode_where_asked(source, self._upscaler, way.planes, self._options.decode), *way.notes)
+        known = (*plan.notes, *decode_where_asked(plan, source, self._upscaler, way.planes), *way.notes)
         self._started(source, plan.output.format, plan.output.encoding, resumed, known)
         frames = frame_network(self._upscaler, self._options, source.format, way.planes)
         timing = self._compute(source, frames, plan, way, journal)

@@ -14,22 +14,22 @@ import av
 from sr_deploy import __version__
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError, VideoError
-from sr_deploy.journal import Journal
+from sr_deploy.film.identity import network_identity, source_identity
+from sr_deploy.film.journal import Journal
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.output import Output, enlarged, planes_for, segment_frames, space_notes
+from sr_deploy.film.plan import VideoPlan, container_of
+from sr_deploy.film.rehearsal import rehearse
+from sr_deploy.film.stages import FrameNetwork
+from sr_deploy.film.times import frame_times, segments_of
 from sr_deploy.pictures.image import PIPE, names_stream
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.encoding import THREADS, choose_encoding
 from sr_deploy.video.frame import FrameUpscaler, VideoFormat
-from sr_deploy.video.identity import network_identity, source_identity
 from sr_deploy.video.images import FrameSource, open_source
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.output import Output, enlarged, planes_for, segment_frames, space_notes
-from sr_deploy.video.plan import VideoPlan, container_of
-from sr_deploy.video.rehearsal import rehearse
 from sr_deploy.video.segment import OpenEncoder
-from sr_deploy.video.stages import FrameNetwork
 from sr_deploy.video.streams import plan_streams
 from sr_deploy.video.survey import PacketSurvey
-from sr_deploy.video.times import frame_times, segments_of
 
 if TYPE_CHECKING:
     from sr_deploy.video.nvenc import Nvenc
@@ -140,20 +140,20 @@ def way_of(path: Path, source: VideoFormat, output: Output, upscaler: FrameUpsca
 
 
 def decode_where_asked(
-    source: FrameSource, upscaler: FrameUpscaler, planes: PlaneFormat | None, choice: str
+    plan: VideoPlan, source: FrameSource, upscaler: FrameUpscaler, planes: PlaneFormat | None
 ) -> tuple[str, ...]:
     """Let frames be decoded on the GPU that upscales them; what to say where one cannot.
 
     Raises: BackendUnavailableError where it is asked for and cannot.
     """
-    on_gpu = isinstance(upscaler, Upscaler) and upscaler._gives_planes
+    choice, on_gpu = plan.options.decode, isinstance(upscaler, Upscaler) and upscaler._gives_planes
     if choice == "cpu" or (choice == "auto" and not on_gpu):
         return ()
     from sr_deploy.video.nvcodec import decode_on_gpu
 
     reason = decode_on_gpu(source, upscaler, planes)
     if reason and choice == "nvdec":
-        raise BackendUnavailableError(f"NVDEC cannot decode this video: {reason}; use --decode auto or cpu")
+        raise BackendUnavailableError(f"{plan.source}: NVDEC cannot decode it: {reason}; use --decode auto or cpu")
     return (f"Decoded on the CPU: {reason}.",) if reason else ()
 
 

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from sr_deploy.errors import CancelledError, UsageError, VideoError
+from sr_deploy.film import decide
+from sr_deploy.film.compute import compute_segment
+from sr_deploy.film.decide import plan_video
+from sr_deploy.film.finish import finish
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.plan import VideoPlan
+from sr_deploy.film.run import upscale_video
+from sr_deploy.film.times import frame_times
 from sr_deploy.pictures.size import TargetSize
-from sr_deploy.video import decide
-from sr_deploy.video.compute import compute_segment
-from sr_deploy.video.decide import plan_video
-from sr_deploy.video.finish import finish
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.plan import VideoPlan
-from sr_deploy.video.run import upscale_video
 from sr_deploy.video.source import VideoSource
-from sr_deploy.video.times import frame_times
+from tests.film.test_run import Nearest
 from tests.video.clips import INTACT, Clips, ffmpeg, pts_of
-from tests.video.test_run import Nearest
 
 FAST: dict[str, Any] = {"preset": "ultrafast", "segment_frames": 5}
 FILMS = {

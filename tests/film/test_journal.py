@@ -11,8 +11,8 @@ import pytest
 
 from sr_deploy.errors import UsageError, VideoError
 from sr_deploy.files import Growing, growing
-from sr_deploy.journal import FORMAT, Gap, Journal, clear_concluded, vouch
-from sr_deploy.video.identity import source_identity
+from sr_deploy.film.identity import source_identity
+from sr_deploy.film.journal import FORMAT, Gap, Journal, clear_concluded, vouch
 
 MADE_WITH: dict[str, Any] = {"model": "a" * 64, "encoding": {"codec": "libx264", "crf": 17}, "options": [["a", "b"]]}
 

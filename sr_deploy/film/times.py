@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
+from sr_deploy.film.plan import PlannedSegment
 from sr_deploy.video.images import FrameSource
-from sr_deploy.video.plan import PlannedSegment
 
 _COMPARED = 48
 """Frames that are decoded before packets are believed: two groups of pictures of the shortest kind."""

@@ -18,12 +18,12 @@ from sr_deploy import Upscaler
 from sr_deploy.bundle import Bundle, sha256_of
 from sr_deploy.card import GraphCard, ModelCard
 from sr_deploy.errors import CancelledError, UsageError, VideoError
+from sr_deploy.film import output
+from sr_deploy.film.observer import VideoObserver, VideoProgress, VideoStart
+from sr_deploy.film.options import VideoOptions, parse_rate, parse_time
+from sr_deploy.film.run import upscale_video, upscaled_frames
 from sr_deploy.pictures.image import Picture, read_image, write_image
 from sr_deploy.pictures.size import TargetSize
-from sr_deploy.video import output
-from sr_deploy.video.observer import VideoObserver, VideoProgress, VideoStart
-from sr_deploy.video.options import VideoOptions, parse_rate, parse_time
-from sr_deploy.video.run import upscale_video, upscaled_frames
 from tests.graphs import image_graph, save
 from tests.video.clips import (
     Clips,
@@ -139,8 +139,8 @@ def test_a_run_goes_on_where_it_stopped(clips: Clips, tmp_path: Path, stop: int)
         upscale_video(source, target, stopped_at(stop), options=options())
     assert not target.exists()
     part = tmp_path / "target.mkv.part"
-    assert not list(part.glob("*.part")) and part.exists() == bool(list(part.glob("0*")))
-    for segment in part.glob("0*"):
+    assert not list(part.glob("*.part")) and part.exists() == bool(list(part.glob("0*.nut")))
+    for segment in part.glob("0*.nut"):
         assert len(frames(segment)) == 5, "what is there is playable"
     watch, again = Recorder(), Nearest()
     summary = upscale_video(source, target, again, options=options(), observer=watch)
@@ -169,7 +169,7 @@ def test_a_segment_that_was_damaged_is_made_again(clips: Clips, tmp_path: Path) 
     upscale_video(source, whole, Nearest(), options=options())
     with pytest.raises(KeyboardInterrupt):
         upscale_video(source, target, stopped_at(23), options=options())
-    (second,) = (tmp_path / "target.mkv.part").glob("000001.*")
+    (second,) = (tmp_path / "target.mkv.part").glob("000001.nut")
     second.write_bytes(second.read_bytes()[:-1])
     again = Nearest()
     summary = upscale_video(source, target, again, options=options())

@@ -10,14 +10,14 @@ from typing import Any
 
 from sr_deploy.errors import UsageError, VideoError
 from sr_deploy.files import sweep
-from sr_deploy.journal import SegmentRecord, differences, finished_segment, vouch
+from sr_deploy.film.decide import Way, decode_where_asked, frame_network, opened, way_of
+from sr_deploy.film.journal import SegmentRecord, differences, finished_segment, vouch
+from sr_deploy.film.plan import PlannedSegment, VideoPlan
+from sr_deploy.film.stages import Enlarging, SegmentOutput, numbered
 from sr_deploy.pipeline import run_pipeline
-from sr_deploy.video.decide import Way, decode_where_asked, frame_network, opened, way_of
 from sr_deploy.video.frame import FrameUpscaler
 from sr_deploy.video.images import FrameSource
-from sr_deploy.video.plan import PlannedSegment, VideoPlan
 from sr_deploy.video.segment import Segment
-from sr_deploy.video.stages import Enlarging, SegmentOutput, numbered
 
 
 def compute_segment(
@@ -73,7 +73,7 @@ def _computed(
         times = {"frames": segment.frames, "first": segment.first_pts, "last": segment.last_pts}
         made.append(vouch(segment.path, number, plan.identity, **times))
 
-    decode_where_asked(source, upscaler, way.planes, plan.options.decode)
+    decode_where_asked(plan, source, upscaler, way.planes)
     plan.part.mkdir(parents=True, exist_ok=True)
     sweep(plan.part)
     network = frame_network(upscaler, plan.options, source.format, way.planes)

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from sr_deploy.errors import VideoError
+from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.output import Output
+from sr_deploy.film.plan import VideoPlan
+from sr_deploy.film.rehearsal import rehearse
+from sr_deploy.film.run import upscale_video
 from sr_deploy.video import join
-from sr_deploy.video.options import VideoOptions
-from sr_deploy.video.output import Output
-from sr_deploy.video.rehearsal import rehearse
-from sr_deploy.video.run import upscale_video
 from sr_deploy.video.streams import StreamPlan, plan_streams
 from sr_deploy.video.survey import PacketSurvey
+from tests.film.test_run import Nearest
 from tests.video import clips as reader
 from tests.video.clips import Clips
-from tests.video.test_run import Nearest
 from tests.video.writing import fast_encoding, video_format
 
 FAST = VideoOptions(preset="ultrafast")
@@ -29,10 +30,12 @@ def test_a_pixel_aspect_that_would_be_lost_is_told(tmp_path: Path) -> None:
     wide = video_format(sample_aspect=Fraction(32, 27))
     encoding = fast_encoding(wide, ".webm", "libvpx-vp9")
     output = Output(wide, encoding, StreamPlan("webm"), 10)
-    source: Any = SimpleNamespace(start_pts=0, survey=PacketSurvey())
+    plan = VideoPlan("-", tmp_path / "a.webm", FAST, wide, output, PacketSurvey(), {})
+    plan.part.mkdir()
+    source: Any = SimpleNamespace(start_pts=0)
     with pytest.raises(VideoError, match=r"the pixel aspect is 1, expected 32/27; use \.mkv, or another --codec"):
-        rehearse(tmp_path, tmp_path / "a.webm", output, None, source, None)
-    assert list(tmp_path.iterdir()) == []
+        rehearse(plan, source, None)
+    assert list(plan.part.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["anamorphic", "alpha"])
@@ -54,7 +57,7 @@ def test_whatever_the_last_steps_refuse_is_refused_first(
     def refuse(*_: Any, **__: Any) -> None:
         raise VideoError("no")
 
-    monkeypatch.setattr(f"sr_deploy.video.rehearsal.{step}", refuse)
+    monkeypatch.setattr(f"sr_deploy.film.rehearsal.{step}", refuse)
     nearest = Nearest()
     with pytest.raises(VideoError, match="tried with one frame"):
         upscale_video(clips["cfr"], tmp_path / "a.mkv", nearest, options=FAST)

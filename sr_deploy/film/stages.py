@@ -16,13 +16,13 @@ from sr_deploy.arrays import Array
 from sr_deploy.device.device import DeviceArray
 from sr_deploy.device.video_planes import PlaneFormat
 from sr_deploy.errors import CancelledError, OutOfMemoryError
-from sr_deploy.journal import Journal, segment_path
+from sr_deploy.film.journal import Journal, segment_path
+from sr_deploy.film.output import Output
 from sr_deploy.pictures.resample import resample
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, Stats
 from sr_deploy.upscaling.reuse import FrameReuse, ReuseStats
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.frame import Frame, FrameUpscaler, VideoFormat
-from sr_deploy.video.output import Output
 from sr_deploy.video.segment import OpenEncoder, Segment, SegmentWriter, segment_suffix
 
 Numbered = tuple[int, Frame]

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from sr_deploy.errors import VideoError
+from sr_deploy.film.plan import VideoPlan, container_of
 from sr_deploy.video.check import AGAIN, Expected, check_result
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.images import FrameSource
 from sr_deploy.video.join import join
-from sr_deploy.video.plan import VideoPlan, container_of
 from sr_deploy.video.segment import OpenEncoder, SegmentWriter, segment_suffix
 
 

@@ -42,7 +42,17 @@ _SIDECAR = re.compile(r"\d{6,}\.json")
 
 @dataclass(frozen=True)
 class SegmentRecord:
-    """A finished segment: its place in the order, its file, and what is in it. first, last: pts; identity: of the run."""
+    """A finished segment, as its sidecar has it.
+
+    index: its place in the order.
+    name: of its file.
+    frames: how many it holds.
+    first: pts of the first.
+    last: pts of the last.
+    bytes: size of the file.
+    sha256: of the file.
+    identity: sha256 of what the run depends on.
+    """
 
     index: int
     name: str
