@@ -72,7 +72,9 @@ class Cards(Kind):
         return run
 
     def judge(self, path: Path, case: Case, run: Run) -> str | None:
-        del case, run
+        del run
+        if json.loads(case.data)["model"].get("size_multiple", 1) != 1:
+            return None  # Pictures are mirrored to multiples: their last rows may differ.
         return differs(path.parent / "out" / "in.png", undamaged())
 
 

@@ -227,3 +227,63 @@ def test_a_fourth_channel_without_a_meaning_is_no_alpha() -> None:
     assert np.array_equal(picture.pixels, NOISY)
     assert picture.alpha is None
     assert picture.lost == ("channel without a meaning",)
+
+
+def ifd_entry(data: bytes, tag: int) -> int:
+    """Where the entry of a tag begins, in a little-endian TIFF with one directory."""
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    places = range(start + 2, start + 2 + 12 * count, 12)
+    return next(place for place in places if struct.unpack_from("<H", data, place)[0] == tag)
+
+
+def retagged(data: bytes, tag: int, value: int) -> bytes:
+    copy = bytearray(data)
+    struct.pack_into("<H", copy, ifd_entry(data, tag) + 8, value)
+    return bytes(copy)
+
+
+def test_a_tiff_with_fewer_strips_than_its_size_needs() -> None:
+    whole = tiff("RGB", "raw")
+    assert decode_image(whole).pixels.shape == SMOOTH.shape
+    for tag, value in ((257, 4 * SMOOTH.shape[0]), (284, 2)):
+        with pytest.raises(ImageError, match=r"its pixels are damaged .*StripOffsets"):
+            decode_image(retagged(whole, tag, value))
+
+
+def test_a_tiff_with_more_places_of_strips_than_lengths() -> None:
+    whole = tiff("RGB", "raw")
+    copy = bytearray(whole)
+    struct.pack_into("<I", copy, ifd_entry(whole, 273) + 4, 3)
+    with pytest.raises(ImageError, match="places and lengths of its strips differ"):
+        decode_image(bytes(copy))
+
+
+def test_a_jpeg_with_a_second_scan_of_the_same_color() -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH[..., 0]).save(file, "JPEG")
+    whole = file.getvalue()
+    assert decode_image(whole).pixels.shape == (40, 60, 1)
+    scan = whole[whole.index(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="coded twice"):
+        decode_image(whole[:-2] + scan + whole[-2:])
+    progressive = io.BytesIO()
+    Image.fromarray(SMOOTH).save(progressive, "JPEG", progressive=True)
+    assert decode_image(progressive.getvalue()).pixels.shape == SMOOTH.shape
+
+
+@pytest.mark.parametrize("moved", [b"tRNS", b"IDAT"])
+def test_a_png_whose_palette_comes_too_late(moved: bytes) -> None:
+    picture = Image.fromarray(SMOOTH[..., 0] // 4).convert("P")
+    file = io.BytesIO()
+    picture.save(file, "PNG", **({"transparency": 0} if moved == b"tRNS" else {}))
+    chunks = {}
+    data, place = file.getvalue(), 8
+    while place < len(data):
+        behind = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        chunks[data[place + 4 : place + 8]] = data[place:behind]
+        place = behind
+    names = [name for name in chunks if name != b"PLTE"]
+    names.insert(names.index(moved) + 1, b"PLTE")
+    with pytest.raises(ImageError, match=f"{moved.decode()} comes before its palette"):
+        decode_image(data[:8] + b"".join(chunks[name] for name in names))

@@ -27,7 +27,7 @@ _COMPLAINTS = re.compile(
 _DAMAGE = re.compile(
     rb"libpng error: ([^\n]*)|(?:Corrupt JPEG data: |Premature)((?:premature|bad|found| end)[^\n]*)"
     rb"|errorLogCallback OpenJPEG\d*: ([^\n]*)|warningLogCallback OpenJPEG\d*: ([^\n]*(?:not end|runcate|orrupt|enough)[^\n]*)"
-    rb"|TIFF_Error ([^\n]*)|TIFF_Warning ((?:Fax|CCITT|LZW|PackBits|ZIP|JPEGLib: (?:Corrupt|Premature))[^\n]*)"
+    rb"|TIFF_Error ([^\n]*)|TIFF_Warning ((?:Fax|CCITT|LZW|PackBits|ZIP|JPEGLib: (?:Corrupt|Premature)|TIFFFetchStrip)[^\n]*)"
 )
 _STDERR = threading.Lock()
 _ROWS = 256

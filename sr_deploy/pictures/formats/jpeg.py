@@ -14,6 +14,7 @@ _ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 _PHOTOSHOP, _IPTC = b"Photoshop 3.0\0", b"8BIM\x04\x04"
 _FURTHER_PICTURES = b"MPF\0"
 _SEGMENT = 65533
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Inside a scan, FF 00 is a data byte and FF D0..D7 a restart; fill bytes FF FF go on.
 _NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -27,7 +28,8 @@ def read_header(data: memoryview) -> Header:
     header = Header("jpeg", 0, 0)
     profile: dict[int, bytes] = {}
     components = 0
-    adobe = scanned = False
+    sequential, scanned = False, set[int]()
+    adobe = False
     position = 2
     while True:
         marker, position = _marker(data, position)
@@ -42,10 +44,14 @@ def read_header(data: memoryview) -> Header:
         position += length
         if marker in _FRAMES:
             precision, header.height, header.width, components = struct.unpack_from(">BHHB", body)
+            sequential = marker in _SEQUENTIAL
             if precision != 8:
                 raise ContainerError(f"{precision}-bit JPEG is not supported; convert it to a 16-bit PNG or TIFF")
         elif marker == 0xDA:
-            scanned = True
+            coded = set(body[1 : 1 + 2 * body[0] : 2])
+            if sequential and scanned & coded:
+                raise ContainerError("the JPEG is damaged: one of its colors is coded twice; get a good copy of the file")
+            scanned |= coded
             position = _scan_end(data, position)
         elif marker == 0xEE and bytes(body[:5]) == b"Adobe":
             adobe = True

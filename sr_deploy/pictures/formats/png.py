@@ -37,7 +37,7 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
     """
     header: Header | None = None
     color = depth = 0
-    ended = False
+    ended = colorful = False
     packed: list[memoryview] = []
     told: dict[bytes, bytes] = {}
     kept: list[memoryview] = [data[:8]]
@@ -48,6 +48,9 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
                 raise ContainerError("the PNG does not begin with its header; get a good copy of the file")
             header, depth, color = _read_ihdr(body)
         critical = not kind[0] & 0x20
+        colorful = colorful or kind == b"PLTE"
+        if color == 3 and kind in (b"tRNS", b"IDAT") and not colorful:
+            raise ContainerError(f"the PNG is damaged: {kind.decode()} comes before its palette; get a good copy of the file")
         if deep:
             _check(data, kind, start, stop)
         if critical or (kind == b"tRNS" and color == 3):

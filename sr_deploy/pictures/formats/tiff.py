@@ -60,6 +60,8 @@ def read_header(data: memoryview) -> Header:
     longest = raw if one(_COMPRESSION, 1) == 1 else len(data)
     for offsets, sizes in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
         places, lengths = integers(data, page.get(offsets), order), integers(data, page.get(sizes), order)
+        if lengths and len(places) != len(lengths):
+            raise ContainerError("the TIFF is damaged: the places and lengths of its strips differ in number; get a good copy")
         missing = max(
             (place + min(length, longest) - len(data) for place, length in zip(places, lengths, strict=False)), default=0
         )
