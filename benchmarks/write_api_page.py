@@ -35,6 +35,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Upscalers": ("Upscaler", "MaskedUpscaler"),
     "Images": ("upscale_image", "read_image", "write_image", "decode_image", "encode_image"),
     "Videos": ("upscale_video", "upscaled_frames", "plan_video", "compute_segment", "finish", "VideoPlan"),
+    "Clusters": ("cluster.upscale_on_ray", "batch.UpscalerSpec", "cluster.RayOptions"),
     "Bundles": ("open_bundle", "export_bundle"),
     "Options": ("VideoOptions", "TargetSize", "VideoObserver"),
     "What comes back": (

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "batch": {
         *("errors", "files", "filetypes", "card", "pipeline", "pictures", "models", "engines", "upscaling", "masked", "film"),
     },
+    "cluster": {"errors", "files", "pictures", "pipeline", "models", "engines", "upscaling", "film", "batch"},
     "cli": set(),
 }
 """By room, those of ours that it may import, beside `arrays`; `cli` may import all, and nobody imports it."""
@@ -74,6 +75,7 @@ THIRD_PARTY = {
     "video": {"numpy", "av", "cv2"},
     "film": {"numpy", "av", "cv2"},
     "batch": {"numpy"},
+    "cluster": set(),
     "cli": {"click"},
 }
 KERNELS = {PACKAGE / "device" / f"{name}_kernels.py" for name in ("tiling", "patch", "selection", "video")}

@@ -112,7 +112,40 @@ def upscale_files(
     plan = plan_jobs(inputs, output, naming)
     if shard is not None:
         plan = plan.shard(*shard)
+    for folder in {job.target.parent for job in plan.jobs}:
+        sweep(folder)
+    return upscale_jobs(plan, upscaler, size=size, options=options, video=video, observer=observer, upscaled=upscaled)
+
+
+def upscale_jobs(
+    plan: Plan,
+    upscaler: ImageUpscaler,
+    *,
+    size: TargetSize | None = None,
+    options: WriteOptions | None = None,
+    video: VideoOptions | None = None,
+    observer: Observer | None = None,
+    upscaled: Callable[[Job, Picture], object] | None = None,
+) -> Summary:
+    """`upscale_files` for jobs that are planned. Raises: as `upscale_files`."""
     return _FolderRun(upscaler, size, options or WriteOptions(), video, observer or Observer(), upscaled).run(plan)
+
+
+def summary_of(plan: Plan, outcomes: Sequence[Outcome], timing: Timing, stats: Stats) -> Summary:
+    """What became of a run. timing: of its pictures."""
+    videos = tuple(outcome.video for outcome in outcomes if outcome.video and outcome.status == "done")
+    timing = _sum([timing, *(video.timing for video in videos)])
+    return Summary(
+        done=tuple(outcome.job.target for outcome in outcomes if outcome.status == "done"),
+        skipped=tuple(outcome.job.target for outcome in outcomes if outcome.status == "skipped"),
+        failed=plan.failures + tuple(outcome.failure for outcome in outcomes if outcome.failure),
+        notes=plan.notes + tuple((outcome.job.source, note) for outcome in outcomes for note in outcome.notes),
+        seconds=timing.wall,
+        timing=timing,
+        stats=stats,
+        videos=videos,
+        outcomes=tuple(outcomes),
+    )
 
 
 @dataclass(frozen=True)
@@ -149,28 +182,13 @@ class _FolderRun:
     def run(self, plan: Plan) -> Summary:
         before = self._upscaler.stats
         self._alone = len(plan.jobs) == 1
-        for folder in {job.target.parent for job in plan.jobs}:
-            sweep(folder)
         self._observer.planned(plan)
         pictures = self._read_all(job for job in plan.jobs if not job.video)
         timing = run_pipeline(pictures, self._upscale, self._write)
         for job in plan.jobs:
             if job.video:
                 self._close(self._upscale_video(job))
-        videos = tuple(outcome.video for outcome in self._outcomes if outcome.video and outcome.status == "done")
-        timing = _sum([timing, *(video.timing for video in videos)])
-        notes = [(outcome.job.source, note) for outcome in self._outcomes for note in outcome.notes]
-        return Summary(
-            done=tuple(outcome.job.target for outcome in self._outcomes if outcome.status == "done"),
-            skipped=tuple(outcome.job.target for outcome in self._outcomes if outcome.status == "skipped"),
-            failed=plan.failures + tuple(outcome.failure for outcome in self._outcomes if outcome.failure),
-            notes=plan.notes + tuple(notes),
-            seconds=timing.wall,
-            timing=timing,
-            stats=self._upscaler.stats - before,
-            videos=videos,
-            outcomes=tuple(self._outcomes),
-        )
+        return summary_of(plan, self._outcomes, timing, self._upscaler.stats - before)
 
     def _read_all(self, jobs: Iterable[Job]) -> Iterator[_Item]:
         for job in jobs:
@@ -258,30 +276,32 @@ class _FolderRun:
 
     def _failed(self, item: _Item, error: Exception) -> _Item:
         """The item with its failure, without its picture; raises when the next ones would fail the same way."""
-        job = item.job
-        if _is_no_space(error):
-            raise ImageError(
-                f"{job.target}: the disk is full, so nothing more was done; finished files are kept: "
-                "free some space and run the same command again"
-            ) from error
-        if isinstance(error, MissingDependencyError | BrokenPipeError):
-            raise error
-        if isinstance(error, SrDeployError):
-            failure = Failure(job.source, str(error))
-        elif isinstance(error, OSError):
-            failure = Failure(job.source, f"{error.strerror or error} ({error.filename or job.target})")
-        elif isinstance(error, MemoryError):
-            failure = Failure(job.source, "does not fit into memory; lower --memory or give a --tile")
-        else:
-            details = "".join(traceback.format_exception(error))
-            failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}", details)
-        told = getattr(error, "__notes__", ())
-        known = [next((note for note in told if words in note), "") for words in ("frame ", "frames are kept")]
-        if any(known):
-            failure = replace(failure, message=f"{failure.message} ({'; '.join(filter(None, known))})")
         item = _timed(item)
-        outcome = Outcome(job, "failed", item.notes, failure, item.seconds)
+        outcome = Outcome(item.job, "failed", item.notes, failure_of(item.job, error), item.seconds)
         return replace(item, picture=None, outcome=outcome)
+
+
+def failure_of(job: Job, error: Exception) -> Failure:
+    """Why a job could not be done, in words; raises when the next ones would fail the same way."""
+    if _is_no_space(error):
+        raise ImageError(
+            f"{job.target}: the disk is full, so nothing more was done; finished files are kept: "
+            "free some space and run the same command again"
+        ) from error
+    if isinstance(error, MissingDependencyError | BrokenPipeError):
+        raise error
+    if isinstance(error, SrDeployError):
+        failure = Failure(job.source, str(error))
+    elif isinstance(error, OSError):
+        failure = Failure(job.source, f"{error.strerror or error} ({error.filename or job.target})")
+    elif isinstance(error, MemoryError):
+        failure = Failure(job.source, "does not fit into memory; lower --memory or give a --tile")
+    else:
+        details = "".join(traceback.format_exception(error))
+        failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}", details)
+    told = getattr(error, "__notes__", ())
+    known = [next((note for note in told if words in note), "") for words in ("frame ", "frames are kept")]
+    return replace(failure, message=f"{failure.message} ({'; '.join(filter(None, known))})") if any(known) else failure
 
 
 def _sum(timings: Sequence[Timing]) -> Timing:

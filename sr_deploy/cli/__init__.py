@@ -235,5 +235,5 @@ def _tell_program(ctx: click.Context, kind: str, message: str, code: int) -> Non
 
 def _how_to_install(error: ModuleNotFoundError) -> str:
     module = (error.name or str(error)).split(".")[0]
-    extra = "[export]" if module in MEANT_FOR_EXPORT else ""
+    extra = "[export]" if module in MEANT_FOR_EXPORT else "[cluster]" if module == "ray" else ""
     return f'this command needs {module}, which is not installed here; install it with `pip install "sr-deploy{extra}"`'

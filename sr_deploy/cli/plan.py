@@ -41,7 +41,7 @@ class _Planned:
     "plan",
     cls=Command,
     short_help="Prepare videos for many processes, and say how long a run takes.",
-    groups={title: names for title, names in GROUPS.items() if title != "Options for pictures"},
+    groups={title: names for title, names in GROUPS.items() if title not in ("Options for pictures", "Options for clusters")},
     examples=(
         "sr-deploy plan film.mkv -o film_x4.mkv -m models/rlfn",
         "sr-deploy plan photos/ film.mkv -o large/ --json",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
-from sr_deploy.batch import USUAL_BUDGET, USUAL_PATCHES, open_upscaler
-from sr_deploy.card import PrecisionChoice
+from sr_deploy.batch import USUAL_BUDGET, USUAL_PATCHES, UpscalerSpec, open_upscaler
+from sr_deploy.card import ModelCard, PrecisionChoice
 from sr_deploy.cli import Command, Shard, gpu_option, json_option, verbose, verbose_option
 from sr_deploy.cli.upscale_options import (
     IdleOptions,
@@ -22,12 +22,14 @@ from sr_deploy.cli.upscale_options import (
     TileSize,
     UpscaleOptions,
 )
-from sr_deploy.models import DEFAULT, is_in_the_box
+from sr_deploy.models import DEFAULT, is_in_the_box, resolve
 
 if TYPE_CHECKING:
     from sr_deploy.batch.folder import Outcome, Summary
     from sr_deploy.cli.masks import HeatMaps
     from sr_deploy.cli.progress import Report
+    from sr_deploy.film.options import VideoOptions
+    from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 
 Decorator = Callable[[Any], Any]
@@ -37,6 +39,7 @@ FOR_VIDEOS = (
     *("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode"),
     *("no_reuse", "drop_unsupported", "on_damage", "resume"),
 )
+FOR_CLUSTERS = ("on", "address", "workers", "worker_cpus", "worker_gpus")
 GROUPS = {
     "Options for the network": ("model", "base", "refine", "budget", "patches"),
     "Options for the output": ("output", "outscale", "to_size", "extension", "suffix", "overwrite", "shard"),
@@ -45,6 +48,7 @@ GROUPS = {
     "Options for the machine": (
         *("backend", "gpus", "allow_cpu", "precision", "fp32", "on_failure", "strict", "tile", "memory", "threads", "target"),
     ),
+    "Options for clusters": FOR_CLUSTERS,
 }
 """Parameters by what they are about, as the help shows them."""
 
@@ -179,6 +183,11 @@ machine_options = _all(
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of lossy formats.")
 @click.option("--strip-metadata", is_flag=True, help="Leave EXIF, XMP and the color profile out.")
 @click.option("--shard", type=Shard(), help="I/N: every Nth input from number I on, I from 0; for N processes or machines.")
+@click.option("--on", type=click.Choice(["ray"]), help="Let the workers of a Ray cluster do it.")
+@click.option("--address", help="Of the cluster: ray://HEAD:10001.  [default: RAY_ADDRESS, one on this machine, or a new one]")
+@click.option("--workers", type=click.IntRange(min=1), help="How many.  [default: as many as there is room for]")
+@click.option("--worker-cpus", type=click.IntRange(min=1), default=2, show_default=True, help="Cores of each worker.")
+@click.option("--worker-gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs of each worker.")
 @click.option("--no-progress", is_flag=True, help="Say nothing but errors and notes.")
 @click.option("--progress", type=click.Choice(["bar", "line", "json"]), help="How to show progress, on stderr.")
 @click.option("--profile", is_flag=True, help="Say what share of the time each stage was busy.")
@@ -193,17 +202,20 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     same command goes on where an earlier one stopped, in the middle of a video too.
     """
     asked = UpscaleOptions(**options)
+    size = asked.size()
+    summary = (_there if asked.on else _here)(ctx, asked, asked.spec(size), size)
+    ctx.exit(1 if summary.failed else 0)
 
-    from sr_deploy.batch.folder import WriteOptions, upscale_files
-    from sr_deploy.cli.progress import make_report, warnings_as_notes
+
+def _here(ctx: click.Context, asked: UpscaleOptions, spec: UpscalerSpec, size: TargetSize | None) -> Summary:
+    """In this process."""
+    from sr_deploy.batch.folder import upscale_files
+    from sr_deploy.cli.progress import warnings_as_notes
     from sr_deploy.upscaling.image_upscaler import MaskedStats
 
-    size, output = asked.size(), asked.output_path()
-    spec = asked.spec(size)
+    output = asked.output_path()
     with open_upscaler(spec) as upscaler:
-        whole_images = upscaler.bundle.card.masked is not None
-        idle = IdleOptions(ctx, pictures=FOR_PICTURES, videos=FOR_VIDEOS, whole_images=whole_images)
-        report = make_report(asked.report, paths=not asked.as_json, verbose=verbose(ctx), advice=idle)
+        report, video = _report(ctx, asked, upscaler.bundle.card)
         try:
             if asked.report != "none":
                 report.say(upscaler.description)
@@ -218,15 +230,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                     size=size,
                     suffix=asked.suffix,
                     extension=asked.extension,
-                    options=WriteOptions(asked.quality, asked.strip_metadata, asked.overwrite),
-                    video=asked.video() if idle.any_given(FOR_VIDEOS) else None,
+                    options=asked.writing(),
+                    video=video,
                     observer=report,
                     upscaled=masks,
                     shard=asked.shard,
                 )
             report.summarize(summary)
-            if asked.report != "none" and isinstance(upscaler.stats, MaskedStats):
-                report.say(f"refined {upscaler.stats.share:.0%} of the pixels")
+            if asked.report != "none" and isinstance(summary.stats, MaskedStats):
+                report.say(f"refined {summary.stats.share:.0%} of the pixels")
             if masks is not None:
                 masks.of_skipped(outcome.job for outcome in _of(summary, "skipped"))
             if asked.profile:
@@ -234,10 +246,50 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         finally:
             report.close()
         if asked.as_json:
-            from sr_deploy.cli.output import print_json
+            _print(upscaler.bundle.card, upscaler.description, summary)
+    return summary
 
-            print_json(_document(upscaler, summary))
-    ctx.exit(1 if summary.failed else 0)
+
+def _there(ctx: click.Context, asked: UpscaleOptions, spec: UpscalerSpec, size: TargetSize | None) -> Summary:
+    """By the workers of a cluster."""
+    from sr_deploy.cli.progress import warnings_as_notes
+    from sr_deploy.cluster import RayOptions, upscale_on_ray
+    from sr_deploy.engines.open import open_bundle
+
+    card = open_bundle(resolve(spec.model)).card
+    report, video = _report(ctx, asked, card)
+    engine = f"{card.name} on workers of Ray"
+    try:
+        if asked.report != "none":
+            report.say(engine)
+        with warnings_as_notes(report):
+            summary = upscale_on_ray(
+                asked.all_inputs,
+                asked.output_path(),
+                spec,
+                size=size,
+                suffix=asked.suffix,
+                extension=asked.extension,
+                options=asked.writing(),
+                video=video,
+                observer=report,
+                ray=RayOptions(asked.address, asked.workers, asked.worker_cpus, asked.worker_gpus),
+            )
+        report.summarize(summary)
+    finally:
+        report.close()
+    if asked.as_json:
+        _print(card, engine, summary)
+    return summary
+
+
+def _report(ctx: click.Context, asked: UpscaleOptions, card: ModelCard) -> tuple[Report, VideoOptions | None]:
+    """What shows how the run goes, and how videos are made where anything was said of them."""
+    from sr_deploy.cli.progress import make_report
+
+    idle = IdleOptions(ctx, pictures=FOR_PICTURES, videos=FOR_VIDEOS, whole_images=card.masked is not None)
+    report = make_report(asked.report, paths=not asked.as_json, verbose=verbose(ctx), advice=idle)
+    return report, asked.video() if idle.any_given(FOR_VIDEOS) else None
 
 
 def _masks(upscaler: ImageUpscaler, asked: UpscaleOptions, report: Report) -> HeatMaps | None:
@@ -253,13 +305,14 @@ def _masks(upscaler: ImageUpscaler, asked: UpscaleOptions, report: Report) -> He
     return HeatMaps(upscaler, asked.all_inputs, asked.mask_out, report.say)
 
 
-def _document(upscaler: ImageUpscaler, summary: Summary) -> dict[str, Any]:
+def _print(card: ModelCard, engine: str, summary: Summary) -> None:
+    from sr_deploy.cli.output import print_json
     from sr_deploy.cli.progress import video_facts
 
-    return {
-        "network": upscaler.bundle.card.name,
-        "scale": upscaler.scale,
-        "engine": upscaler.description,
+    document = {
+        "network": card.name,
+        "scale": card.scale,
+        "engine": engine,
         "done": [{**_files(outcome), "seconds": outcome.seconds} for outcome in _of(summary, "done")],
         "skipped": [_files(outcome) for outcome in _of(summary, "skipped")],
         "failed": [{"input": failure.path, "message": failure.message} for failure in summary.failed],
@@ -268,8 +321,9 @@ def _document(upscaler: ImageUpscaler, summary: Summary) -> dict[str, Any]:
         "timing": summary.timing,
         "stats": summary.stats,
         "videos": [{**_files(outcome), **video_facts(outcome.video)} for outcome in _of(summary, "done") if outcome.video],
-        "refined": getattr(upscaler.stats, "share", None),
+        "refined": getattr(summary.stats, "share", None),
     }
+    print_json(document)
 
 
 def _of(summary: Summary, status: Literal["done", "skipped"]) -> list[Outcome]:

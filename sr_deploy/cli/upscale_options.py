@@ -17,6 +17,7 @@ from sr_deploy.card import PrecisionChoice
 from sr_deploy.models import DEFAULT, find, names, portable_name, resolve
 
 if TYPE_CHECKING:
+    from sr_deploy.batch.folder import WriteOptions
     from sr_deploy.batch.naming import Job, Plan
     from sr_deploy.film.options import VideoOptions
     from sr_deploy.pictures.size import TargetSize
@@ -51,6 +52,12 @@ class UpscaleOptions:
     suffix: str | None
     overwrite: bool
     shard: tuple[int, int] | None = None
+
+    on: Literal["ray"] | None = None
+    address: str | None = None
+    workers: int | None = None
+    worker_cpus: int = 2
+    worker_gpus: int = 0
 
     quality: int | None = None
     strip_metadata: bool = False
@@ -96,6 +103,9 @@ class UpscaleOptions:
             raise click.UsageError(f"--fp32 and --precision {self.precision} contradict each other; give one of them.")
         if self.strict and self.on_failure == "bicubic":
             raise click.UsageError("--strict and --on-failure bicubic contradict each other; give one of them.")
+        pipe = self.output == "-" or Path("-") in self.all_inputs
+        if self.on and (pipe or self.mask_out is not None or self.shard is not None):
+            raise click.UsageError("--on: pipes, --mask-out and --shard are for one process; leave them out.")
         if self.output == "-" and self.as_json:
             raise click.UsageError("-o - and --json both want stdout; give one of them.")
 
@@ -125,6 +135,12 @@ class UpscaleOptions:
         if self.output.endswith(("/", "\\")) and not path.exists():
             path.mkdir(parents=True)
         return path
+
+    def writing(self) -> WriteOptions:
+        """How pictures are written."""
+        from sr_deploy.batch.folder import WriteOptions
+
+        return WriteOptions(self.quality, self.strip_metadata, self.overwrite)
 
     def video(self) -> VideoOptions:
         """How videos are made. Raises: UsageError."""

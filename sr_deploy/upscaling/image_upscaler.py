@@ -39,6 +39,10 @@ class Stats:
     recomputed: int = 0
     replaced: int = 0
 
+    def __add__(self, more: Self) -> Self:
+        """Both together."""
+        return type(self)(*map(sum, zip(astuple(self), astuple(more), strict=True)))
+
     def __sub__(self, before: Self) -> Self:
         """What came since then."""
         return type(self)(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
