@@ -13,6 +13,9 @@ from sr_deploy.settings import from_table
 T = TypeVar("T")
 
 CARD_FORMAT = 1
+LONGEST_NAME = 255
+"""Bytes of a file's name, on any common file system."""
+
 GRAPH_METADATA_KEY = "sr-deploy.card"
 
 Precision = Literal["fp32", "fp16"]
@@ -270,7 +273,9 @@ def _check_graphs(contents: CardFile, where: str) -> None:
 
 
 def _is_bare(name: str) -> bool:
-    return name not in ("", ".", "..") and not any(character in "/\\" or not character.isprintable() for character in name)
+    """Whether a file may be called so, in any folder."""
+    printable = all(character.isprintable() and character not in "/\\" for character in name)
+    return printable and name not in ("", ".", "..") and len(name.encode()) <= LONGEST_NAME
 
 
 def _finite(value: Any) -> Any:

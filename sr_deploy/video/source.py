@@ -330,7 +330,7 @@ class VideoSource:
         return "its end" if pts is None else self._clock(pts)
 
     def _clock(self, pts: int) -> str:
-        seconds = float((pts - self.start_pts) * self.format.time_base)
+        seconds = max(float((pts - self.start_pts) * self.format.time_base), 0.0)
         return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{seconds % 60:06.3f}"
 
 

@@ -26,6 +26,12 @@ PROMISE_LENGTH = {"matroska,webm", "avi", "asf", "flv", "mov,mp4,m4a,3gp,3g2,mj2
 CAPTIONS = re.compile(rb"(\xb5\0\x31|\0\0\x01\xb2)GA94")
 """How closed captions begin in the data of a picture (ATSC A/53): in H.264 and HEVC, and in MPEG-2."""
 
+DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
+"""Of a stream, as Matroska's tags have it."""
+
+FAR = 10
+"""Seconds behind the end at which no edit hides a picture."""
+
 BACK = Fraction(1, 10)
 """Seconds that times may go back within a stream before they count as started anew, as in ffmpeg."""
 
@@ -102,6 +108,8 @@ def survey(container: InputContainer, video: VideoStream) -> PacketSurvey:
     tracks = {stream.index: _Track() for stream in container.streams}
     parts, packets, faults = [_Stretch()], Counter[int](), list[tuple[int | None, str]]()
     latest: int | None = None
+    shown: list[tuple[int | None, bool]] = []
+    hidden = Fraction(0)
     captions = False
     frame = 1 / (video.average_rate or Fraction(25))
     with heard(av.logging.ERROR) as messages:
@@ -117,13 +125,33 @@ def survey(container: InputContainer, video: VideoStream) -> PacketSurvey:
                 faults.append((latest, f"FFmpeg says: {complaints[0]}"))
             if packet.stream_index == video.index and packet.size:
                 latest = max(latest or packet.pts, packet.pts) if packet.pts is not None else latest
+                shown.append((packet.pts, packet.is_keyframe))
+                hidden = max(hidden, packet.pts * packet.time_base) if packet.is_discard and packet.pts is not None else hidden
                 captions = captions or CAPTIONS.search(bytes(packet)) is not None
+    if container.duration is not None and hidden > Fraction(container.duration, av.time_base) + FAR:
+        faults.append((None, f"a picture would be shown at {float(hidden):.0f} s only"))
+    if spliced and len(parts) == 1:
+        faults += [(pts, f"{lost} pictures are missing there") for pts, lost in _holes(shown)]
     ends = {index: end for part in parts for index, end in part.ends.items()}
     if missing := _missing_end(container, video, ends, frame):
         faults.append((latest, missing))
     begins = [time for index, time in parts[0].begins.items() if container.streams[index].type in ("video", "audio")]
     begin = max(min(begins, default=start), Fraction(0)) if start > 0 else Fraction(0)
     return PacketSurvey(begin, start, dict(packets), tuple(_splices(parts)), tuple(faults), captions)
+
+
+def _holes(pictures: list[tuple[int | None, bool]]) -> list[tuple[int, int]]:
+    """Where pictures are missing whose neighbors all follow each other alike: pts of the one before, and how many.
+
+    pictures: pts, and whether it is a keyframe: before one a recording may have paused.
+    """
+    known = sorted((pts, key) for pts, key in pictures if pts is not None)
+    steps = [(earlier, later - earlier, key) for (earlier, _), (later, key) in pairwise(known)]
+    usual, count = Counter(step for _, step, _ in steps).most_common(1)[0] if steps else (0, 0)
+    if not usual or len(known) < len(pictures) or any(step % usual for _, step, _ in steps):
+        return []
+    holes = [(pts, step // usual - 1) for pts, step, key in steps if step != usual and not key]
+    return holes if len(steps) - count <= max(1, count // 8) else []
 
 
 def times_of_packets(container: InputContainer, video: VideoStream) -> list[int]:
@@ -187,8 +215,8 @@ def _missing_end(container: InputContainer, video: VideoStream, ends: dict[int, 
     counts_from_zero = container.format.name in ("matroska,webm", "asf")
     early = Fraction(0) if counts_from_zero else Fraction(container.start_time or 0, av.time_base)
     promised, last = Fraction(container.duration, av.time_base) + early, max(ends.values())
-    if said := video.metadata.get("DURATION"):
-        hours, minutes, seconds = said.split(":")
+    if said := DURATION.fullmatch(video.metadata.get("DURATION", "")):
+        hours, minutes, seconds = said.groups()
         promised, last = min(promised, int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)), ends[video.index]
     exact = container.format.name in ("matroska,webm", "avi")  # Others count a frame more at times.
     spare = Fraction(3, 4) if exact else Fraction(3, 2)

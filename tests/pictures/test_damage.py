@@ -287,3 +287,23 @@ def test_a_png_whose_palette_comes_too_late(moved: bytes) -> None:
     names.insert(names.index(moved) + 1, b"PLTE")
     with pytest.raises(ImageError, match=f"{moved.decode()} comes before its palette"):
         decode_image(data[:8] + b"".join(chunks[name] for name in names))
+
+
+def test_a_bmp_header_of_no_known_length() -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, "BMP")
+    data = bytearray(file.getvalue())
+    struct.pack_into("<I", data, 14, 1 << 20)
+    with pytest.raises(ImageError, match="BMP header is not valid"):
+        decode_image(bytes(data))
+
+
+def test_a_webp_that_claims_too_much() -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, "WEBP", lossless=True)
+    data = bytearray(file.getvalue())
+    place = data.index(b"VP8L") + 9
+    (bits,) = struct.unpack_from("<I", data, place)
+    struct.pack_into("<I", data, place, bits | 0xFFFFFFF)
+    with pytest.raises(ImageError, match=r"more than 178 million pixels|cut off|damaged"):
+        decode_image(bytes(data))

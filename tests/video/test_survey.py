@@ -192,3 +192,63 @@ def test_a_range_alone_is_kept(shared: Path, tmp_path: Path) -> None:
         target = upscaled(shared / "faults" / "range_only.mp4", tmp_path, suffix)
         assert len(reader.frames(target)) == 50
         assert reader.video_stream(target).get("color_range") in ("tv", None)
+
+
+def without_packets(path: Path, *lost: int) -> Path:
+    """A transport stream without some of its packets of 188 bytes."""
+    data = path.read_bytes()
+    path.write_bytes(b"".join(data[188 * n : 188 * n + 188] for n in range(len(data) // 188) if n not in lost))
+    return path
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Path:
+    """A transport stream whose pictures but the first have a packet each, and follow each other alike."""
+    path = tmp_path / "film.ts"
+    reader.ffmpeg(*reader.pattern("48x32", 20, "12"), "-c:v", "libx264", "-bf", "0", path)
+    return path
+
+
+def picture_packets(path: Path, which: int) -> list[int]:
+    """Numbers of the transport packets of a picture."""
+    found = reader.ffprobe(path, "-show_packets", "-select_streams", "v", "-show_entries", "packet=pos")["packets"]
+    places = [int(packet["pos"]) // 188 for packet in found]
+    video = path.read_bytes()[188 * places[0] + 1 : 188 * places[0] + 3]
+    numbers = range(places[which], places[which + 1])
+    return [n for n in numbers if path.read_bytes()[188 * n + 2] == video[1]]
+
+
+def test_a_picture_that_a_transport_stream_lost(stream: Path) -> None:
+    assert read(stream)[:2] == (20, "")
+    count, error, _ = read(without_packets(stream, *picture_packets(stream, 9)))
+    assert count == 9 and "is damaged at 0:00:00" in error
+    count, error, notes = read(stream, on_damage="skip")
+    assert (count, error) == (19, "") and any("damaged" in note for note in notes)
+
+
+def test_a_hole_between_pictures_that_follow_each_other_alike(tmp_path: Path) -> None:
+    path = tmp_path / "film.ts"
+    late = "setpts='if(gte(N,9),N+2,N)/(12*TB)'"
+    reader.ffmpeg(*reader.pattern("48x32", 20, "12", late), "-fps_mode", "passthrough", "-c:v", "libx264", path)
+    assert "2 pictures are missing there" in read(path)[1]
+    vfr = tmp_path / "vfr.ts"
+    late = "setpts='(N+mod(N*N,5)*0.13)/(12*TB)'"
+    reader.ffmpeg(*reader.pattern("48x32", 20, "12", late), "-fps_mode", "passthrough", "-c:v", "libx264", vfr)
+    assert read(vfr)[:2] == (20, "")
+
+
+def test_a_picture_whose_time_is_far_behind_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "film.mov"
+    reader.ffmpeg(*reader.pattern("48x32", 12, "12"), "-c:v", "libx264", "-bf", "2", path)
+    data = bytearray(path.read_bytes())
+    offsets = data.index(b"ctts") + 12
+    data[offsets + 8 * 3 + 4] = 1
+    path.write_bytes(data)
+    count, error, _ = read(path)
+    assert count < 12 and "a picture would be shown at" in error
+
+
+def test_a_length_that_is_none_is_not_believed(clips: Clips, tmp_path: Path) -> None:
+    path = tmp_path / "film.mkv"
+    path.write_bytes(clips["cfr_mkv"].read_bytes().replace(b"00:00:0", b"00x00:0"))
+    assert read(path)[:2] == read(clips["cfr_mkv"])[:2]

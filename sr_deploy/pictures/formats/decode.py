@@ -106,11 +106,14 @@ def _imdecode(data: NDArray[np.uint8], *, logged: bool) -> tuple[NDArray[Any] | 
 def _decode_webp(data: NDArray[np.uint8]) -> tuple[NDArray[Any] | None, str]:
     """As `_imdecode`. OpenCV delivers what libwebp had when it gave up."""
     import cv2
+    from PIL.Image import DecompressionBombError
     from PIL.WebPImagePlugin import WebPImageFile
 
     try:
         with WebPImageFile(io.BytesIO(data.tobytes())) as picture:
             image = np.array(picture)
+    except DecompressionBombError as exc:
+        raise ContainerError("a WebP of more than 178 million pixels is not supported; convert it to PNG") from exc
     except (OSError, SyntaxError, ValueError) as exc:
         return None, first_line(exc)
     return cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR, dst=image), ""
