@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,22 @@ _CAPABILITY_OF: dict[Arithmetic, str] = {"fp32": "FP32", "bf16": "BF16", "fp16":
 
 def require() -> None:
     """Import the runtime. Raises: ImportError."""
-    import openvino  # noqa: F401
+    _runtime()
+
+
+@functools.cache
+def _runtime() -> Any:
+    """OpenVINO without its telemetry: that would tell its maker of each run, from a thread that can outlive Ctrl-C for ever."""
+    telemetry = "openvino_telemetry"
+    absent = telemetry not in sys.modules
+    if absent:
+        sys.modules[telemetry] = None  # type: ignore[assignment] # As Python marks what cannot be imported.
+    try:
+        import openvino
+    finally:
+        if absent:
+            del sys.modules[telemetry]
+    return openvino
 
 
 def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
@@ -114,9 +130,7 @@ def _compile(
 
 @functools.cache
 def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
+    return _runtime().Core()
 
 
 def _spec(name: str, port: Any) -> TensorSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
@@ -26,7 +27,7 @@ from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.input import Input, Y4MPipe, input_of
 from sr_deploy.video.streams import codec_name, main_video
-from sr_deploy.video.survey import Continuous, PacketSurvey, survey, times_of_packets
+from sr_deploy.video.survey import Continuous, PacketSurvey, shown_times, survey
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]
@@ -79,6 +80,7 @@ class VideoSource:
         self._on_device: Decode | None = None
         self.repeatable = isinstance(self._input.file, str)
         self.survey = survey or PacketSurvey()
+        self._packet_times = array("q")
         container = self._stack.enter_context(self._input.open())
         try:
             self._look(container, begin, until, deinterlace)
@@ -171,8 +173,7 @@ class VideoSource:
         """pts that the packets of `frames` have, sorted; None where frames need not have those of packets."""
         if not self._seekable or self._filtered or self._skipped is not None or self.survey.faults:
             return None
-        with self._input.open() as container:
-            times = times_of_packets(container, self._video(container))
+        times = shown_times(self._packet_times)
         first = 0 if self._floor is None else bisect_right(times, self._floor)
         return times[first : None if self._ceiling is None else bisect_left(times, self._ceiling)] or None
 
@@ -282,7 +283,7 @@ class VideoSource:
     def _survey_file(self) -> None:
         with self._input.open() as container:
             video = self._video(container)
-            self.survey = survey(container, video)
+            self.survey = survey(container, video, self._packet_times)
             missing = missing_bytes(self._input.path, video) if self._input.path else 0
         if missing:
             cut = (None, f"{missing} bytes are missing, it was cut short")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
+from math import lcm
+from operator import lt
 from typing import Any
 
 import av
@@ -15,7 +18,7 @@ import av.logging
 from av.container import InputContainer
 from av.format import Flags
 from av.packet import Packet
-from av.stream import Discard, Stream
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.video.log import heard
@@ -32,8 +35,14 @@ DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 FAR = 10
 """Seconds behind the end at which no edit hides a picture."""
 
-BACK = Fraction(1, 10)
-"""Seconds that times may go back within a stream before they count as started anew, as in ffmpeg."""
+BACK = 10
+"""What part of a second times may go back within a stream before they count as started anew, as in ffmpeg."""
+
+ALL_LOOKED_AT = 1000
+"""Pictures that are all searched for captions; behind them, keyframes are."""
+
+NO_TIME = -(1 << 63)
+"""In place of a pts."""
 
 
 @dataclass(frozen=True)
@@ -82,85 +91,168 @@ class Continuous:
             yield packet
 
 
-@dataclass
+@dataclass(slots=True)
+class _Span:
+    """A stream between two places where times start anew: its first packet, when it begins and ends; in ticks of the clock."""
+
+    first: int
+    begin: int | None = None
+    end: int = 0
+
+
+@dataclass(slots=True)
 class _Track:
-    """Where a stream is: its part, its last time of decoding and the end of that packet, in seconds as they are."""
+    """Where a stream is. scale: ticks of the clock in one of its own; usual: length of a packet that tells none.
 
+    flows: whether it is video or sound. part: how often times started anew. last, end: of its last packet.
+    """
+
+    scale: int
+    usual: int
+    flows: bool
     part: int = 0
-    last: Fraction | None = None
-    end: Fraction = Fraction(0)
+    last: int | None = None
+    end: int = 0
     count: int = 0
+    filled: int = 0
+    span: _Span | None = None
 
 
-@dataclass
-class _Stretch:
-    """What lies between two places where times start anew: when its streams begin and end."""
+class _Reader:
+    """Goes through all packets; times are whole ticks of one clock that holds those of every stream."""
 
-    first: dict[int, int] = field(default_factory=dict)
-    begins: dict[int, Fraction] = field(default_factory=dict)
-    ends: dict[int, Fraction] = field(default_factory=dict)
+    def __init__(self, container: InputContainer, video: VideoStream, times: array[int]) -> None:
+        self._container, self._video, self._times = container, video, times
+        bases = [stream.time_base for stream in container.streams if stream.time_base]
+        self.clock = lcm(*(base.denominator for base in bases), av.time_base)
+        self.frame = round(self.clock / (video.average_rate or Fraction(25)))
+        self.spliced = Flags.ts_discont in Flags(container.format.flags)
+        self.tracks: dict[int, _Track] = {}
+        self.parts: list[dict[int, _Span]] = [{}]
+        self.faults: list[tuple[int | None, str]] = []
+        self.keys: set[int] = set()
+        self.latest: int | None = None
+        self.hidden = 0
+        self.captions = False
+
+    def read(self) -> None:
+        with heard(av.logging.ERROR) as messages:
+            for packet in _demuxed(self._container):
+                track = self.tracks.get(packet.stream_index) or self._new_track(packet)
+                self._count(packet, track)
+                if messages:
+                    complaints = [text.strip() for _, name, text in messages if name == self._container.format.name]
+                    messages.clear()
+                    if complaints and packet.size:
+                        self.faults.append((self.latest, f"FFmpeg says: {complaints[0]}"))
+                if packet.stream_index == self._video.index and packet.size:
+                    self._look(packet, track)
+
+    def _new_track(self, packet: Packet[Any]) -> _Track:
+        kind, base = packet.stream.type, packet.time_base
+        scale = base.numerator * (self.clock // base.denominator)
+        track = _Track(scale, self.frame if kind == "video" else 0, kind in ("video", "audio"))
+        self.tracks[packet.stream_index] = track
+        return track
+
+    def _count(self, packet: Packet[Any], track: _Track) -> None:
+        pts, dts = packet.pts, packet.dts
+        if self.spliced and dts is not None:
+            self._place(dts * track.scale, track)
+        span = track.span
+        if span is None:
+            span = track.span = self.parts[track.part].setdefault(packet.stream_index, _Span(track.count))
+        track.count += 1
+        if not packet.size:
+            return
+        track.filled += 1
+        when = pts if dts is None else dts
+        if when is None:
+            return
+        length = (packet.duration or 0) * track.scale or track.usual
+        shown = when * track.scale if pts is None else pts * track.scale
+        track.last = when * track.scale
+        track.end = track.last + length
+        if span.begin is None:
+            span.begin, span.end = shown, shown + length
+        elif shown < span.begin:
+            span.begin = shown
+        if shown + length > span.end:
+            span.end = shown + length
+
+    def _place(self, time: int, track: _Track) -> None:
+        """Move a stream on to the next part where its times start anew, or those of others did."""
+        back, before = self.clock // BACK, track.part
+        follows = track.last is not None and time >= track.last and time - track.end <= back
+        if track.last is not None and time < track.last - back:
+            track.part += 1
+        elif track.part < len(self.parts) - 1 and not (follows and track.flows):
+            track.part = len(self.parts) - 1
+        if track.part == len(self.parts):
+            self.parts.append({})
+        if track.part != before:
+            track.span = None
+
+    def _look(self, packet: Packet[Any], track: _Track) -> None:
+        """What only the pictures tell."""
+        pts = packet.pts
+        if pts is not None:
+            self.latest = pts if self.latest is None else max(self.latest, pts)
+            if self.spliced and packet.is_keyframe:
+                self.keys.add(pts)
+        if not packet.is_discard:
+            self._times.append(NO_TIME if pts is None else pts)
+        elif pts is not None:
+            self.hidden = max(self.hidden, pts * track.scale)
+        if not self.captions and (track.filled <= ALL_LOOKED_AT or packet.is_keyframe):
+            self.captions = CAPTIONS.search(bytes(packet)) is not None
 
 
-def survey(container: InputContainer, video: VideoStream) -> PacketSurvey:
-    """Read a container to its end; its stream is the one that will be decoded."""
+def survey(container: InputContainer, video: VideoStream, times: array[int] | None = None) -> PacketSurvey:
+    """Read a container to its end; its stream is the one that will be decoded.
+
+    times: gets the pts of its packets that are shown, NO_TIME where there is none.
+    """
+    times = array("q") if times is None else times
+    reader = _Reader(container, video, times)
+    reader.read()
+    faults, clock = reader.faults, reader.clock
+    if container.duration is not None and reader.hidden > (container.duration + FAR * av.time_base) * (clock // av.time_base):
+        faults.append((None, f"a picture would be shown at {reader.hidden / clock:.0f} s only"))
+    if reader.spliced and len(reader.parts) == 1:
+        faults += [(pts, f"{lost} pictures are missing there") for pts, lost in _holes(times, reader.keys)]
+    ends = {index: Fraction(span.end, clock) for part in reader.parts for index, span in part.items() if span.begin is not None}
+    if missing := _missing_end(container, video, ends, Fraction(reader.frame, clock)):
+        faults.append((reader.latest, missing))
     start = Fraction(container.start_time or 0, av.time_base)
-    spliced = Flags.ts_discont in Flags(container.format.flags)
-    tracks = {stream.index: _Track() for stream in container.streams}
-    parts, packets, faults = [_Stretch()], Counter[int](), list[tuple[int | None, str]]()
-    latest: int | None = None
-    shown: list[tuple[int | None, bool]] = []
-    hidden = Fraction(0)
-    captions = False
-    frame = 1 / (video.average_rate or Fraction(25))
-    with heard(av.logging.ERROR) as messages:
-        for packet in _demuxed(container):
-            track = tracks.setdefault(packet.stream_index, _Track())
-            if spliced:
-                _place(packet, track, parts)
-            _count(packet, track, parts[track.part], frame)
-            packets[packet.stream_index] += bool(packet.size)
-            complaints = [text.strip() for _, name, text in messages if name == container.format.name]
-            messages.clear()
-            if complaints and packet.size:
-                faults.append((latest, f"FFmpeg says: {complaints[0]}"))
-            if packet.stream_index == video.index and packet.size:
-                latest = max(latest or packet.pts, packet.pts) if packet.pts is not None else latest
-                shown.append((packet.pts, packet.is_keyframe))
-                hidden = max(hidden, packet.pts * packet.time_base) if packet.is_discard and packet.pts is not None else hidden
-                captions = captions or CAPTIONS.search(bytes(packet)) is not None
-    if container.duration is not None and hidden > Fraction(container.duration, av.time_base) + FAR:
-        faults.append((None, f"a picture would be shown at {float(hidden):.0f} s only"))
-    if spliced and len(parts) == 1:
-        faults += [(pts, f"{lost} pictures are missing there") for pts, lost in _holes(shown)]
-    ends = {index: end for part in parts for index, end in part.ends.items()}
-    if missing := _missing_end(container, video, ends, frame):
-        faults.append((latest, missing))
-    begins = [time for index, time in parts[0].begins.items() if container.streams[index].type in ("video", "audio")]
+    begins = [
+        Fraction(span.begin, clock)
+        for index, span in reader.parts[0].items()
+        if span.begin is not None and reader.tracks[index].flows
+    ]
     begin = max(min(begins, default=start), Fraction(0)) if start > 0 else Fraction(0)
-    return PacketSurvey(begin, start, dict(packets), tuple(_splices(parts)), tuple(faults), captions)
+    packets = {index: track.filled for index, track in reader.tracks.items()}
+    return PacketSurvey(begin, start, packets, tuple(_splices(reader.parts, clock)), tuple(faults), reader.captions)
 
 
-def _holes(pictures: list[tuple[int | None, bool]]) -> list[tuple[int, int]]:
+def shown_times(times: array[int]) -> list[int]:
+    """The times that `survey` saw, sorted; none where a picture has no time, or two have the same."""
+    known = sorted(times)
+    return known if known and known[0] != NO_TIME and all(map(lt, known, islice(known, 1, None))) else []
+
+
+def _holes(times: array[int], keys: set[int]) -> list[tuple[int, int]]:
     """Where pictures are missing whose neighbors all follow each other alike: pts of the one before, and how many.
 
-    pictures: pts, and whether it is a keyframe: before one a recording may have paused.
+    keys: pts of keyframes; before one a recording may have paused.
     """
-    known = sorted((pts, key) for pts, key in pictures if pts is not None)
-    steps = [(earlier, later - earlier, key) for (earlier, _), (later, key) in pairwise(known)]
+    known = shown_times(times)
+    steps = [(earlier, later - earlier, later in keys) for earlier, later in pairwise(known)]
     usual, count = Counter(step for _, step, _ in steps).most_common(1)[0] if steps else (0, 0)
-    if not usual or len(known) < len(pictures) or any(step % usual for _, step, _ in steps):
+    if not usual or any(step % usual for _, step, _ in steps):
         return []
     holes = [(pts, step // usual - 1) for pts, step, key in steps if step != usual and not key]
     return holes if len(steps) - count <= max(1, count // 8) else []
-
-
-def times_of_packets(container: InputContainer, video: VideoStream) -> list[int]:
-    """pts of the packets of a stream that are shown, sorted; none where one has no time, or two have the same."""
-    for other in container.streams:
-        other.discard = other.discard if other.index == video.index else Discard.all
-    found = [packet.pts for packet in container.demux(video) if packet.size and not packet.is_discard]
-    times = sorted(pts for pts in found if pts is not None)
-    return times if len(set(times)) == len(found) else []
 
 
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
@@ -170,42 +262,17 @@ def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
         return  # Whoever decodes says what is wrong there.
 
 
-def _place(packet: Packet[Any], track: _Track, parts: list[_Stretch]) -> None:
-    """Move the stream of a packet on to the next part where its times start anew, or those of others did."""
-    if packet.dts is None:
-        return
-    time = packet.dts * packet.time_base
-    follows = track.last is not None and time - track.last >= 0 and time - track.end <= BACK
-    if track.last is not None and time < track.last - BACK:
-        track.part += 1
-    elif track.part < len(parts) - 1 and not (follows and packet.stream.type in ("video", "audio")):
-        track.part = len(parts) - 1
-    if track.part == len(parts):
-        parts.append(_Stretch())
-
-
-def _count(packet: Packet[Any], track: _Track, part: _Stretch, frame: Fraction) -> None:
-    index = packet.stream_index
-    part.first.setdefault(index, track.count)
-    track.count += 1
-    when = packet.pts if packet.dts is None else packet.dts
-    if when is None or not packet.size:
-        return
-    time, length = when * packet.time_base, (packet.duration or 0) * packet.time_base
-    length = length or (frame if packet.stream.type == "video" else length)
-    shown = time if packet.pts is None else packet.pts * packet.time_base
-    track.last, track.end = time, time + length
-    part.begins[index] = min(part.begins.get(index, shown), shown)
-    part.ends[index] = max(part.ends.get(index, shown), shown + length)
-
-
-def _splices(parts: list[_Stretch]) -> Iterator[Splice]:
+def _splices(parts: list[dict[int, _Span]], clock: int) -> Iterator[Splice]:
     """Each part begins when the last stream of the one before has ended."""
-    offset = Fraction(0)
+    offset = 0
     for before, part in pairwise(parts):
-        shared = before.ends.keys() & part.begins.keys()
-        offset += max((before.ends[index] - part.begins[index] for index in shared), default=Fraction(0))
-        yield Splice(part.first, offset)
+        gaps = (before[index].end - (part[index].begin or 0) for index in _timed(before) & _timed(part))
+        offset += max(gaps, default=0)
+        yield Splice({index: span.first for index, span in part.items()}, Fraction(offset, clock))
+
+
+def _timed(part: dict[int, _Span]) -> set[int]:
+    return {index for index, span in part.items() if span.begin is not None}
 
 
 def _missing_end(container: InputContainer, video: VideoStream, ends: dict[int, Fraction], frame: Fraction) -> str:
