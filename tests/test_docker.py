@@ -70,18 +70,17 @@ def is_sent(path: Path) -> bool:
     return sent
 
 
-def test_there_is_one_for_the_cpu_and_one_for_tensorrt() -> None:
-    assert [path.name for path in DOCKERFILES] == ["Dockerfile.cpu", "Dockerfile.tensorrt"]
+def test_there_is_one_for_the_cpu_one_for_nodes_of_ray_and_one_for_tensorrt() -> None:
+    assert [path.name for path in DOCKERFILES] == ["Dockerfile.cpu", "Dockerfile.ray", "Dockerfile.tensorrt"]
 
 
 @every_dockerfile
 def test_bases_are_pinned(path: Path) -> None:
     _, stages = parse(path)
-    assert len(stages) == 2
-    assert stages[0].base == stages[1].base
+    assert len({stage.base for stage in stages}) == 1
     for stage in stages:
         name, _, tag = stage.base.partition(":")
-        assert name in ("python", "nvidia/cuda")
+        assert name in ("python", "nvidia/cuda", "rayproject/ray")
         assert re.match(r"\d+\.\d+", tag), f"{stage.base} is not pinned"
 
 
@@ -91,7 +90,7 @@ def test_sources_of_copies_are_there_and_reach_the_build(path: Path) -> None:
     for stage in stages:
         assert not stage.arguments("ADD")
         for text in stage.arguments("COPY"):
-            *sources, target = text.split()
+            *sources, target = text.removeprefix("--chown=ray ").split()
             assert target.startswith("/")
             if sources[0].startswith("--from="):
                 assert sources[0].removeprefix("--from=") in {stage.name for stage in stages}
@@ -103,7 +102,7 @@ def test_sources_of_copies_are_there_and_reach_the_build(path: Path) -> None:
 
 @every_dockerfile
 def test_what_the_package_is_built_from_is_copied(path: Path) -> None:
-    _, (build, _) = parse(path)
+    _, (build, *_) = parse(path)
     copied = {source for text in build.arguments("COPY") for source in text.split()[:-1]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {"pyproject.toml", "setup.py", "sr_deploy", *FOLDERS, project["readme"], *project["license-files"]} <= copied
@@ -129,13 +128,13 @@ def test_pip_installs_this_project_with_extras_that_exist(path: Path) -> None:
     ]
     assert len(installs) == 1
     (words,) = installs
-    assert {"--no-cache-dir", "-c", "/source/constraints.txt"} <= set(words)
-    match = re.fullmatch(r"/source(?:\[(.+)\])?", words[-1])
+    match = re.fullmatch(r"(.*/source)(?:\[(.+)\])?", words[-1])
     assert match
-    wanted = set(match[1].split(",")) if match[1] else set()
+    assert {"--no-cache-dir", "-c", f"{match[1]}/constraints.txt"} <= set(words)
+    wanted = set(match[2].split(",")) if match[2] else set()
     assert wanted <= {name.replace("_", "-") for name in project["optional-dependencies"]}, "older pips know no other spelling"
     assert not wanted & {"export", "dev", "spandrel"}, "torch has no place in an image"
-    assert (match[1] or None) == known.get("EXTRAS")
+    assert wanted == ({"cluster"} if path.suffix == ".ray" else set(filter(None, known.get("EXTRAS", "").split(","))))
 
 
 @every_dockerfile
@@ -148,11 +147,11 @@ def test_apt_leaves_no_lists(path: Path) -> None:
 
 @every_dockerfile
 def test_the_image_runs_the_program_as_a_user_and_watches_itself(path: Path) -> None:
-    _, (build, final) = parse(path)
-    assert not build.arguments("ENTRYPOINT", "CMD", "USER", "HEALTHCHECK")
+    _, (*builds, final) = parse(path)
+    assert not any(build.arguments("ENTRYPOINT", "CMD", "USER", "HEALTHCHECK") for build in builds)
     (user,) = final.arguments("USER")
-    (added,) = (text for text in final.arguments("RUN") if text.startswith("useradd"))
-    assert user not in ("root", "0") and added.endswith(f" {user}")
+    added = [text.split()[-1] for text in final.arguments("RUN") if text.startswith("useradd")]
+    assert user not in ("root", "0") and added == ([] if user == "ray" else [user])
     assert final.steps.index(("USER", user)) > max(at for at, (name, _) in enumerate(final.steps) if name in ("RUN", "COPY"))
     (health,) = final.arguments("HEALTHCHECK")
     assert json.loads(health.partition("CMD ")[2]) == ["sr-deploy", "doctor"]
@@ -160,7 +159,13 @@ def test_the_image_runs_the_program_as_a_user_and_watches_itself(path: Path) -> 
     assert json.loads(entry) == ["sr-deploy"]
     (default,) = final.arguments("CMD")
     assert json.loads(default) == ["--help"]
-    assert any("PATH=/opt/sr-deploy/bin:" in text for text in final.arguments("ENV"))
+    assert not builds or any("PATH=/opt/sr-deploy/bin:" in text for text in final.arguments("ENV"))
+
+
+def test_nodes_of_ray_have_the_ray_of_the_constraints() -> None:
+    _, (stage,) = parse(DOCKER / "Dockerfile.ray")
+    (version,) = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert stage.base == f"rayproject/ray:{version}-py311"
 
 
 def test_compose_names_dockerfiles_and_arguments_that_exist() -> None:

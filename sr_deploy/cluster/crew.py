@@ -86,8 +86,10 @@ class Crew:
         room = sum(IN_FLIGHT - len(member.tasks) for member in self._members if member.ready)
         return max(room - len(self._queue), 0)
 
-    def work(self) -> bool:
+    def work(self, *, more: bool = False) -> bool:
         """Hand out tasks, wait for something to happen, and tell of it; whether anything is left to do.
+
+        more: more tasks come once somebody is idle.
 
         Raises: UsageError where no worker can be had, for that worker's reason; SrDeployError for a cluster without room.
         """
@@ -97,7 +99,7 @@ class Crew:
                 task = self._queue.popleft()
                 member.tasks[getattr(member.actor, task.method).remote(*task.arguments)] = task
         owners = {ref: member for member in self._members for ref in (*member.tasks, member.opening) if ref is not None}
-        if not any(member.tasks for member in self._members) and not self._queue:
+        if not any(member.tasks for member in self._members) and not self._queue and not more:
             return False
         ready, _ = self._ray.wait(list(owners), timeout=0.5) if owners else ([], None)
         for ref in ready:

@@ -135,7 +135,7 @@ class _ClusterRun:
         for index, job in jobs:
             if job.video:
                 self._begin_video(index, job)
-        while self._crew.work() or pictures:
+        while self._crew.work(more=bool(pictures)):
             while pictures and self._crew.idle:
                 self._upscale_pictures(pictures[: self._bundle])
                 del pictures[: self._bundle]

@@ -107,6 +107,13 @@ def test_the_bytes_are_those_of_one_process(inputs: Path, expected: dict[str, by
     assert (len(again.done), len(again.skipped)) == (0, 21)
 
 
+@pytest.mark.usefixtures("cluster")
+def test_pictures_alone_begin_without_a_video(inputs: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    picture = min(inputs.glob("é*.png"))
+    upscale_on_ray([picture], tmp_path / "out" / "", SPEC, ray=ONE)
+    assert contents(tmp_path / "out") == {picture.name: expected[picture.name]}
+
+
 def test_a_node_that_dies_and_one_that_joins(cluster: Any, inputs: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     doomed = cluster.add_node(num_cpus=1)
 
