@@ -9,6 +9,7 @@ from pathlib import Path
 from sr_deploy.arrays import Array
 from sr_deploy.batch.naming import Job, Naming, plan_jobs
 from sr_deploy.errors import SrDeployError
+from sr_deploy.files import Address
 from sr_deploy.masked.masked_upscaler import MaskedUpscaler, write_heat
 from sr_deploy.pictures.image import read_image
 from sr_deploy.pictures.picture import Picture
@@ -17,7 +18,9 @@ from sr_deploy.pictures.picture import Picture
 class HeatMaps:
     """Writes the map of each picture into `folder` once it is upscaled, from what that left; problems are told by `say`."""
 
-    def __init__(self, upscaler: MaskedUpscaler, inputs: Sequence[Path], folder: Path, say: Callable[[str], object]) -> None:
+    def __init__(
+        self, upscaler: MaskedUpscaler, inputs: Sequence[Path | Address], folder: Path, say: Callable[[str], object]
+    ) -> None:
         self._upscaler = upscaler
         self._say = say
         self._targets = {job.source: job.target for job in plan_jobs(inputs, folder, Naming("mask", "", "", "png")).jobs}
@@ -29,9 +32,9 @@ class HeatMaps:
         """The maps of pictures that an earlier run upscaled: their networks run for the map alone."""
         for job in jobs:
             if not job.video:
-                self._write(job, partial(self._heat_of, job.source))
+                self._write(job, partial(self._heat_of, job.location))
 
-    def _heat_of(self, source: Path) -> Array:
+    def _heat_of(self, source: str | Path) -> Array:
         return self._upscaler.heat(read_image(source).pixels)
 
     def _write(self, job: Job, heat: Callable[[], Array]) -> None:

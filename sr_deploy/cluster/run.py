@@ -17,7 +17,7 @@ from sr_deploy.cluster.crew import Crew, DeathError, Task
 from sr_deploy.cluster.worker import Work
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import MissingDependencyError
-from sr_deploy.files import sweep
+from sr_deploy.files import Address, sweep
 from sr_deploy.film.journal import SegmentRecord
 from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary
 from sr_deploy.film.options import VideoOptions
@@ -51,7 +51,7 @@ class RayOptions:
 
 
 def upscale_on_ray(
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | Address],
     output: Path | None,
     spec: UpscalerSpec,
     *,
@@ -239,4 +239,5 @@ class _ClusterRun:
 
 def _everywhere(job: Job) -> Job:
     """With names that hold in any working folder."""
-    return replace(job, source=job.source.absolute(), target=job.target.absolute())
+    source = job.source.absolute() if isinstance(job.source, Path) else job.source
+    return replace(job, source=source, target=job.target.absolute())

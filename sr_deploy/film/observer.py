@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sr_deploy.files import Address
 from sr_deploy.pipeline import Timing
 from sr_deploy.upscaling.image_upscaler import Stats
 from sr_deploy.video.frame import VideoFormat
@@ -22,7 +23,7 @@ _NO_STATS = Stats()
 class VideoStart:
     """What is about to run.
 
-    source: the video, or pattern of pictures.
+    source: the video, or pattern of pictures; its address, or what messages call it, where it has no path.
     target: the file to be.
     out: what its frames will be.
     encoding: None where frames are not encoded.
@@ -31,7 +32,7 @@ class VideoStart:
     notes: what is known already of those that the summary will have.
     """
 
-    source: Path
+    source: Path | Address | str
     target: Path
     out: VideoFormat
     encoding: Encoding | None

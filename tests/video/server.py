@@ -1,0 +1,106 @@
+"""A web server for one file, which can misbehave as servers do."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Served:
+    """What is served, under which decoded path, and how.
+
+    ranges: whether parts are given. quota: bytes given in all, None without end; after that, connections end. wanted: the
+    Authorization that is asked for. moved: whether every request is sent on to another path first.
+    """
+
+    data: bytes
+    path: str = "/film.mkv"
+    ranges: bool = True
+    quota: int | None = None
+    etag: str = '"1"'
+    wanted: str = ""
+    moved: bool = False
+    status: int = 0
+    origin: str = ""
+    given: int = 0
+    seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    def url(self, path: str, user: str = "") -> str:
+        """The address of a path, which may be encoded or not."""
+        return f"http://{user}{self.origin}{path}"
+
+
+@contextmanager
+def serving(served: Served) -> Iterator[Served]:
+    """The file on a port of this machine, until the block ends."""
+
+    class Handler(_Handler):
+        what = served
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False
+    served.origin = f"127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    what: Served
+
+    def do_GET(self) -> None:
+        what = self.what
+        what.seen.append((self.path, dict(self.headers)))
+        path = unquote(urlsplit(self.path).path)
+        if what.moved and path != "/elsewhere":
+            self._answer(302, Location="/elsewhere")
+        elif what.status:
+            self._answer(what.status)
+        elif path not in (what.path, "/elsewhere"):
+            self._answer(404)
+        elif what.wanted and self.headers.get("Authorization") != what.wanted:
+            self._answer(401)
+        elif not what.ranges:
+            self._give(200, 0)
+        else:
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])
+            assert asked is not None
+            begin, size = int(asked[1]), len(what.data)
+            if begin >= size:
+                self._answer(416, **{"Content-Range": f"bytes */{size}", "ETag": what.etag})
+            else:
+                self._give(206, begin, **{"Content-Range": f"bytes {begin}-{size - 1}/{size}"})
+
+    def _give(self, status: int, begin: int, **headers: str) -> None:
+        what, part = self.what, memoryview(self.what.data)[begin:]
+        self._answer(status, **headers, **{"Content-Length": str(len(part)), "ETag": what.etag})
+        for at in range(0, len(part), 4096):
+            chunk = part[at : at + 4096]
+            if what.quota is not None and what.given + len(chunk) > what.quota:
+                return
+            try:
+                self.wfile.write(chunk)
+            except OSError:
+                return
+            what.given += len(chunk)
+
+    def _answer(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
