@@ -55,7 +55,7 @@ class _Cursor(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         wanted = min(len(buffer), self._size - self._at)
-        got = self._fill(buffer[:wanted]) if wanted > 0 else 0
+        got = self._fill(memoryview(buffer)[:wanted]) if wanted > 0 else 0
         self._at += got
         return got
 

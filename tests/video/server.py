@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -15,20 +15,19 @@ from urllib.parse import unquote, urlsplit
 class Served:
     """What is served, under which decoded path, and how.
 
-    ranges: whether parts are given. quota: bytes given in all, None without end; after that, connections end. wanted: the
+    ranges: whether parts are given. cut: the byte before which connections end that come to it, None for none. wanted: the
     Authorization that is asked for. moved: whether every request is sent on to another path first.
     """
 
     data: bytes
     path: str = "/film.mkv"
     ranges: bool = True
-    quota: int | None = None
+    cut: int | None = None
     etag: str = '"1"'
     wanted: str = ""
     moved: bool = False
     status: int = 0
     origin: str = ""
-    given: int = 0
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def url(self, path: str, user: str = "") -> str:
@@ -84,16 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _give(self, status: int, begin: int, **headers: str) -> None:
         what, part = self.what, memoryview(self.what.data)[begin:]
+        end = len(part) if what.cut is None or what.cut < begin else what.cut - begin
         self._answer(status, **headers, **{"Content-Length": str(len(part)), "ETag": what.etag})
-        for at in range(0, len(part), 4096):
-            chunk = part[at : at + 4096]
-            if what.quota is not None and what.given + len(chunk) > what.quota:
-                return
-            try:
-                self.wfile.write(chunk)
-            except OSError:
-                return
-            what.given += len(chunk)
+        with suppress(OSError):
+            self.wfile.write(part[:end])
 
     def _answer(self, status: int, **headers: str) -> None:
         self.send_response(status)
