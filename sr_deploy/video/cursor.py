@@ -119,6 +119,7 @@ class RemoteFile:
 
     address: Address
     facts: RemoteFacts | None = field(default=None, init=False)
+    _opener: urllib.request.OpenerDirector = field(default_factory=urllib.request.build_opener, init=False, repr=False)
 
     def open(self) -> io.BufferedReader:
         """At its beginning. Raises: VideoError."""
@@ -148,7 +149,7 @@ class RemoteFile:
         if credentials := _credentials(self.address.url):
             request.add_unredirected_header("Authorization", credentials)
         try:
-            response = cast(http.client.HTTPResponse, urllib.request.urlopen(request, timeout=TIMEOUT))
+            response = cast(http.client.HTTPResponse, self._opener.open(request, timeout=TIMEOUT))
         except urllib.error.HTTPError as exc:
             end = re.fullmatch(r"bytes \*/(\d+)", exc.headers.get("Content-Range", ""))
             if exc.code == 416 and end and int(end[1]) <= at:

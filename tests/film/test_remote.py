@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -135,13 +137,12 @@ def test_an_address_of_no_server_is_told(tmp_path: Path, url: str) -> None:
         upscale_video(url, tmp_path / "large.mkv", Nearest())
 
 
-@pytest.mark.parametrize("name", ["rich", "vfr"])
 def test_a_server_that_is_gone_midway_loses_nothing(
-    clips: Clips, tmp_path: Path, serve: Any, name: str, monkeypatch: pytest.MonkeyPatch
+    clips: Clips, tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cursor, "_BUFFER", 4096)
     monkeypatch.setattr("sr_deploy.video.input.PROBING", {"probesize": "8192"})
-    source, target = clips[name], tmp_path / "large.mkv"
+    source, target = clips["rich"], tmp_path / "large.mkv"
     wanted = whole(source, tmp_path)
     served = serve(source.read_bytes())
 
@@ -171,6 +172,35 @@ def test_a_server_that_is_gone_before_the_end_loses_nothing(clips: Clips, tmp_pa
     served.status = 0
     assert upscale_video(served.url("/film.mkv"), target, Nearest(), options=FAST).resumed == 60
     assert target.read_bytes() == wanted
+
+
+def test_only_a_server_with_a_trusted_certificate_is_read(
+    clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any
+) -> None:
+    openssl, both = shutil.which("openssl"), tmp_path / "both.pem"
+    if openssl is None:
+        pytest.skip("no openssl on this machine")
+    made = [
+        "-subj",
+        "/CN=here",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        both,
+        "-out",
+        tmp_path / "certificate.pem",
+    ]
+    newkey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    subprocess.run([openssl, "req", "-x509", "-nodes", "-days", "2", *newkey, *made], check=True, capture_output=True)
+    both.write_bytes(both.read_bytes() + (tmp_path / "certificate.pem").read_bytes())
+    served = serve(clips["cfr"].read_bytes(), certificate=both)
+    with pytest.raises(VideoError, match=r"its certificate is not trusted: self.signed certificate"):
+        input_of(served.url("/film.mkv")).read()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    with input_of(served.url("/film.mkv")).open() as opened:
+        assert sum(1 for packet in opened.demux() if packet.size) == 60
+    with pytest.raises(VideoError, match=r"its certificate is not trusted: .*localhost"):
+        input_of(served.url("/film.mkv").replace("127.0.0.1", "localhost")).read()
 
 
 def test_a_server_that_ends_connections_is_asked_again(clips: Clips, monkeypatch: pytest.MonkeyPatch, serve: Any) -> None:

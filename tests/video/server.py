@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 
@@ -16,7 +18,8 @@ class Served:
     """What is served, under which decoded path, and how.
 
     ranges: whether parts are given. cut: the byte before which connections end that come to it, None for none. wanted: the
-    Authorization that is asked for. moved: whether every request is sent on to another path first.
+    Authorization that is asked for. moved: whether every request is sent on to another path first. certificate: with its
+    key, for https.
     """
 
     data: bytes
@@ -26,13 +29,14 @@ class Served:
     etag: str = '"1"'
     wanted: str = ""
     moved: bool = False
+    certificate: Path | None = None
     status: int = 0
     origin: str = ""
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def url(self, path: str, user: str = "") -> str:
         """The address of a path, which may be encoded or not."""
-        return f"http://{user}{self.origin}{path}"
+        return f"http{'s' if self.certificate else ''}://{user}{self.origin}{path}"
 
 
 @contextmanager
@@ -44,6 +48,10 @@ def serving(served: Served) -> Iterator[Served]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = False
+    if served.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(served.certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     served.origin = f"127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
