@@ -83,7 +83,7 @@ class WriteOptions:
 
 
 def upscale_files(
-    inputs: Sequence[Path | Address],
+    inputs: Sequence[str | Path],
     output: Path | None,
     upscaler: ImageUpscaler,
     *,

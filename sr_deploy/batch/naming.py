@@ -123,7 +123,7 @@ class Plan:
         return Plan(self.jobs[number::count], self.failures if first else (), self.notes if first else ())
 
 
-def plan_jobs(inputs: Sequence[Path | Address], output: Path | None, naming: Naming) -> Plan:
+def plan_jobs(inputs: Sequence[str | Path], output: Path | None, naming: Naming) -> Plan:
     """The jobs for files and folders, in the order of `inputs`, within a folder by path.
 
     In folders everything hidden, everything that is neither image nor video by its suffix, the output folder, the outputs of
@@ -131,7 +131,7 @@ def plan_jobs(inputs: Sequence[Path | Address], output: Path | None, naming: Nam
 
     Raises: UsageError when `output` does not suit the inputs.
     """
-    return _Planner(inputs, output, naming).plan()
+    return _Planner([Address.of(str(one)) or Path(one) for one in inputs], output, naming).plan()
 
 
 @dataclass

@@ -9,7 +9,6 @@ from pathlib import Path
 from sr_deploy.arrays import Array
 from sr_deploy.batch.naming import Job, Naming, plan_jobs
 from sr_deploy.errors import SrDeployError
-from sr_deploy.files import Address
 from sr_deploy.masked.masked_upscaler import MaskedUpscaler, write_heat
 from sr_deploy.pictures.image import read_image
 from sr_deploy.pictures.picture import Picture
@@ -19,7 +18,7 @@ class HeatMaps:
     """Writes the map of each picture into `folder` once it is upscaled, from what that left; problems are told by `say`."""
 
     def __init__(
-        self, upscaler: MaskedUpscaler, inputs: Sequence[Path | Address], folder: Path, say: Callable[[str], object]
+        self, upscaler: MaskedUpscaler, inputs: Sequence[str | Path], folder: Path, say: Callable[[str], object]
     ) -> None:
         self._upscaler = upscaler
         self._say = say

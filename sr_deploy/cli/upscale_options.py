@@ -33,8 +33,8 @@ class UpscaleOptions:
     Raises: click.UsageError for those that do not go together.
     """
 
-    inputs: tuple[Path | Address, ...]
-    more_inputs: tuple[Path | Address, ...] = ()
+    inputs: tuple[str | Path, ...]
+    more_inputs: tuple[str | Path, ...] = ()
     as_json: bool
     no_progress: bool = False
     progress: Literal["bar", "line", "json"] | None = None
@@ -111,7 +111,7 @@ class UpscaleOptions:
             raise click.UsageError("-o - and --json both want stdout; give one of them.")
 
     @property
-    def all_inputs(self) -> tuple[Path | Address, ...]:
+    def all_inputs(self) -> tuple[str | Path, ...]:
         """The arguments and those given as options."""
         return self.inputs + self.more_inputs
 
@@ -197,8 +197,8 @@ class UpscaleOptions:
 class InputPath(click.Path):
     """A path, or the http(s) address of a video."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | Address:  # type: ignore[override]
-        return Address.of(str(value)) or Path(str(super().convert(value, param, ctx)))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        return value if Address.of(str(value)) else Path(str(super().convert(value, param, ctx)))
 
 
 class ModelReference(click.ParamType[str]):

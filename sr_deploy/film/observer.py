@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sr_deploy.files import Address
 from sr_deploy.pipeline import Timing
 from sr_deploy.upscaling.image_upscaler import Stats
 from sr_deploy.video.frame import VideoFormat
@@ -32,7 +31,7 @@ class VideoStart:
     notes: what is known already of those that the summary will have.
     """
 
-    source: Path | Address | str
+    source: Path | str
     target: Path
     out: VideoFormat
     encoding: Encoding | None
