@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, through power cuts too, and files that others may change meanwhile."""
+"""Files that are there whole or not at all, through power cuts too, files that others may change meanwhile, and addresses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+from urllib.parse import unquote
 
 _PART = re.compile(r".{0,40}\.(?P<process>[0-9a-f]{1,8})-[0-9a-f]{8}\.part", re.DOTALL)
 _KINDS = {
@@ -170,3 +172,36 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A file on a web server. As text it is without user name, password and query, which may be secrets."""
+
+    url: str = field(repr=False)
+
+    @classmethod
+    def of(cls, text: str) -> Address | None:
+        """The address that a text is; None when it is none."""
+        return cls(text) if text.lower().startswith(("http://", "https://")) else None
+
+    def __str__(self) -> str:
+        protocol, _, rest = re.split("[?#]", self.url, maxsplit=1)[0].partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}"
+
+    @property
+    def name(self) -> str:
+        """The last part of its path, as a name for a file."""
+        path = str(self).partition("://")[2].partition("/")[2]
+        return re.sub(r'[\0\\:*?"<>|]', "_", PurePosixPath(unquote(path)).name) or "video"
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending."""
+        return Path(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name."""
+        return Path(self.name).suffix

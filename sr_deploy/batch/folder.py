@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sr_deploy.batch.naming import Failure, Job, Naming, Plan, plan_jobs
 from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
-from sr_deploy.files import sweep
+from sr_deploy.files import Address, sweep
 from sr_deploy.pictures.image import Picture, check_target, is_whole, read_image, write_image
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.image_upscaler import Stats
@@ -46,7 +46,7 @@ class Summary:
     done: tuple[Path, ...]
     skipped: tuple[Path, ...]
     failed: tuple[Failure, ...]
-    notes: tuple[tuple[Path, str], ...]
+    notes: tuple[tuple[Path | Address, str], ...]
     seconds: float
     timing: Timing
     stats: Stats
@@ -83,7 +83,7 @@ class WriteOptions:
 
 
 def upscale_files(
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     output: Path | None,
     upscaler: ImageUpscaler,
     *,
@@ -202,7 +202,7 @@ class _FolderRun:
                 if is_whole(job.target):
                     return replace(item, outcome=Outcome(job, "skipped", notes))
                 notes += (f"{job.target} was not complete, it is made again",)
-            picture = read_image(job.source)
+            picture = read_image(job.location)
             check_target(job.target, picture, *self._size_of_result(picture))
             if picture.lost:
                 notes += (f"left out: its {', '.join(picture.lost)}",)

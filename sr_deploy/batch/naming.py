@@ -5,6 +5,7 @@ Where the outputs go:
   a folder                    FOLDER_MODEL_xN/ beside it, its tree mirrored
   anything, -o FOLDER         into FOLDER, stems kept; several folders keep their own names inside
   one file, -o FILE.EXT       FILE.EXT
+  an address of a video, -o FILE.EXT or FOLDER    FILE.EXT, or into FOLDER by the last part of its path
   one video, -o - or -o frame_%06d.png    raw video on standard output, or one picture per frame
 Wherever a target would lie in its source's own folder, it gets MODEL_xN into its name. No input is ever overwritten.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sr_deploy.errors import UsageError
-from sr_deploy.files import odd_kind
+from sr_deploy.files import Address, odd_kind
 from sr_deploy.pictures.image import (
     CONTAINERS,
     PICTURES_THAT_MOVE,
@@ -65,7 +66,7 @@ class Naming:
         model = self.model.replace("/", "-")
         return f"_{model}" if model.endswith(f"_{self.label}") else f"_{model}_{self.label}"
 
-    def extension_for(self, source: Path, *, video: bool = False) -> str:
+    def extension_for(self, source: Path | Address, *, video: bool = False) -> str:
         writable = WRITABLE_VIDEOS if video else WRITABLE_SUFFIXES
         if self.extension in writable:
             return self.extension
@@ -85,17 +86,22 @@ class Naming:
 class Job:
     """One picture or video to upscale. `note` tells why its target has an unexpected name."""
 
-    source: Path
+    source: Path | Address
     target: Path
     note: str = ""
     video: bool = False
+
+    @property
+    def location(self) -> str | Path:
+        """The source as library calls take it."""
+        return self.source.url if isinstance(self.source, Address) else self.source
 
 
 @dataclass(frozen=True)
 class Failure:
     """A file that could not be done, and why. `details` is the traceback of an error that nobody expected."""
 
-    path: Path
+    path: Path | Address
     message: str
     details: str = ""
 
@@ -109,7 +115,7 @@ class Plan:
 
     jobs: tuple[Job, ...]
     failures: tuple[Failure, ...] = ()
-    notes: tuple[tuple[Path, str], ...] = ()
+    notes: tuple[tuple[Path | Address, str], ...] = ()
 
     def shard(self, number: int, count: int) -> Plan:
         """Every `count`th job from `number` on; the first shard tells what cannot be done."""
@@ -117,7 +123,7 @@ class Plan:
         return Plan(self.jobs[number::count], self.failures if first else (), self.notes if first else ())
 
 
-def plan_jobs(inputs: Sequence[Path], output: Path | None, naming: Naming) -> Plan:
+def plan_jobs(inputs: Sequence[str | Path], output: Path | None, naming: Naming) -> Plan:
     """The jobs for files and folders, in the order of `inputs`, within a folder by path.
 
     In folders everything hidden, everything that is neither image nor video by its suffix, the output folder, the outputs of
@@ -125,20 +131,20 @@ def plan_jobs(inputs: Sequence[Path], output: Path | None, naming: Naming) -> Pl
 
     Raises: UsageError when `output` does not suit the inputs.
     """
-    return _Planner(inputs, output, naming).plan()
+    return _Planner([Address.of(str(one)) or Path(one) for one in inputs], output, naming).plan()
 
 
 @dataclass
 class _Planner:
-    inputs: Sequence[Path]
+    inputs: Sequence[Path | Address]
     output: Path | None
     naming: Naming
     failures: list[Failure] = field(default_factory=list)
-    notes: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[tuple[Path | Address, str]] = field(default_factory=list)
     _real: dict[Path, str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
-        folders = [path for path in self.inputs if path.is_dir()]
+        folders = [path for path in self.inputs if isinstance(path, Path) and path.is_dir()]
         single = len(self.inputs) == 1 and not folders
         to_file = self.output is not None and self._is_file_name(self.output, single=single)
         if to_file and not single:
@@ -150,12 +156,12 @@ class _Planner:
 
         wanted: dict[str, Job] = {}
         for path in self.inputs:
-            if path in bases:
+            if isinstance(path, Path) and path in bases:
                 jobs = [
                     self._job(source, bases[path] / source.parent.relative_to(path)) for source in self._scan(path, outputs)
                 ]
             elif self._is_readable(path):
-                jobs = [self._named(path) if to_file else self._job(path, self.output or path.parent)]
+                jobs = [self._named(path) if to_file else self._job(path, self.output or Path(str(path)).parent)]
             else:
                 jobs = []
             for job in jobs:
@@ -218,10 +224,10 @@ class _Planner:
     def _on_unreadable(self, error: OSError) -> None:
         self.failures.append(Failure(Path(error.filename), f"cannot be listed ({error.strerror})"))
 
-    def _is_readable(self, path: Path) -> bool:
-        if names_stream(path):
-            if path == PIPE and self.output is None:
-                raise UsageError("-i -: standard input has no name to make an output's name of; give one with -o")
+    def _is_readable(self, path: Path | Address) -> bool:
+        if isinstance(path, Address) or names_stream(path):
+            if self.output is None and (isinstance(path, Address) or path == PIPE):
+                raise UsageError(f"{path}: an address or standard input has no name for an output beside it; give one with -o")
             return True
         if not path.exists():
             self.failures.append(Failure(path, "no such file or folder"))
@@ -233,17 +239,17 @@ class _Planner:
             return True
         return False
 
-    def _named(self, source: Path) -> Job:
+    def _named(self, source: Path | Address) -> Job:
         """The one job whose target the user named."""
         assert self.output is not None
         return Job(source, self.output, video=holds_video(source))
 
-    def _job(self, source: Path, folder: Path) -> Job:
+    def _job(self, source: Path | Address, folder: Path) -> Job:
         tail, video = self._tail(source, folder), holds_video(source)
         return Job(source, folder / f"{source.stem}{tail}{self.naming.extension_for(source, video=video)}", video=video)
 
-    def _tail(self, source: Path, folder: Path) -> str:
-        beside = self._realpath(source.parent) == self._realpath(folder)
+    def _tail(self, source: Path | Address, folder: Path) -> str:
+        beside = isinstance(source, Path) and self._realpath(source.parent) == self._realpath(folder)
         return self.naming.mark if beside else self.naming.suffix or ""
 
     def _realpath(self, folder: Path) -> str:
@@ -252,7 +258,7 @@ class _Planner:
         return self._real[folder]
 
     def _without_overwriting(self, jobs: list[Job]) -> Iterator[Job]:
-        inputs = {_identity(job.source): job.source for job in jobs}
+        inputs = {_identity(job.source): job.source for job in jobs if isinstance(job.source, Path)}
         for job in jobs:
             found = _identity(job.target)
             if found is None:
@@ -266,11 +272,11 @@ class _Planner:
                 yield job
 
 
-def holds_video(path: Path) -> bool:
-    """Whether a file is a video: by its suffix, and where pictures may move, by its content."""
-    suffix = path.suffix.lower()
-    if names_stream(path):
+def holds_video(path: Path | Address) -> bool:
+    """Whether an input is a video: a file by its suffix, and where pictures may move, by its content; an address always."""
+    if isinstance(path, Address) or names_stream(path):
         return True
+    suffix = path.suffix.lower()
     if suffix not in PICTURES_THAT_MOVE:
         return suffix in READABLE_VIDEOS or (suffix not in READABLE_SUFFIXES and _begins_as_video(path))
     return is_animated(path)
@@ -287,7 +293,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or Path(name).suffix == ".part"
 
 
-def _without_clashes(jobs: list[Job], tail_of: Callable[[Path, Path], str]) -> list[Job]:
+def _without_clashes(jobs: list[Job], tail_of: Callable[[Path | Address, Path], str]) -> list[Job]:
     """Give targets that differ, also where file names ignore case.
 
     The picture that has the name of the target anyway keeps it; the others get their own full names: a.jpg -> a.jpg.png.
@@ -325,8 +331,10 @@ def _key(path: Path) -> str:
     return unicodedata.normalize("NFC", _real(path)).casefold()
 
 
-def _real(path: Path) -> str:
+def _real(path: Path | Address) -> str:
     """The one spelling of a path whose last part may be a link of its own right, or not exist."""
+    if isinstance(path, Address):
+        return path.url
     return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118  (this is about strings)
 
 

@@ -30,7 +30,7 @@ def run_video_job(
     Raises: as `upscale_video`.
     """
     options = replace(options or VideoOptions(), size=size, overwrite=overwrite)
-    return upscale_video(job.source, job.target, upscaler, options=options, observer=_Watch(job, observer))
+    return upscale_video(job.location, job.target, upscaler, options=options, observer=_Watch(job, observer))
 
 
 class _Watch(VideoObserver):

@@ -17,7 +17,9 @@ from sr_deploy.pictures.picture import Picture
 class HeatMaps:
     """Writes the map of each picture into `folder` once it is upscaled, from what that left; problems are told by `say`."""
 
-    def __init__(self, upscaler: MaskedUpscaler, inputs: Sequence[Path], folder: Path, say: Callable[[str], object]) -> None:
+    def __init__(
+        self, upscaler: MaskedUpscaler, inputs: Sequence[str | Path], folder: Path, say: Callable[[str], object]
+    ) -> None:
         self._upscaler = upscaler
         self._say = say
         self._targets = {job.source: job.target for job in plan_jobs(inputs, folder, Naming("mask", "", "", "png")).jobs}
@@ -29,9 +31,9 @@ class HeatMaps:
         """The maps of pictures that an earlier run upscaled: their networks run for the map alone."""
         for job in jobs:
             if not job.video:
-                self._write(job, partial(self._heat_of, job.source))
+                self._write(job, partial(self._heat_of, job.location))
 
-    def _heat_of(self, source: Path) -> Array:
+    def _heat_of(self, source: str | Path) -> Array:
         return self._upscaler.heat(read_image(source).pixels)
 
     def _write(self, job: Job, heat: Callable[[], Array]) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from sr_deploy.files import Address
+
 SCHEMA = 1
 """Of all documents of --json; it rises when a key goes or changes its meaning, not when one comes."""
 
@@ -75,6 +77,8 @@ def _text(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Path | Address):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -83,4 +87,4 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else 999.0 if value == math.inf else None
-    return str(value) if isinstance(value, Path) else value
+    return value

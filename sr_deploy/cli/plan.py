@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +13,7 @@ from sr_deploy.batch import open_upscaler
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json
 from sr_deploy.cli.upscale import GROUPS, machine_options, network_options, output_options, video_options
-from sr_deploy.cli.upscale_options import UpscaleOptions
+from sr_deploy.cli.upscale_options import InputPath, UpscaleOptions
 from sr_deploy.errors import SrDeployError, UsageError
 from sr_deploy.settings import to_table
 
@@ -47,7 +46,7 @@ class _Planned:
         "sr-deploy plan photos/ film.mkv -o large/ --json",
     ),
 )
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
+@click.argument("inputs", nargs=-1, type=InputPath(), metavar="INPUT...")
 @network_options
 @output_options
 @machine_options
@@ -96,7 +95,7 @@ def _plan(
     from sr_deploy.film.estimate import estimate
 
     video = replace(asked.video(), size=asked.size(), overwrite=asked.overwrite)
-    plan = plan_video(job.source, job.target, upscaler, options=video, network=network, decode_all=decode_all)
+    plan = plan_video(job.location, job.target, upscaler, options=video, network=network, decode_all=decode_all)
     expected = estimate(plan, upscaler) if measure else None
     return _Planned(job, plan, expected.seconds if expected else None, expected.bytes if expected else None)
 
@@ -111,7 +110,7 @@ def _seconds_of(jobs: Sequence[Job], upscaler: ImageUpscaler) -> float:
         for job in chosen if repeat else chosen[:1]:
             started = time.perf_counter()
             try:
-                encode_image(upscaler.upscale_picture(read_image(job.source)), job.target.suffix)
+                encode_image(upscaler.upscale_picture(read_image(job.location)), job.target.suffix)
             except SrDeployError:
                 continue
             spent += repeat * (time.perf_counter() - started)

@@ -13,6 +13,7 @@ from sr_deploy.card import ModelCard, PrecisionChoice
 from sr_deploy.cli import Command, Shard, gpu_option, json_option, verbose, verbose_option
 from sr_deploy.cli.upscale_options import (
     IdleOptions,
+    InputPath,
     KeyValue,
     ModelReference,
     Patches,
@@ -174,8 +175,8 @@ machine_options = _all(
         "sr-deploy upscale film.mkv -m models/rlfn --to 4k --crf 16",
     ),
 )
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
-@click.option("-i", "--input", "more_inputs", multiple=True, type=click.Path(path_type=Path), help="An input, as an option.")
+@click.argument("inputs", nargs=-1, type=InputPath(), metavar="INPUT...")
+@click.option("-i", "--input", "more_inputs", multiple=True, type=InputPath(), help="An input, as an option.")
 @network_options
 @output_options
 @machine_options
@@ -330,5 +331,5 @@ def _of(summary: Summary, status: Literal["done", "skipped"]) -> list[Outcome]:
     return [outcome for outcome in summary.outcomes if outcome.status == status]
 
 
-def _files(outcome: Outcome) -> dict[str, Path]:
+def _files(outcome: Outcome) -> dict[str, object]:
     return {"input": outcome.job.source, "output": outcome.job.target}

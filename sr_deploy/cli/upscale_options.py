@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from sr_deploy.batch import UpscalerSpec
 from sr_deploy.card import PrecisionChoice
+from sr_deploy.files import Address
 from sr_deploy.models import DEFAULT, find, names, portable_name, resolve
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class UpscaleOptions:
     Raises: click.UsageError for those that do not go together.
     """
 
-    inputs: tuple[Path, ...]
-    more_inputs: tuple[Path, ...] = ()
+    inputs: tuple[str | Path, ...]
+    more_inputs: tuple[str | Path, ...] = ()
     as_json: bool
     no_progress: bool = False
     progress: Literal["bar", "line", "json"] | None = None
@@ -110,7 +111,7 @@ class UpscaleOptions:
             raise click.UsageError("-o - and --json both want stdout; give one of them.")
 
     @property
-    def all_inputs(self) -> tuple[Path, ...]:
+    def all_inputs(self) -> tuple[str | Path, ...]:
         """The arguments and those given as options."""
         return self.inputs + self.more_inputs
 
@@ -191,6 +192,13 @@ class UpscaleOptions:
             allow_cpu=self.allow_cpu,
             gpus=self.gpus,
         )
+
+
+class InputPath(click.Path):
+    """A path, or the http(s) address of a video."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        return value if Address.of(str(value)) else Path(str(super().convert(value, param, ctx)))
 
 
 class ModelReference(click.ParamType[str]):

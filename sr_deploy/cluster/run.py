@@ -51,7 +51,7 @@ class RayOptions:
 
 
 def upscale_on_ray(
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     output: Path | None,
     spec: UpscalerSpec,
     *,
@@ -67,7 +67,7 @@ def upscale_on_ray(
 
     A worker or machine that dies loses what it was at, which another does again. Started again, the run goes on.
 
-    inputs: files and folders, as every machine sees them.
+    inputs: files and folders, as every machine sees them, and addresses of videos.
     output: a folder, or a file for one input; None is beside the inputs.
     spec: what upscales.
     size: of the results; None is the network's own factor.
@@ -186,7 +186,8 @@ class _ClusterRun:
 
     def _compute_video(self, film: _Film) -> None:
         job, plan = self._plan.jobs[film.index], film.plan
-        start = VideoStart(job.source, job.target, plan.output.format, plan.output.encoding, plan.frames, 0, plan.notes)
+        source = job.source if isinstance(job.source, Path) else str(job.source)
+        start = VideoStart(source, job.target, plan.output.format, plan.output.encoding, plan.frames, 0, plan.notes)
         self._observer.video(job, start)
         shared = self._share(plan)
         for number in range(len(plan.segments)):
@@ -239,4 +240,5 @@ class _ClusterRun:
 
 def _everywhere(job: Job) -> Job:
     """With names that hold in any working folder."""
-    return replace(job, source=job.source.absolute(), target=job.target.absolute())
+    source = job.source.absolute() if isinstance(job.source, Path) else job.source
+    return replace(job, source=source, target=job.target.absolute())

@@ -74,7 +74,7 @@ class Worker:
             clear_concluded(part_of(job.target))
             return None
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        return plan_video(job.source, job.target, self._network, options=self._video)
+        return plan_video(job.location, job.target, self._network, options=self._video)
 
     def segment(self, plan: VideoPlan, index: int) -> tuple[SegmentRecord, Stats]:
         """One segment, and what the sentinel saw. Raises: as `compute_segment`."""
@@ -87,7 +87,7 @@ class Worker:
 
     def video(self, job: Job) -> VideoSummary:
         """A video that no plan can be made of. Raises: as `upscale_video`."""
-        return upscale_video(job.source, job.target, self._network, options=self._video)
+        return upscale_video(job.location, job.target, self._network, options=self._video)
 
     @property
     def _network(self) -> ImageUpscaler:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from sr_deploy.errors import UsageError, VideoError
@@ -17,6 +16,7 @@ from sr_deploy.film.stages import Enlarging, SegmentOutput, numbered
 from sr_deploy.pipeline import run_pipeline
 from sr_deploy.video.frame import FrameUpscaler
 from sr_deploy.video.images import FrameSource
+from sr_deploy.video.input import input_of
 from sr_deploy.video.segment import Segment
 
 
@@ -42,10 +42,10 @@ def compute_segment(
     version, network, precision or instruction set differ; VideoError, CancelledError, what the upscaler raises.
     """
     wanted = plan.segment(index)
-    path = Path(source or plan.source)
+    video = input_of(source or plan.source)
     try:
-        with opened(path, plan.options, plan.survey) as frames:
-            way = way_of(path, frames.format, plan.output, upscaler, plan.options)
+        with opened(video, plan.options, plan.survey) as frames:
+            way = way_of(video, frames.format, plan.output, upscaler, plan.options)
             _require_admission(plan, way.identity, moved=source is not None)
             found = finished_segment(plan.part, index, plan.identity)
             return found or _computed(plan, index, wanted, upscaler, frames, way, cancel)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 
@@ -22,11 +21,13 @@ from sr_deploy.film.plan import VideoPlan, container_of
 from sr_deploy.film.rehearsal import rehearse
 from sr_deploy.film.stages import FrameNetwork
 from sr_deploy.film.times import frame_times, segments_of
-from sr_deploy.pictures.image import PIPE, names_stream
+from sr_deploy.pictures.image import names_stream
 from sr_deploy.upscaling.upscaler import Upscaler
+from sr_deploy.video.cursor import SharedFile
 from sr_deploy.video.encoding import THREADS, choose_encoding
 from sr_deploy.video.frame import FrameUpscaler, VideoFormat
 from sr_deploy.video.images import FrameSource, open_source
+from sr_deploy.video.input import Input, input_of
 from sr_deploy.video.segment import OpenEncoder
 from sr_deploy.video.streams import plan_streams
 from sr_deploy.video.survey import PacketSurvey
@@ -46,7 +47,7 @@ class Way:
 
 
 def plan_video(
-    source: str | Path,
+    source: str | Path | BinaryIO,
     target: str | Path,
     upscaler: FrameUpscaler,
     *,
@@ -59,7 +60,7 @@ def plan_video(
     What an unfinished run of the same kind computed already is kept and counts. Nothing is upscaled but one black frame, which
     goes through encoder, container and check.
 
-    source: a video, or a pattern of numbered pictures.
+    source: a video by its path or http(s) address, or a pattern of numbered pictures.
     target: its ending names the container.
     upscaler: an Upscaler or MaskedUpscaler as those that will compute the segments.
     options: how it is read, upscaled and written; None is all by default.
@@ -70,19 +71,20 @@ def plan_video(
     Raises: UsageError for options that do not suit, for pipes, or where an unfinished run was made differently; VideoError for
     a source that cannot be read, a full disk, or a result that would not be right.
     """
-    path, target, options = Path(source), Path(target), options or VideoOptions()
-    if path == PIPE or names_stream(target):
+    video, target, options = input_of(source), Path(target), options or VideoOptions()
+    if video.pipe or isinstance(video.place, SharedFile) or names_stream(target):
         raise UsageError(
-            f"{source} to {target}: only a file that becomes a file can be planned; use `upscale` for pipes and pictures"
+            f"{video.name} to {target}: only what other processes can open, and a file to write, can be planned; "
+            "use `upscale` for pipes, pictures and file objects"
         )
-    require_another_file(path, target)
-    with opened(path, options) as frames:
-        plan, way = decide(path, frames, target, upscaler, options)
+    require_another_file(video, target)
+    with opened(video, options) as frames:
+        plan, way = decide(video, frames, target, upscaler, options)
         segments = segments_of(frame_times(frames, decode_all=decode_all), plan.output.per_segment)
         if not segments:
-            raise VideoError(f"{path}: gives no frame; check --from and --until, and that the file is whole")
+            raise VideoError(f"{video.name}: gives no frame; check --from and --until, and that the file is whole")
         with begun(plan, fresh=not options.resume):
-            rehearse(plan, frames, way.encoder)
+            rehearse(plan, video, frames.start_pts, way.encoder)
             plan = replace(plan, segments=segments, network=network, notes=(*frames.notes, *plan.notes, *way.notes))
             plan.save()
     return plan
@@ -103,10 +105,10 @@ def begun(plan: VideoPlan, *, fresh: bool) -> Iterator[Journal]:
             raise
 
 
-def opened(path: Path, options: VideoOptions, survey: PacketSurvey | None = None) -> FrameSource:
+def opened(source: Input, options: VideoOptions, survey: PacketSurvey | None = None) -> FrameSource:
     """The source of a run. survey: where it is known already."""
     return open_source(
-        sys.stdin.buffer if path == PIPE else path,
+        source,
         rate=options.fps,
         begin=options.start,
         until=options.until,
@@ -117,25 +119,25 @@ def opened(path: Path, options: VideoOptions, survey: PacketSurvey | None = None
 
 
 def decide(
-    path: Path, source: FrameSource, target: Path, upscaler: FrameUpscaler, options: VideoOptions
+    video: Input, source: FrameSource, target: Path, upscaler: FrameUpscaler, options: VideoOptions
 ) -> tuple[VideoPlan, Way]:
     """What is written and by which way; without segments yet.
 
     Raises: UsageError for options that do not suit; VideoError where the space on the disk is clearly not enough.
     """
-    output = _output(path, source, target, upscaler, options)
+    output = _output(video, source, target, upscaler, options)
     space = space_notes(target, source.frame_count, output)
-    way = way_of(path, source.format, output, upscaler, options)
+    way = way_of(video, source.format, output, upscaler, options)
     notes = (*output.encoding.notes, *output.streams.notes, *space)
-    plan = VideoPlan(str(path), target, options, source.format, output, source.survey, way.identity, notes)
+    plan = VideoPlan(video.location, target, options, source.format, output, source.survey, way.identity, notes)
     return plan, way
 
 
-def way_of(path: Path, source: VideoFormat, output: Output, upscaler: FrameUpscaler, options: VideoOptions) -> Way:
+def way_of(video: Input, source: VideoFormat, output: Output, upscaler: FrameUpscaler, options: VideoOptions) -> Way:
     """How this process computes frames, and what the result depends on then."""
     nvenc, notes = _nvenc(source, output, upscaler)
     planes = nvenc.planes if nvenc else planes_for(upscaler, source, output.encoded)
-    identity = _identity(path, source, output, upscaler, options, nvenc)
+    identity = _identity(video, source, output, upscaler, options, nvenc)
     return Way(nvenc.open if nvenc else None, planes, identity, notes)
 
 
@@ -153,7 +155,9 @@ def decode_where_asked(
 
     reason = decode_on_gpu(source, upscaler, planes)
     if reason and choice == "nvdec":
-        raise BackendUnavailableError(f"{plan.source}: NVDEC cannot decode it: {reason}; use --decode auto or cpu")
+        raise BackendUnavailableError(
+            f"{input_of(plan.source).name}: NVDEC cannot decode it: {reason}; use --decode auto or cpu"
+        )
     return (f"Decoded on the CPU: {reason}.",) if reason else ()
 
 
@@ -164,11 +168,11 @@ def frame_network(
     return FrameNetwork(upscaler, reuse=options.reuse, per_segment=_per_segment(upscaler, options, source), planes=planes)
 
 
-def require_another_file(source: Path, target: Path) -> None:
+def require_another_file(source: Input, target: Path) -> None:
     """Raises: UsageError for a target that is a folder, or the source itself."""
     if target.is_dir():
         raise UsageError(f"{target}: is a folder; expected a file to write")
-    if target.exists() and source.exists() and target.samefile(source):
+    if target.exists() and source.path and source.path.exists() and target.samefile(source.path):
         raise UsageError(f"{target}: would overwrite its own source; give another name")
 
 
@@ -176,7 +180,7 @@ def _per_segment(upscaler: FrameUpscaler, options: VideoOptions, source: VideoFo
     return options.segment_frames or segment_frames(upscaler, source)
 
 
-def _output(path: Path, source: FrameSource, target: Path, upscaler: FrameUpscaler, options: VideoOptions) -> Output:
+def _output(video: Input, source: FrameSource, target: Path, upscaler: FrameUpscaler, options: VideoOptions) -> Output:
     suffix = target.suffix
     out = enlarged(source.format, upscaler.scale, options.size)
     encoding = choose_encoding(
@@ -190,7 +194,7 @@ def _output(path: Path, source: FrameSource, target: Path, upscaler: FrameUpscal
         options=options.encoder_options,
     )
     streams = plan_streams(
-        container_of(path),
+        container_of(video),
         *(suffix, out, encoding),
         drop_unsupported=options.drop_unsupported,
         packets=source.survey.packets,
@@ -214,12 +218,12 @@ def _nvenc(source: VideoFormat, output: Output, upscaler: FrameUpscaler) -> tupl
 
 
 def _identity(
-    path: Path, source: VideoFormat, output: Output, upscaler: FrameUpscaler, options: VideoOptions, nvenc: Nvenc | None
+    video: Input, source: VideoFormat, output: Output, upscaler: FrameUpscaler, options: VideoOptions, nvenc: Nvenc | None
 ) -> dict[str, Any]:
     out, encoding = output.format, output.encoding
     settings = dict(encoding.options) | ({"encoder": nvenc.identity} if nvenc else {})
     return {
-        "source": source_identity(path),
+        "source": source_identity(video),
         "network": network_identity(upscaler, source),
         "size": f"{out.width}x{out.height}",
         "encoding": {"codec": encoding.codec, "pixels": encoding.pixel_format, "threads": THREADS, **settings},

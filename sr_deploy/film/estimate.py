@@ -16,6 +16,7 @@ from sr_deploy.film.stages import Enlarging, Numbered, SegmentOutput, numbered
 from sr_deploy.pipeline import run_pipeline
 from sr_deploy.video.frame import FrameUpscaler
 from sr_deploy.video.images import FrameSource
+from sr_deploy.video.input import input_of
 from sr_deploy.video.segment import Segment
 
 _PLACES = (Fraction(1, 6), Fraction(1, 2), Fraction(5, 6))
@@ -47,9 +48,9 @@ def estimate(plan: VideoPlan, upscaler: FrameUpscaler) -> Estimate:
 
     Raises: VideoError; what the upscaler raises.
     """
-    path = Path(plan.source)
-    with opened(path, plan.options, plan.survey) as source, tempfile.TemporaryDirectory() as folder:
-        way = way_of(path, source.format, plan.output, upscaler, plan.options)
+    video = input_of(plan.source)
+    with opened(video, plan.options, plan.survey) as source, tempfile.TemporaryDirectory() as folder:
+        way = way_of(video, source.format, plan.output, upscaler, plan.options)
         _measured(plan, plan.segments[0], upscaler, source, way, Path(folder), frames=1)
         chosen = {plan.segments[int(place * len(plan.segments))] for place in _PLACES}
         bursts = [_measured(plan, segment, upscaler, source, way, Path(folder)) for segment in chosen]

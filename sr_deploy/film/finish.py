@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from sr_deploy.errors import VideoError
 from sr_deploy.files import put_in_place
@@ -11,6 +10,7 @@ from sr_deploy.film.journal import Journal, SegmentRecord, clear_concluded
 from sr_deploy.film.observer import VideoSummary
 from sr_deploy.film.plan import PlannedSegment, VideoPlan, container_of
 from sr_deploy.video.check import Expected, check_result
+from sr_deploy.video.input import Input, input_of
 from sr_deploy.video.join import join
 
 _SHOWN = 5
@@ -36,21 +36,21 @@ def finish(plan: VideoPlan) -> VideoSummary:
                 f"{plan.part}: {len(missing)} of {len(plan.segments)} segments are missing or damaged: {_ranges(missing)}; "
                 "compute them, then join again"
             )
-        return join_and_check(plan, journal)
+        return join_and_check(plan, input_of(plan.source), journal)
 
 
-def join_and_check(plan: VideoPlan, journal: Journal) -> VideoSummary:
+def join_and_check(plan: VideoPlan, video: Input, journal: Journal) -> VideoSummary:
     """Join what the journal has, check it, give the target its name, and remove the folder.
 
     Raises: VideoError.
     """
     if not journal.segments:
-        raise VideoError(f"{plan.source}: gives no frame; check --from and --until, and that the file is whole")
+        raise VideoError(f"{video.name}: gives no frame; check --from and --until, and that the file is whole")
     _require_whole(journal.segments, plan.output.per_segment)
     joined = plan.part / f"joined{plan.target.suffix}"
     segments = [plan.part / segment.name for segment in journal.segments]
     out, encoding, streams = plan.output.format, plan.output.encoding, plan.output.streams
-    source, start, until = container_of(Path(plan.source)), plan.options.start, plan.options.until
+    source, start, until = container_of(video), plan.options.start, plan.options.until
     result = join(segments, joined, out, encoding, streams, source=source, start=start, until=until, survey=plan.survey)
     check_result(joined, Expected.of(out, encoding, streams, result))
     journal.conclude()

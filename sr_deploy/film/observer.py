@@ -22,7 +22,7 @@ _NO_STATS = Stats()
 class VideoStart:
     """What is about to run.
 
-    source: the video, or pattern of pictures.
+    source: the video, or pattern of pictures; its address, or what messages call it, where it has no path.
     target: the file to be.
     out: what its frames will be.
     encoding: None where frames are not encoded.
@@ -31,7 +31,7 @@ class VideoStart:
     notes: what is known already of those that the summary will have.
     """
 
-    source: Path
+    source: Path | str
     target: Path
     out: VideoFormat
     encoding: Encoding | None

@@ -11,9 +11,10 @@ from sr_deploy.errors import UsageError, VideoError
 from sr_deploy.files import growing
 from sr_deploy.film.options import VideoOptions
 from sr_deploy.film.output import Output
-from sr_deploy.pictures.image import PICTURES_THAT_MOVE, names_stream
+from sr_deploy.pictures.image import PICTURES_THAT_MOVE
 from sr_deploy.settings import from_table, to_table
 from sr_deploy.video.frame import VideoFormat
+from sr_deploy.video.input import Input
 from sr_deploy.video.survey import PacketSurvey
 
 PLAN = "plan.json"
@@ -122,6 +123,7 @@ def part_of(target: Path) -> Path:
     return target.with_name(target.name + ".part")
 
 
-def container_of(path: Path) -> Path | None:
-    """The file whose other streams are copied; pictures have none."""
-    return None if names_stream(path) or path.suffix.lower() in PICTURES_THAT_MOVE | {".apng"} else path
+def container_of(source: Input) -> Input | None:
+    """The input whose other streams are copied; pictures have none, and those of a pipe are not known."""
+    pictures = source.pipe or source.is_pattern or source.suffix in PICTURES_THAT_MOVE | {".apng"}
+    return None if pictures or source.begins_as_webp() else source

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from sr_deploy.errors import VideoError
 from sr_deploy.film.plan import VideoPlan, container_of
 from sr_deploy.video.check import AGAIN, Expected, check_result
 from sr_deploy.video.frame import Frame
-from sr_deploy.video.images import FrameSource
+from sr_deploy.video.input import Input
 from sr_deploy.video.join import join
 from sr_deploy.video.segment import OpenEncoder, SegmentWriter, segment_suffix
 
 
-def rehearse(plan: VideoPlan, source: FrameSource, encoder: OpenEncoder | None) -> None:
+def rehearse(plan: VideoPlan, video: Input, start_pts: int, encoder: OpenEncoder | None) -> None:
     """Write a frame and the first packet of every stream that is copied as the target will be; check and remove it.
 
     Raises: VideoError naming what the container or the encoder does not take or keep.
@@ -26,10 +24,9 @@ def rehearse(plan: VideoPlan, source: FrameSource, encoder: OpenEncoder | None) 
     black = np.zeros((out.height, out.width, 3), np.uint8 if out.depth == 8 else np.uint16)
     try:
         with SegmentWriter(segment, out, encoding, encoder) as writer:
-            writer.write(Frame(black, source.start_pts))
+            writer.write(Frame(black, start_pts))
             writer.close()
-        others = container_of(Path(plan.source))
-        joined = join([segment], trial, out, encoding, streams, source=others, survey=plan.survey, trial=True)
+        joined = join([segment], trial, out, encoding, streams, source=container_of(video), survey=plan.survey, trial=True)
         check_result(trial, Expected.of(out, encoding, streams, joined))
     except VideoError as exc:
         reason = str(exc).removeprefix(f"{trial}: ").replace(AGAIN, "use .mkv, or another --codec")

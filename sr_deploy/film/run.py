@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from sr_deploy.errors import UsageError
 from sr_deploy.film.decide import Way, begun, decide, decode_where_asked, frame_network, opened, require_another_file
@@ -33,12 +34,13 @@ from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.video.encoding import Encoding
 from sr_deploy.video.frame import Frame, FrameUpscaler, VideoFormat
 from sr_deploy.video.images import FrameSource
+from sr_deploy.video.input import Input, input_of
 from sr_deploy.video.segment import Segment
 from sr_deploy.video.y4m import ImageSequence, Y4MWriter
 
 
 def upscale_video(
-    source: str | Path,
+    source: str | Path | BinaryIO,
     target: str | Path,
     upscaler: FrameUpscaler,
     *,
@@ -51,7 +53,7 @@ def upscale_video(
     What is finished is kept in the folder TARGET.part until the target is complete: the same call goes on after a crash. A
     target that exists is left alone, unless `options.overwrite`.
 
-    source: a video, or a pattern of numbered pictures.
+    source: a video by its path or http(s) address, a seekable file object of bytes, or a pattern of numbered pictures.
     target: its ending names the container.
     upscaler: an Upscaler or MaskedUpscaler, which stays open.
     options: how it is read, upscaled and written; None is all by default.
@@ -62,18 +64,22 @@ def upscale_video(
     that cannot be read, a full disk, or a result that is not what it should be; CancelledError; what the upscaler raises. A
     note on the exception names the frame. Finished segments are kept.
     """
-    run = _VideoRun(Path(source), Path(target), upscaler, options or VideoOptions(), observer or VideoObserver(), cancel)
+    run = _VideoRun(input_of(source), Path(target), upscaler, options or VideoOptions(), observer or VideoObserver(), cancel)
     return run.run()
 
 
 def upscaled_frames(
-    source: str | Path, upscaler: FrameUpscaler, *, options: VideoOptions | None = None, cancel: threading.Event | None = None
+    source: str | Path | BinaryIO,
+    upscaler: FrameUpscaler,
+    *,
+    options: VideoOptions | None = None,
+    cancel: threading.Event | None = None,
 ) -> Iterator[Frame]:
     """The upscaled frames of a video, one after the other; the source is closed when the consumer stops.
 
     Pixels may be read-only: equal frames share them.
 
-    source: a video, or a pattern of numbered pictures.
+    source: a video by its path or http(s) address, a seekable file object of bytes, or a pattern of numbered pictures.
     upscaler: an Upscaler or MaskedUpscaler, which stays open.
     options: those that concern reading, the size and reuse count; None is all by default.
     cancel: set by any thread, it ends the frames.
@@ -81,7 +87,7 @@ def upscaled_frames(
     Raises: UsageError, VideoError, CancelledError, what the upscaler raises; a note on the exception names the frame.
     """
     chosen = options or VideoOptions()
-    with opened(Path(source), chosen) as video:
+    with opened(input_of(source), chosen) as video:
         out = enlarged(video.format, upscaler.scale, chosen.size)
         enlarge = Enlarging(frame_network(upscaler, chosen, video.format), out, cancel)
         for item in numbered(video.frames(), 0, cancel):
@@ -90,7 +96,7 @@ def upscaled_frames(
 
 @dataclass
 class _VideoRun:
-    _source: Path
+    _source: Input
     _target: Path
     _upscaler: FrameUpscaler
     _options: VideoOptions
@@ -131,12 +137,12 @@ class _VideoRun:
     def _computed(self, source: FrameSource, plan: VideoPlan, way: Way, journal: Journal) -> VideoSummary:
         """What became of the frames that are missing yet, and of the whole."""
         resumed = journal.frames
-        rehearse(plan, source, way.encoder)
+        rehearse(plan, self._source, source.start_pts, way.encoder)
         known = (*plan.notes, *decode_where_asked(plan, source, self._upscaler, way.planes), *way.notes)
         self._started(source, plan.output.format, plan.output.encoding, resumed, known)
         frames = frame_network(self._upscaler, self._options, source.format, way.planes)
         timing = self._compute(source, frames, plan, way, journal)
-        summary = join_and_check(plan, journal)
+        summary = join_and_check(plan, self._source, journal)
         notes = (*source.notes, *known, *summary.notes)
         return replace(summary, resumed=resumed, timing=timing, notes=notes, reuse=frames.reuse, stats=frames.stats)
 
@@ -144,7 +150,9 @@ class _VideoRun:
         self, source: FrameSource, out: VideoFormat, encoding: Encoding | None, resumed: int, known: tuple[str, ...]
     ) -> None:
         notes = (*source.notes, *known)
-        self._observer.started(VideoStart(self._source, self._target, out, encoding, source.frame_count, resumed, notes))
+        self._observer.started(
+            VideoStart(self._source.path or self._source.name, self._target, out, encoding, source.frame_count, resumed, notes)
+        )
 
     def _pass_on(self, source: FrameSource) -> VideoSummary:
         """Frames into a pipe or into pictures."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, cast
 
 import av
@@ -14,7 +13,8 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Stream
 
-from sr_deploy.video.streams import Copied, StreamPlan, add_copy, converted, cover_of, open_source
+from sr_deploy.video.input import Input
+from sr_deploy.video.streams import Copied, StreamPlan, add_copy, converted, cover_of
 from sr_deploy.video.survey import Continuous, PacketSurvey
 
 
@@ -132,11 +132,11 @@ class Copies:
             self._last[index] = packet.dts
 
 
-def covers_of(source: Path | None, plan: StreamPlan) -> dict[int, bytes]:
+def covers_of(source: Input | None, plan: StreamPlan) -> dict[int, bytes]:
     """The pictures that become attachments, by the index of their stream: attachments are written with the header."""
     found = {}
     for copied in plan.copied if source is not None else ():
         if copied.convert == "attachment":
-            with open_source(cast(Path, source)) as opened:
+            with cast(Input, source).open() as opened:
                 found[copied.index] = cover_of(opened, copied.index)
     return found

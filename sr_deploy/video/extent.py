@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import BinaryIO
 
 import av
@@ -12,13 +12,12 @@ LONGEST_START = 4096
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
-def missing_bytes(path: Path, stream: VideoStream) -> int:
+def missing_bytes(file: BinaryIO, stream: VideoStream) -> int:
     """How many bytes of an MP4, MOV, Matroska, AVI or y4m file are cut off at its end; 0 when whole or where nothing tells."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(LONGEST_START)
-        file.seek(0)
-        promised = _matroska_end(file)
+    start = file.read(LONGEST_START)
+    file.seek(0)
+    promised = _matroska_end(file)
+    size = file.seek(0, io.SEEK_END)
     pixel = stream.codec_context.format
     if start.startswith(b"YUV4MPEG2") and pixel is not None:
         cut = y4m_rest(start, size, pixel)

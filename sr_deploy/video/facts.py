@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal, cast
 
 import av
@@ -20,6 +20,7 @@ from sr_deploy.device.ycbcr import YCGCO
 from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import chroma_location_of, layout_of, meaning_of
 from sr_deploy.video.frame import ColorTags, VideoFormat
+from sr_deploy.video.input import Input
 
 FieldOrder = Literal["progressive", "top first", "bottom first"]
 FIELD_ORDERS: dict[int, FieldOrder] = {2: "top first", 3: "bottom first", 4: "top first", 5: "bottom first"}
@@ -86,7 +87,7 @@ def _field_order(stream: VideoStream, first: av.VideoFrame) -> FieldOrder:
     return FIELD_ORDERS.get(stream.codec_context.field_order, unflagged)
 
 
-def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat, path: Path | None) -> Iterator[str]:
+def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat, source: Input) -> Iterator[str]:
     """Sentences about what is guessed, left out or unusual. Raises: VideoError for pixels that are not what they seem."""
     layout, tags = layout_of(format.pixel_format), format.tags
     meaning = meaning_of(tags, format.pixel_format, format.height)
@@ -98,12 +99,12 @@ def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat, pat
                 f"{MATRIX_NAMES[meaning.matrix]} because its height is {'at least' if format.height >= 720 else 'below'} 720"
             )
             yield f"Its colors are untagged: they are taken for {guess}."
-    if dolby := dolby_vision(path, stream.codec_context.name) if path else None:
+    if dolby := dolby_vision(source, stream.codec_context.name):
         profile, compatible = dolby
         if not compatible:
             raise VideoError(
-                f"{path}: it is Dolby Vision of profile {profile}, whose pictures are no YCbCr: all colors would be wrong. "
-                "Convert it to HDR10 or SDR first."
+                f"{source.name}: it is Dolby Vision of profile {profile}, whose pictures are no YCbCr: all colors would be "
+                "wrong. Convert it to HDR10 or SDR first."
             )
         yield f"Its Dolby Vision metadata (profile {profile}) is left out; its base layer is upscaled."
     if tags.transfer in (PQ, HLG):
@@ -112,13 +113,13 @@ def notes_of(stream: VideoStream, first: av.VideoFrame, format: VideoFormat, pat
         yield "Its transparency is left out."
 
 
-def dolby_vision(path: Path, codec: str) -> tuple[int, bool] | None:
+def dolby_vision(source: Input, codec: str) -> tuple[int, bool] | None:
     """The profile in a file's Dolby Vision record, and whether its base layer can be shown alone; PyAV does not tell."""
-    if codec not in ("hevc", "h264", "av1", "libdav1d"):
+    if source.pipe or codec not in ("hevc", "h264", "av1", "libdav1d"):
         return None
-    with path.open("rb") as file:
+    with source.read() as file:
         ends = file.read(_RECORD_WITHIN)
-        file.seek(max(len(ends), path.stat().st_size - _RECORD_WITHIN))
+        file.seek(max(len(ends), file.seek(0, io.SEEK_END) - _RECORD_WITHIN))
         found = _DOLBY_VISION.search(ends + file.read())
     if found is None:
         return None

@@ -16,6 +16,7 @@ from sr_deploy.arrays import Array
 from sr_deploy.errors import VideoError
 from sr_deploy.pictures.image import NUMBER, read_image
 from sr_deploy.video.frame import ColorTags, Frame, VideoFormat
+from sr_deploy.video.input import Input, input_of
 from sr_deploy.video.source import Deinterlace, OnDamage, VideoSource
 from sr_deploy.video.survey import PacketSurvey
 
@@ -107,7 +108,7 @@ FrameSource = VideoSource | PictureSource
 
 
 def open_source(
-    what: Path | BinaryIO,
+    what: str | Path | BinaryIO | Input,
     *,
     rate: Fraction | None = None,
     stream: int | None = None,
@@ -117,19 +118,21 @@ def open_source(
     on_damage: OnDamage = "raise",
     survey: PacketSurvey | None = None,
 ) -> FrameSource:
-    """The frames of a video file, an animated picture, numbered pictures ('frame_%06d.png'), or raw y4m from a file object.
+    """The frames of a video, an animated picture, numbered pictures ('frame_%06d.png'), or raw y4m from a pipe.
 
     rate: pictures per second, for numbered pictures only. The rest is as VideoSource has it; pictures know no streams, fields
     or damaged packets. A file that exists is never taken for a pattern.
 
     Raises: VideoError when it cannot be read.
     """
-    if isinstance(what, Path) and NUMBER.search(what.name) and not what.exists():
-        return PictureSource(_numbered(what, rate or RATE), begin, until)
-    if isinstance(what, Path) and _is_webp(what):
-        return PictureSource(_Animation(what), begin, until)
+    source = input_of(what)
+    path = source.path
+    if path is not None and NUMBER.search(path.name) and not path.exists():
+        return PictureSource(_numbered(path, rate or RATE), begin, until)
+    if source.begins_as_webp():
+        return PictureSource(_Animation(source), begin, until)
     return VideoSource(
-        what, stream=stream, begin=begin, until=until, deinterlace=deinterlace, on_damage=on_damage, survey=survey
+        source, stream=stream, begin=begin, until=until, deinterlace=deinterlace, on_damage=on_damage, survey=survey
     )
 
 
@@ -176,13 +179,14 @@ def _numbered(pattern: Path, rate: Fraction) -> _Files:
 class _Animation:
     """An animated WebP, which FFmpeg does not decode; all its pictures are held in memory, as OpenCV gives them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: Input) -> None:
         try:
-            whole, animation = cv2.imdecodeanimation(np.fromfile(path, np.uint8))
+            with source.read() as file:
+                whole, animation = cv2.imdecodeanimation(np.frombuffer(file.read(), np.uint8))
         except (cv2.error, OSError) as exc:
-            raise VideoError(f"{path} cannot be read as an animation: {exc}.") from exc
+            raise VideoError(f"{source.name} cannot be read as an animation: {exc}.") from exc
         if not whole or not animation.frames:
-            raise VideoError(f"{path} cannot be read as an animation: it is damaged. Fetch it again.")
+            raise VideoError(f"{source.name} cannot be read as an animation: it is damaged. Fetch it again.")
         self._frames = animation.frames
         self.time_base = Fraction(1, 1000)
         self.rate: Fraction | None = None
@@ -195,12 +199,3 @@ class _Animation:
         """(H,W,3) RGB without alpha."""
         code = cv2.COLOR_BGRA2RGB if self._frames[number].shape[2] == 4 else cv2.COLOR_BGR2RGB
         return cv2.cvtColor(self._frames[number], code)
-
-
-def _is_webp(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            start = file.read(12)
-    except OSError:
-        return False
-    return start[:4] == b"RIFF" and start[8:] == b"WEBP"

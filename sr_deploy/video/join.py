@@ -24,6 +24,7 @@ from sr_deploy.video.copies import Copies, Cut, covers_of
 from sr_deploy.video.encoding import Encoding, encoded_format
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
+from sr_deploy.video.input import Input
 from sr_deploy.video.segment import SHIFT, close_unfinished, write_error
 from sr_deploy.video.streams import (
     ERRORS,
@@ -31,7 +32,6 @@ from sr_deploy.video.streams import (
     add_video,
     kept_metadata,
     main_video,
-    open_source,
     output_options,
 )
 from sr_deploy.video.survey import PacketSurvey
@@ -60,7 +60,7 @@ def join(
     encoding: Encoding,
     plan: StreamPlan,
     *,
-    source: Path | None = None,
+    source: Input | None = None,
     start: Fraction | None = None,
     until: Fraction | None = None,
     survey: PacketSurvey | None = None,
@@ -86,7 +86,7 @@ def join(
     cut = Cut(origin * encoded.time_base, start is not None, None if until is None else until + known.start)
     codec = Codec(encoding.codec, "w").canonical_name
     with ExitStack() as stack:
-        opened = stack.enter_context(open_source(source)) if source is not None else None
+        opened = stack.enter_context(source.open()) if source is not None else None
         template = stack.enter_context(stream_template(codec, scan.extradata, encoded))
         try:
             output = _open_output(part, plan, encoded, opened)
@@ -174,10 +174,10 @@ def _shift(opened: InputContainer) -> int:
     return int(opened.metadata.get(SHIFT, "0"))
 
 
-def _last_duration(source: Path | None, plan: StreamPlan, shown: Sequence[int], encoded: VideoFormat) -> int:
+def _last_duration(source: Input | None, plan: StreamPlan, shown: Sequence[int], encoded: VideoFormat) -> int:
     """How long the last frame is shown, in ticks: as the source says, else as long as the one before."""
     if source is not None:
-        with open_source(source) as opened:
+        with source.open() as opened:
             found = _source_duration(opened, main_video(opened, plan.video_index), shown[-1] * encoded.time_base)
         if found:
             return round(found / encoded.time_base)

@@ -1,4 +1,4 @@
-"""A video file, or raw frames on a pipe -> frames with their exact times, and what the stream says of them."""
+"""A video, or raw frames on a pipe -> frames with their exact times, and what the stream says of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sr_deploy.video.extent import missing_bytes
 from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of, window_of
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
-from sr_deploy.video.input import Input, Y4MPipe, input_of
+from sr_deploy.video.input import Input, input_of
 from sr_deploy.video.streams import codec_name, main_video
 from sr_deploy.video.survey import Continuous, PacketSurvey, shown_times, survey
 
@@ -53,7 +53,7 @@ class VideoSource:
 
     def __init__(
         self,
-        what: Path | BinaryIO | Input,
+        what: str | Path | BinaryIO | Input,
         *,
         stream: int | None = None,
         begin: Fraction | None = None,
@@ -62,7 +62,7 @@ class VideoSource:
         on_damage: OnDamage = "raise",
         survey: PacketSurvey | None = None,
     ) -> None:
-        """Opens the file and decodes its first frame; a file object is raw y4m.
+        """Opens the file and decodes its first frame; a file object that cannot be sought is raw y4m.
 
         stream: its number in the file, by default the first video that is no cover. begin, until: seconds from the start of the
         file, as players show it; a frame at `until` is left out. on_damage: 'skip' goes on after damaged packets, and notes say
@@ -78,7 +78,7 @@ class VideoSource:
         self._stack = ExitStack()
         self._live: Iterator[av.VideoFrame] | None = None
         self._on_device: Decode | None = None
-        self.repeatable = isinstance(self._input.file, str)
+        self.repeatable = self._input.pipe is None
         self.survey = survey or PacketSurvey()
         self._packet_times = array("q")
         container = self._stack.enter_context(self._input.open())
@@ -95,7 +95,7 @@ class VideoSource:
     ) -> None:
         """Takes all facts from the container and its first frame."""
         video = self._video(container)
-        if self._input.path and self.survey == PacketSurvey():
+        if self.repeatable and self.survey == PacketSurvey():
             self._survey_file()
         frames = decode_carefully(container, video, self._skipped if not self.repeatable else [])
         first = self._first(frames, video)
@@ -107,7 +107,7 @@ class VideoSource:
         unordered = container.format.name in UNORDERED or video.start_time is None or self.survey.splices
         self._seekable = self.repeatable and not unordered
         self._floor, self._ceiling = window_of(container, self.format.time_base, begin, until)
-        self._notes |= {f"fact {i}": note for i, note in enumerate(notes_of(video, first, self.format, self._input.path))}
+        self._notes |= {f"fact {i}": note for i, note in enumerate(notes_of(video, first, self.format, self._input))}
         for number, (pts, reason) in enumerate(self.survey.faults):
             self._notes[f"fault {number}"] = f"It is damaged at {self._place(pts)}: {reason}."
         if self.survey.captions:
@@ -250,7 +250,7 @@ class VideoSource:
         last = None
         for last in frames:
             yield last
-        if last is not None and isinstance(self._input.file, Y4MPipe) and self._input.file.rest(last.format):
+        if last is not None and self._input.pipe and self._input.pipe.rest(last.format):
             met(DamageError(None, "its last frame is cut"), self._skipped)
 
     def _of_one_aspect(self, frames: Iterator[Any], video: VideoStream) -> Iterator[Any]:
@@ -281,10 +281,10 @@ class VideoSource:
             self._notes["damage"] = f"{len(self._skipped)} damaged packets were skipped, at {', '.join(places[:3])}{more}."
 
     def _survey_file(self) -> None:
-        with self._input.open() as container:
+        with self._input.open() as container, self._input.read() as file:
             video = self._video(container)
             self.survey = survey(container, video, self._packet_times)
-            missing = missing_bytes(self._input.path, video) if self._input.path else 0
+            missing = missing_bytes(file, video)
         if missing:
             cut = (None, f"{missing} bytes are missing, it was cut short")
             self.survey = replace(self.survey, faults=(*(f for f in self.survey.faults if f[0] is not None), cut))

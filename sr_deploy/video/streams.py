@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm
-from pathlib import Path
 from typing import Any, Literal
 
 import av
@@ -23,11 +21,9 @@ from sr_deploy.video.acm import add_acm
 from sr_deploy.video.encoding import Encoding, container_format, encoded_format, open_encoder, require_codec
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
+from sr_deploy.video.input import Input
 
 ERRORS = (av.error.FFmpegError, OSError, ValueError)
-PROBING = {"probesize": "100000000", "analyzeduration": "60000000"}
-"""How far FFmpeg looks for what a stream is, in bytes and microseconds: sound may begin after a silent minute."""
-
 _NOT_COPIED = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "rotate"}
 
 
@@ -67,7 +63,7 @@ class StreamPlan:
 
 
 def plan_streams(
-    source: Path | None,
+    source: Input | None,
     container: str,
     out: VideoFormat,
     encoding: Encoding,
@@ -89,7 +85,7 @@ def plan_streams(
     encoder = open_encoder(out, encoding)
     sample = _Sample(encoder.codec.canonical_name, encoder.extradata or b"", encoded_format(out, encoding))
     problems: list[str] = []
-    with open_source(source) as opened:
+    with source.open() as opened:
         main = main_video(opened, None)
         first = _first_packets(opened, main, packets or {})
         copied, notes = [], []
@@ -108,20 +104,6 @@ def plan_streams(
         if drop_unsupported:
             notes, problems = notes + [problem.split("; ")[0] for problem in problems], []
         return StreamPlan(name, main.index, tuple(copied), tuple(notes), tuple(problems))
-
-
-@contextmanager
-def open_source(path: Path) -> Iterator[InputContainer]:
-    """The source, opened for its packets only.
-
-    Raises: VideoError when it cannot be read.
-    """
-    try:
-        opened = av.open(f"file:{path}", "r", options=PROBING, metadata_errors="replace")
-    except ERRORS as exc:
-        raise VideoError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc}); expected a video file") from exc
-    with opened:
-        yield opened
 
 
 def main_video(opened: InputContainer, index: int | None) -> VideoStream:

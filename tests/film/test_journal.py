@@ -13,6 +13,7 @@ from sr_deploy.errors import UsageError, VideoError
 from sr_deploy.files import Growing, growing
 from sr_deploy.film.identity import source_identity
 from sr_deploy.film.journal import FORMAT, Gap, Journal, clear_concluded, vouch
+from sr_deploy.video.input import input_of
 
 MADE_WITH: dict[str, Any] = {"model": "a" * 64, "encoding": {"codec": "libx264", "crf": 17}, "options": [["a", "b"]]}
 
@@ -243,28 +244,28 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_another_file_has_another_identity(tmp_path: Path) -> None:
     path = tmp_path / "film.mkv"
     path.write_bytes(b"a" * (3 << 20))
-    first = source_identity(path)
-    assert source_identity(path) == first
+    first = source_identity(input_of(path))
+    assert source_identity(input_of(path)) == first
     os.utime(path, ns=(1, 1))
-    moved = source_identity(path)
+    moved = source_identity(input_of(path))
     assert moved != first
     path.write_bytes(b"a" * ((3 << 20) - 1) + b"b")
     os.utime(path, ns=(1, 1))
-    assert source_identity(path) != moved
+    assert source_identity(input_of(path)) != moved
     path.write_bytes(b"")
-    assert source_identity(path)["bytes"] == 0
+    assert source_identity(input_of(path))["bytes"] == 0
     with pytest.raises(VideoError, match=r"gone.mkv: cannot be read \(No such file"):
-        source_identity(tmp_path / "gone.mkv")
+        source_identity(input_of(tmp_path / "gone.mkv"))
 
 
 def test_numbered_pictures_are_known_by_all_of_them(tmp_path: Path) -> None:
     pattern = tmp_path / "[x] frame_%03d.png"
     for number in range(3):
         (tmp_path / f"[x] frame_{number:03}.png").write_bytes(b"a")
-    first = source_identity(pattern)
+    first = source_identity(input_of(pattern))
     assert first["pictures"] == 3
     os.utime(tmp_path / "[x] frame_001.png", ns=(1, 1))
-    assert source_identity(pattern) != first
+    assert source_identity(input_of(pattern)) != first
 
 
 def test_only_what_is_on_the_disk_has_a_sidecar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

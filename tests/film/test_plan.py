@@ -22,6 +22,7 @@ from sr_deploy.film.plan import VideoPlan
 from sr_deploy.film.run import upscale_video
 from sr_deploy.film.times import frame_times
 from sr_deploy.pictures.size import TargetSize
+from sr_deploy.video.input import input_of
 from sr_deploy.video.source import VideoSource
 from tests.film.test_run import Nearest
 from tests.video.clips import INTACT, Clips, ffmpeg, pts_of
@@ -193,7 +194,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("name", INTACT)
 def test_times_are_those_that_ffprobe_decodes(clips: Clips, name: str) -> None:
-    with decide.opened(clips[name], VideoOptions(deinterlace="off")) as source:
+    with decide.opened(input_of(clips[name]), VideoOptions(deinterlace="off")) as source:
         assert frame_times(source) == frame_times(source, decode_all=True)
         if name not in ("edit_list",):
             assert len(frame_times(source)) == len(pts_of(clips[name]))
@@ -202,7 +203,7 @@ def test_times_are_those_that_ffprobe_decodes(clips: Clips, name: str) -> None:
 def test_a_long_film_is_not_decoded_for_its_times(tmp_path: Path, decoded: list[int]) -> None:
     path = tmp_path / "long.mp4"
     ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=25:duration=20", "-c:v", "libx264", path)
-    with decide.opened(path, VideoOptions()) as source:
+    with decide.opened(input_of(path), VideoOptions()) as source:
         times = frame_times(source)
     assert (len(times), len(decoded)) == (500, 48)
     assert times == pts_of(path)
@@ -211,7 +212,7 @@ def test_a_long_film_is_not_decoded_for_its_times(tmp_path: Path, decoded: list[
 def test_frames_that_are_never_shown_are_no_frames(tmp_path: Path, decoded: list[int]) -> None:
     path = tmp_path / "hidden.webm"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25:duration=3", "-c:v", "libvpx", "-auto-alt-ref", "1", path)
-    with decide.opened(path, VideoOptions()) as source:
+    with decide.opened(input_of(path), VideoOptions()) as source:
         assert frame_times(source) == pts_of(path)
     assert len(decoded) == 75
 

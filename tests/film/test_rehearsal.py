@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from sr_deploy.film.plan import VideoPlan
 from sr_deploy.film.rehearsal import rehearse
 from sr_deploy.film.run import upscale_video
 from sr_deploy.video import join
+from sr_deploy.video.input import input_of
 from sr_deploy.video.streams import StreamPlan, plan_streams
 from sr_deploy.video.survey import PacketSurvey
 from tests.film.test_run import Nearest
@@ -32,9 +32,8 @@ def test_a_pixel_aspect_that_would_be_lost_is_told(tmp_path: Path) -> None:
     output = Output(wide, encoding, StreamPlan("webm"), 10)
     plan = VideoPlan("-", tmp_path / "a.webm", FAST, wide, output, PacketSurvey(), {})
     plan.part.mkdir()
-    source: Any = SimpleNamespace(start_pts=0)
     with pytest.raises(VideoError, match=r"the pixel aspect is 1, expected 32/27; use \.mkv, or another --codec"):
-        rehearse(plan, source, None)
+        rehearse(plan, input_of(tmp_path / "a.gif"), 0, None)
     assert list(plan.part.iterdir()) == []
 
 
@@ -96,7 +95,7 @@ def test_a_sound_that_comes_late_is_tried_too(tmp_path: Path) -> None:
     source = tmp_path / "late.mkv"
     tone = ("-itsoffset", "12", *reader.tone(seconds=0.5))
     reader.ffmpeg(*reader.pattern("32x32", count=330), *tone, *reader.X264, "-c:a", "pcm_s16le", source)
-    plan = plan_streams(source, ".mp4", video_format(), fast_encoding(video_format(), ".mp4"))
+    plan = plan_streams(input_of(source), ".mp4", video_format(), fast_encoding(video_format(), ".mp4"))
     assert "audio 1 (pcm_s16le" in str(plan.problems) or plan.copied[0].codec == "pcm_s16le"
     target = tmp_path / "large.mkv"
     assert upscale_video(source, target, Nearest(), options=FAST).frames == 330

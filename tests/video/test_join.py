@@ -12,6 +12,7 @@ from sr_deploy.errors import UsageError, VideoError
 from sr_deploy.video import join as module
 from sr_deploy.video.check import check_result
 from sr_deploy.video.frame import ColorTags
+from sr_deploy.video.input import input_of
 from sr_deploy.video.join import join
 from sr_deploy.video.streams import plan_streams
 from tests.video import clips as made
@@ -100,12 +101,12 @@ def test_a_cover_stays_a_cover(clips: Clips, tmp_path: Path, container: str) -> 
 
 def test_what_mp4_cannot_hold_is_told_before_any_frame(clips: Clips) -> None:
     out, encoding = video_format(), fast_encoding(video_format(), ".mp4")
-    plan = plan_streams(clips["rich"], ".mp4", out, encoding)
+    plan = plan_streams(input_of(clips["rich"]), ".mp4", out, encoding)
     assert [word in problem for word, problem in zip(("subrip", "pgs", "font.ttf"), plan.problems, strict=True)] == [True] * 3
     assert all("use .mkv" in problem for problem in plan.problems)
     with pytest.raises(UsageError, match="cannot hold"):
         plan.require()
-    dropped = plan_streams(clips["rich"], ".mp4", out, encoding, drop_unsupported=True)
+    dropped = plan_streams(input_of(clips["rich"]), ".mp4", out, encoding, drop_unsupported=True)
     assert not dropped.problems
     assert len(dropped.notes) == 3
     assert [copied.codec for copied in dropped.copied] == ["aac", "flac"]
@@ -113,7 +114,7 @@ def test_what_mp4_cannot_hold_is_told_before_any_frame(clips: Clips) -> None:
 
 def test_webm_holds_neither_aac_nor_h264(clips: Clips) -> None:
     encoding = fast_encoding(video_format(), ".webm", "libvpx-vp9")
-    assert "aac" in plan_streams(clips["cfr_sound"], ".webm", video_format(), encoding).problems[0]
+    assert "aac" in plan_streams(input_of(clips["cfr_sound"]), ".webm", video_format(), encoding).problems[0]
     with pytest.raises(UsageError, match=r"'\.webm' cannot hold libx264"):
         plan_streams(None, ".webm", video_format(), fast_encoding(video_format()))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sr_deploy.video.check import Expected
 from sr_deploy.video.encoding import Encoding, choose_encoding
 from sr_deploy.video.frame import Frame, VideoFormat
+from sr_deploy.video.input import input_of
 from sr_deploy.video.join import Joined, join
 from sr_deploy.video.segment import Segment, SegmentWriter, segment_suffix
 from sr_deploy.video.streams import StreamPlan, plan_streams
@@ -96,11 +97,20 @@ def written(
         one for one in pts if (start is None or one * out.time_base >= start) and (until is None or one * out.time_base < until)
     ]
     encoding = fast_encoding(out, container, codec, **settings)
-    plan = plan_streams(source, container, out, encoding, drop_unsupported=drop_unsupported)
+    plan = plan_streams(input_of(source) if source else None, container, out, encoding, drop_unsupported=drop_unsupported)
     plan.require()
     segments = write_segments(folder / "segments", out, encoding, pts, 10)
     target = folder / f"é 漢字 [x] 'q'{container}"
-    joined = join([s.path for s in segments], target, out, encoding, plan, source=source, start=start, until=until)
+    joined = join(
+        [s.path for s in segments],
+        target,
+        out,
+        encoding,
+        plan,
+        source=input_of(source) if source else None,
+        start=start,
+        until=until,
+    )
     return Run(target, segments, plan, joined, Expected.of(out, encoding, plan, joined))
 
 
