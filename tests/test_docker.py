@@ -210,7 +210,7 @@ def test_the_readme_runs_commands_that_are_there() -> None:
         name, *words = run.split()
         command = program.get_command(click.Context(program), name)
         assert command is not None
-        command.make_context(name, words)
+        command.make_context(name, words, parent=click.Context(program, **program.context_settings))
 
 
 def test_the_readme_names_the_arguments() -> None:

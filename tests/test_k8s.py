@@ -28,7 +28,7 @@ def parsed(words: list[str]) -> dict[str, Any]:
     """The parameters of a command line of ours. Raises: click.UsageError."""
     command = program.get_command(click.Context(program), words[0])
     assert command is not None, words
-    return command.make_context(words[0], words[1:], parent=click.Context(program)).params
+    return command.make_context(words[0], words[1:], parent=click.Context(program, **program.context_settings)).params
 
 
 def pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass
-class Task:
+class Errand:
     """A call of a Worker's method. done: gets the result; failed: what it raised, or that workers died of it."""
 
     method: str
@@ -44,7 +44,7 @@ class _Member:
     opening: Any
     ready: Ready | None = None
     refused: bool = False
-    tasks: dict[Any, Task] = field(default_factory=dict)
+    tasks: dict[Any, Errand] = field(default_factory=dict)
 
 
 class Crew:
@@ -63,7 +63,7 @@ class Crew:
         self._class = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
         self._most = most
         self._members: list[_Member] = []
-        self._queue: deque[Task] = deque()
+        self._queue: deque[Errand] = deque()
         self._looked = 0.0
         self._alive = time.monotonic()
         self._refusal: Exception | None = None
@@ -73,7 +73,7 @@ class Crew:
         """Those that are at work."""
         return [member.ready for member in self._members if member.ready]
 
-    def add(self, task: Task, *, first: bool = False) -> None:
+    def add(self, task: Errand, *, first: bool = False) -> None:
         """One more task; first: before those that wait."""
         if first:
             self._queue.appendleft(task)

@@ -13,7 +13,7 @@ from typing import Any
 from sr_deploy.batch import UpscalerSpec
 from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, failure_of, summary_of
 from sr_deploy.batch.naming import Job, Naming, Plan, plan_jobs
-from sr_deploy.cluster.crew import Crew, DeathError, Task
+from sr_deploy.cluster.crew import Crew, DeathError, Errand
 from sr_deploy.cluster.worker import Work
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import MissingDependencyError
@@ -162,7 +162,7 @@ class _ClusterRun:
                 for index in indices:
                     self._fail(index, error)
 
-        self._crew.add(Task("pictures", ([_everywhere(self._plan.jobs[index]) for index in indices],), done, failed))
+        self._crew.add(Errand("pictures", ([_everywhere(self._plan.jobs[index]) for index in indices],), done, failed))
 
     def _begin_video(self, index: int, job: Job) -> None:
         started = time.perf_counter()
@@ -180,9 +180,9 @@ class _ClusterRun:
             self._compute_video(_Film(index, plan, started, set(range(len(plan.segments)))))
 
         if names_stream(job.target):
-            self._crew.add(Task("video", (_everywhere(job),), made, failed))
+            self._crew.add(Errand("video", (_everywhere(job),), made, failed))
         else:
-            self._crew.add(Task("plan", (_everywhere(job),), planned, failed))
+            self._crew.add(Errand("plan", (_everywhere(job),), planned, failed))
 
     def _compute_video(self, film: _Film) -> None:
         job, plan = self._plan.jobs[film.index], film.plan
@@ -191,7 +191,7 @@ class _ClusterRun:
         self._observer.video(job, start)
         shared = self._share(plan)
         for number in range(len(plan.segments)):
-            self._crew.add(Task("segment", (shared, number), self._segment_of(film, shared), self._failure_of(film)))
+            self._crew.add(Errand("segment", (shared, number), self._segment_of(film, shared), self._failure_of(film)))
 
     def _segment_of(self, film: _Film, shared: Any) -> Callable[[tuple[SegmentRecord, Stats]], None]:
         job = self._plan.jobs[film.index]
@@ -204,7 +204,7 @@ class _ClusterRun:
             seconds = (segment.last - segment.first) * film.plan.format.time_base
             self._observer.frames(job, VideoProgress(finished, float(8 * segment.bytes / seconds) if seconds else None))
             if not film.left and not film.failed:
-                self._crew.add(Task("finish", (shared,), made, self._failure_of(film)), first=True)
+                self._crew.add(Errand("finish", (shared,), made, self._failure_of(film)), first=True)
 
         def made(summary: VideoSummary) -> None:
             self._close_video(film.index, summary, film.started)

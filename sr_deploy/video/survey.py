@@ -92,7 +92,7 @@ class Continuous:
 
 
 @dataclass(slots=True)
-class _Span:
+class _Reach:
     """A stream between two places where times start anew: its first packet, when it begins and ends; in ticks of the clock."""
 
     first: int
@@ -115,7 +115,7 @@ class _Track:
     end: int = 0
     count: int = 0
     filled: int = 0
-    span: _Span | None = None
+    span: _Reach | None = None
 
 
 class _Reader:
@@ -128,7 +128,7 @@ class _Reader:
         self.frame = round(self.clock / (video.average_rate or Fraction(25)))
         self.spliced = Flags.ts_discont in Flags(container.format.flags)
         self.tracks: dict[int, _Track] = {}
-        self.parts: list[dict[int, _Span]] = [{}]
+        self.parts: list[dict[int, _Reach]] = [{}]
         self.faults: list[tuple[int | None, str]] = []
         self.keys: set[int] = set()
         self.latest: int | None = None
@@ -161,7 +161,7 @@ class _Reader:
             self._place(dts * track.scale, track)
         span = track.span
         if span is None:
-            span = track.span = self.parts[track.part].setdefault(packet.stream_index, _Span(track.count))
+            span = track.span = self.parts[track.part].setdefault(packet.stream_index, _Reach(track.count))
         track.count += 1
         if not packet.size:
             return
@@ -262,7 +262,7 @@ def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
         return  # Whoever decodes says what is wrong there.
 
 
-def _splices(parts: list[dict[int, _Span]], clock: int) -> Iterator[Splice]:
+def _splices(parts: list[dict[int, _Reach]], clock: int) -> Iterator[Splice]:
     """Each part begins when the last stream of the one before has ended."""
     offset = 0
     for before, part in pairwise(parts):
@@ -271,7 +271,7 @@ def _splices(parts: list[dict[int, _Span]], clock: int) -> Iterator[Splice]:
         yield Splice({index: span.first for index, span in part.items()}, Fraction(offset, clock))
 
 
-def _timed(part: dict[int, _Span]) -> set[int]:
+def _timed(part: dict[int, _Reach]) -> set[int]:
     return {index for index, span in part.items() if span.begin is not None}
 
 

@@ -53,7 +53,7 @@ def test_the_help_of_every_command_ends_with_examples_that_parse(name: str, comm
     for line in lines:
         program, called, *arguments = shlex.split(line)
         assert (program, called) == ("sr-deploy", name)
-        command.make_context(name, arguments, parent=click.Context(cli.program))
+        command.make_context(name, arguments, parent=click.Context(cli.program, **cli.program.context_settings))
 
 
 def test_short_and_long_help_are_the_same() -> None:

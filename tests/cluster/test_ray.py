@@ -17,7 +17,7 @@ from sr_deploy.batch import UpscalerSpec
 from sr_deploy.batch.folder import Observer, Outcome, upscale_files
 from sr_deploy.cluster import RayOptions, upscale_on_ray
 from sr_deploy.cluster import worker as worker_module
-from sr_deploy.cluster.crew import Crew, Task
+from sr_deploy.cluster.crew import Crew, Errand
 from sr_deploy.errors import UsageError
 from sr_deploy.film.options import VideoOptions
 from sr_deploy.pictures.image import Picture, write_image
@@ -143,7 +143,7 @@ def test_what_a_dead_run_left_is_taken_up(inputs: Path, expected: dict[str, byte
 def test_workers_of_another_version_are_refused_in_a_line() -> None:
     work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST, version="9.9")
     with Crew(work, cpus=1, gpus=0, most=1) as crew, pytest.raises(UsageError, match=r"the run was started with 9\.9") as told:
-        crew.add(Task("plan", (), print, print))
+        crew.add(Errand("plan", (), print, print))
         while crew.work():
             pass
     assert "\n" not in str(told.value)
@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_is_replaced(inputs: Path, tmp_path: Path) -> No
     work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST)
     with Crew(work, cpus=1, gpus=0, most=1) as crew:
         job = worker_module.Job(inputs / "film.mkv", tmp_path / "film.mkv", video=True)
-        crew.add(Task("plan", (job,), done.append, done.append))
+        crew.add(Errand("plan", (job,), done.append, done.append))
         while crew.work():
             if crew.members and not pids:
                 pids.append(int(crew.members[0].where.split()[-1].rstrip(")")))
@@ -169,7 +169,7 @@ def test_a_task_that_kills_every_worker_fails() -> None:
     failed: list[Exception] = []
     work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST)
     with Crew(work, cpus=1, gpus=0, most=1) as crew:
-        crew.add(Task("pictures", (Deadly(),), print, failed.append))
+        crew.add(Errand("pictures", (Deadly(),), print, failed.append))
         while crew.work():
             pass
     assert "3 workers died of it" in str(failed[0])
