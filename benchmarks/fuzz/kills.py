@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-INTERRUPTED = 130
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 MOST_STOPS = 3
 SECONDS = 600
 
@@ -102,7 +102,7 @@ def case(command: Command, how: signal.Signals, whole: dict[str, bytes], seconds
         now = time.time()
         tally.stops += 1
         tally.lost.append(now - max(began, command.last_kept()))
-        tally.finds += explained(ended, {-how, 0} if how == signal.SIGKILL else {INTERRUPTED, -how, 0})
+        tally.finds += explained(ended, {STOPPED[how], -how, 0})
         tally.finds += [
             f"after {how.name}: {name} is not that of a whole run"
             for name, data in command.results().items()

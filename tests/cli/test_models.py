@@ -10,9 +10,11 @@ import pytest
 from click.testing import Result
 
 from sr_deploy import models
+from sr_deploy.batch import UpscalerSpec
 from sr_deploy.bundle import Bundle
 from sr_deploy.card import Source
 from sr_deploy.errors import UsageError
+from sr_deploy.models import resolve
 from sr_deploy.pictures.image import read_image
 
 Invoke = Callable[..., Result]
@@ -116,12 +118,11 @@ def test_the_size_chooses_the_network(
 ) -> None:
     opened: list[Path] = []
 
-    def remember(model: Path, options: object) -> None:
-        del options
-        opened.append(model)
+    def remember(spec: UpscalerSpec) -> None:
+        opened.append(resolve(spec.model))
         raise UsageError("enough seen")
 
-    monkeypatch.setattr("sr_deploy.cli.upscale._open", remember)
+    monkeypatch.setattr("sr_deploy.cli.upscale.open_upscaler", remember)
     shutil.copytree(box / "fast-x2", box / "fast-x4")
     invoke("upscale", pictures[0], *size)
     invoke("upscale", pictures[0], "-m", "fast", *size)
