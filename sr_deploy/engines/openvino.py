@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,19 @@ def require() -> None:
     _runtime()
 
 
+@contextlib.contextmanager
+def _stops_wait() -> Iterator[None]:
+    """Signals that end a program come after the block: an exception of theirs inside C++ aborts the process."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @functools.cache
 def _runtime() -> Any:
     """OpenVINO without its telemetry: that would tell its maker of each run, from a thread that can outlive Ctrl-C for ever."""
@@ -33,7 +48,8 @@ def _runtime() -> Any:
     if absent:
         sys.modules[telemetry] = None  # type: ignore[assignment] # As Python marks what cannot be imported.
     try:
-        import openvino
+        with _stops_wait():
+            import openvino
     finally:
         if absent:
             del sys.modules[telemetry]
