@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pkgutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -14,6 +18,8 @@ from sr_deploy.engines.engine import Engine, TensorSpec
 from sr_deploy.errors import BackendUnavailableError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from onnx import ModelProto
 
 __all__ = [
@@ -26,6 +32,7 @@ __all__ = [
     "available_backends",
     "open_engine",
     "select_backend",
+    "signals_wait",
 ]
 
 
@@ -202,3 +209,28 @@ def open_engine(
     """
     contents = graph.read_bytes() if isinstance(graph, Path) else graph.SerializeToString()
     return select_backend(backend).open(contents, precision=precision, threads=threads)
+
+
+@contextlib.contextmanager
+def signals_wait(told: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Signals that Python handles are delivered after the block, where native code calls Python: no exception flies through it.
+
+    told: called at once when one comes.
+    """
+    caught: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        del frame
+        caught.append(number)
+        told()
+
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if in_main and callable(signal.getsignal(number))]
+    earlier = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto
 
-from sr_deploy.engines import Arithmetic
+from sr_deploy.engines import Arithmetic, signals_wait
 from sr_deploy.engines.engine import Engine, TensorSpec
 from sr_deploy.errors import EngineError, OutOfMemoryError
 
@@ -27,19 +25,6 @@ def require() -> None:
     _runtime()
 
 
-@contextlib.contextmanager
-def _stops_wait() -> Iterator[None]:
-    """Signals that end a program come after the block: an exception of theirs inside C++ aborts the process."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 @functools.cache
 def _runtime() -> Any:
     """OpenVINO without its telemetry: that would tell its maker of each run, from a thread that can outlive Ctrl-C for ever."""
@@ -48,7 +33,7 @@ def _runtime() -> Any:
     if absent:
         sys.modules[telemetry] = None  # type: ignore[assignment] # As Python marks what cannot be imported.
     try:
-        with _stops_wait():
+        with signals_wait():
             import openvino
     finally:
         if absent:

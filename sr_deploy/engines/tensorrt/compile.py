@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
+from sr_deploy.engines import signals_wait
 from sr_deploy.engines.engine import TensorSpec
 from sr_deploy.engines.tensorrt.library import Flavour, Library
 from sr_deploy.errors import EngineError, UsageError
@@ -91,7 +89,7 @@ def compile_engine(
         cache = _attach_timing_cache(library, config, timing_cache)
         monitor = _monitor(module, phases)
         config.progress_monitor = monitor
-        with _signals_wait(phases):
+        with signals_wait(phases.end):
             engine = builder.build_serialized_network(network, config)
         phases.raise_failure()
         if engine is None:
@@ -211,6 +209,10 @@ class _Phases:
         self._reached = 0.0
         self._failure: BaseException | None = None
 
+    def end(self) -> None:
+        """Let the build stop at its next step."""
+        self.stop = True
+
     def start(self, name: str, parent: str | None, steps: int) -> None:
         with self._lock:
             self._steps[name], self._done[name] = (parent, max(steps, 1)), 0
@@ -268,28 +270,3 @@ def _monitor(module: Any, phases: _Phases) -> Any:
             phases.finish(phase_name)
 
     return Monitor()
-
-
-@contextlib.contextmanager
-def _signals_wait(phases: _Phases) -> Iterator[None]:
-    """Signals that Python handles stop the build and are delivered when the library has returned.
-
-    Handlers run inside the library's callbacks, and their exceptions must not fly through its frames.
-    """
-    caught: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        del frame
-        caught.append(number)
-        phases.stop = True
-
-    in_main = threading.current_thread() is threading.main_thread()
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if in_main and callable(signal.getsignal(number))]
-    earlier = {number: signal.signal(number, remember) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-        if caught:
-            signal.raise_signal(caught[0])
