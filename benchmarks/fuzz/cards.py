@@ -73,8 +73,8 @@ class Cards(Kind):
 
     def judge(self, path: Path, case: Case, run: Run) -> str | None:
         del run
-        if json.loads(case.data)["model"].get("size_multiple", 1) != 1:
-            return None  # Pictures are mirrored to multiples: their last rows may differ.
+        if any(json.loads(case.data)["model"].get(name, 1) != 1 for name in ("size_multiple", "min_size")):
+            return None  # Pictures are mirrored to that: their last rows may differ.
         return differs(path.parent / "out" / "in.png", undamaged())
 
 

@@ -110,7 +110,10 @@ def infer_shapes(model: ModelProto, height: int, width: int) -> Shapes:
     fixed.CopyFrom(model)
     del fixed.graph.value_info[:]
     for value, sizes in ((fixed.graph.input[0], (1, None, height, width)), (fixed.graph.output[0], (None,) * 4)):
-        for dim, size in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) != len(sizes):
+            raise EngineError(f"'{value.name}' of the graph has {len(dims)} dimensions, expected 4: (N, C, H, W)")
+        for dim, size in zip(dims, sizes, strict=True):
             if size is not None:
                 dim.dim_value = size
             elif not dim.HasField("dim_value"):

@@ -71,3 +71,12 @@ def test_a_graph_of_fixed_size_that_does_not_scale_is_refused() -> None:
     model.graph.node[-2].op_type = "NoSuchOperator"
     with pytest.raises(EngineError):
         graph_facts(model)
+
+
+@pytest.mark.parametrize("value", ["input", "output"])
+def test_a_graph_that_declares_another_number_of_dimensions_is_refused(value: str) -> None:
+    model = image_graph()
+    declared = getattr(model.graph, value)[0].type.tensor_type.shape
+    del declared.dim[3:]
+    with pytest.raises(EngineError, match=f"'{value}' of the graph has 3 dimensions, expected 4"):
+        graph_facts(model)

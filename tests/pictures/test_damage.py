@@ -307,3 +307,14 @@ def test_a_webp_that_claims_too_much() -> None:
     struct.pack_into("<I", data, place, bits | 0xFFFFFFF)
     with pytest.raises(ImageError, match=r"more than 178 million pixels|cut off|damaged"):
         decode_image(bytes(data))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_claims_more_than_its_bytes_can_hold(progressive: bool) -> None:
+    file = io.BytesIO()
+    Image.new("L", (2000, 1500)).save(file, "JPEG", progressive=progressive, quality=1, optimize=True)
+    data = bytearray(file.getvalue())
+    assert decode_image(bytes(data)).pixels.shape == (1500, 2000, 1)
+    struct.pack_into(">HH", data, data.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5, 40000, 40000)
+    with pytest.raises(ImageError, match="claims 40000x40000 pixels"):
+        decode_image(bytes(data))

@@ -15,6 +15,10 @@ _PHOTOSHOP, _IPTC = b"Photoshop 3.0\0", b"8BIM\x04\x04"
 _FURTHER_PICTURES = b"MPF\0"
 _SEGMENT = 65533
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)
+_HUFFMAN = (0xC0, 0xC1, 0xC2)
+_PIXELS_PER_BYTE = 8 * 64
+"""At most: each block of 8x8 takes a bit."""
+
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Inside a scan, FF 00 is a data byte and FF D0..D7 a restart; fill bytes FF FF go on.
 _NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -28,7 +32,7 @@ def read_header(data: memoryview) -> Header:
     header = Header("jpeg", 0, 0)
     profile: dict[int, bytes] = {}
     components = 0
-    sequential, scanned = False, set[int]()
+    sequential, huffman, scanned = False, False, set[int]()
     adobe = False
     position = 2
     while True:
@@ -44,7 +48,7 @@ def read_header(data: memoryview) -> Header:
         position += length
         if marker in _FRAMES:
             precision, header.height, header.width, components = struct.unpack_from(">BHHB", body)
-            sequential = marker in _SEQUENTIAL
+            sequential, huffman = marker in _SEQUENTIAL, marker in _HUFFMAN
             if precision != 8:
                 raise ContainerError(f"{precision}-bit JPEG is not supported; convert it to a 16-bit PNG or TIFF")
         elif marker == 0xDA:
@@ -61,6 +65,11 @@ def read_header(data: memoryview) -> Header:
             _read_metadata(header, profile, bytes(body))
     if not components or not scanned:
         raise ContainerError("the JPEG holds no picture; get a good copy of the file")
+    if huffman and header.width * header.height > _PIXELS_PER_BYTE * len(data):
+        raise ContainerError(
+            f"its header claims {header.width}x{header.height} pixels, its {len(data)} bytes cannot hold them; "
+            "get a good copy of the file"
+        )
     if components == 4 and not adobe:
         raise ContainerError("CMYK JPEG without Adobe's marker: its inks are ambiguous; convert it to RGB")
     if b"ftyp" in bytes(data[position : position + 64]):
