@@ -18,6 +18,7 @@ from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.image_upscaler import Stats
 
 if TYPE_CHECKING:
+    from sr_deploy.card import ModelCard
     from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary
     from sr_deploy.film.options import VideoOptions
     from sr_deploy.pictures.size import TargetSize
@@ -107,14 +108,31 @@ def upscale_files(
     Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs, or `video` the only one; ImageError when
     the disk is full, because no other picture would fit either; MissingDependencyError.
     """
-    label = (size.label if size else "") or f"x{upscaler.scale}"
-    naming = Naming(upscaler.bundle.card.name, label, suffix, extension)
-    plan = plan_jobs(inputs, output, naming)
+    plan = plan_run(inputs, output, upscaler.bundle.card, size=size, suffix=suffix, extension=extension)
     if shard is not None:
         plan = plan.shard(*shard)
+    sweep_targets(plan)
+    return upscale_jobs(plan, upscaler, size=size, options=options, video=video, observer=observer, upscaled=upscaled)
+
+
+def plan_run(
+    inputs: Sequence[str | Path],
+    output: Path | None,
+    card: ModelCard,
+    *,
+    size: TargetSize | None,
+    suffix: str | None,
+    extension: str | None,
+) -> Plan:
+    """What a run with a network makes of what. Raises: UsageError when `output`, `suffix` or `extension` do not suit."""
+    label = (size.label if size else "") or f"x{card.scale}"
+    return plan_jobs(inputs, output, Naming(card.name, label, suffix, extension))
+
+
+def sweep_targets(plan: Plan) -> None:
+    """Remove what dead processes left where the results of a run will be."""
     for folder in {job.target.parent for job in plan.jobs}:
         sweep(folder)
-    return upscale_jobs(plan, upscaler, size=size, options=options, video=video, observer=observer, upscaled=upscaled)
 
 
 def upscale_jobs(

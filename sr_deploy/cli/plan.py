@@ -64,13 +64,14 @@ def command(ctx: click.Context, /, decode_all: bool, no_measure: bool, **options
     """
     asked = UpscaleOptions(**options)
 
-    from sr_deploy.batch.naming import Failure, Naming, plan_jobs
+    from sr_deploy.batch.folder import plan_run
+    from sr_deploy.batch.naming import Failure
 
     size, output = asked.size(), asked.output_path()
     spec = asked.spec(size)
     with open_upscaler(spec) as upscaler:
-        label = (size.label if size else "") or f"x{upscaler.scale}"
-        jobs = plan_jobs(asked.all_inputs, output, Naming(upscaler.bundle.card.name, label, asked.suffix, asked.extension))
+        card = upscaler.bundle.card
+        jobs = plan_run(asked.all_inputs, output, card, size=size, suffix=asked.suffix, extension=asked.extension)
         failed, videos = list(jobs.failures), list[_Planned]()
         for job in (job for job in jobs.jobs if job.video):
             try:

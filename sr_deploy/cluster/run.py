@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sr_deploy.batch import UpscalerSpec
-from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, failure_of, summary_of
-from sr_deploy.batch.naming import Job, Naming, Plan, plan_jobs
+from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, failure_of, plan_run, summary_of, sweep_targets
+from sr_deploy.batch.naming import Job, Plan
 from sr_deploy.cluster.crew import Crew, DeathError, Errand
 from sr_deploy.cluster.worker import Work
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import MissingDependencyError
-from sr_deploy.files import sweep
 from sr_deploy.film.journal import SegmentRecord
-from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary
+from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary, bitrate_of
 from sr_deploy.film.options import VideoOptions
 from sr_deploy.film.plan import VideoPlan
 from sr_deploy.models import resolve
@@ -89,10 +88,8 @@ def upscale_on_ray(
         spec = replace(spec, gpus=tuple(range(chosen.worker_gpus)))
     spec = replace(spec, threads=spec.threads or chosen.worker_cpus)
     card = open_bundle(resolve(spec.model)).card
-    label = (size.label if size else "") or f"x{card.scale}"
-    plan = plan_jobs(inputs, output, Naming(card.name, label, suffix, extension))
-    for folder in {job.target.parent for job in plan.jobs}:
-        sweep(folder)
+    plan = plan_run(inputs, output, card, size=size, suffix=suffix, extension=extension)
+    sweep_targets(plan)
     work = Work(spec, size, options or WriteOptions(), video or VideoOptions())
     ours = not library.is_initialized()
     if ours:
@@ -108,12 +105,13 @@ def upscale_on_ray(
 
 @dataclass
 class _Film:
-    """A video that is under way."""
+    """A video that is under way. segments, frames: those that are finished."""
 
     index: int
     plan: VideoPlan
     started: float
-    left: set[int]
+    segments: int = 0
+    frames: int = 0
     failed: bool = False
 
 
@@ -177,7 +175,7 @@ class _ClusterRun:
             if plan is None:
                 made(VideoSummary(job.target, "skipped"))
                 return
-            self._compute_video(_Film(index, plan, started, set(range(len(plan.segments)))))
+            self._compute_video(_Film(index, plan, started))
 
         if names_stream(job.target):
             self._crew.add(Errand("video", (_everywhere(job),), made, failed))
@@ -199,11 +197,11 @@ class _ClusterRun:
         def done(result: tuple[SegmentRecord, Stats]) -> None:
             segment, stats = result
             self._stats.append(stats)
-            film.left.discard(segment.index)
-            finished = film.plan.frames - sum(film.plan.segments[number].frames for number in film.left)
-            seconds = (segment.last - segment.first) * film.plan.format.time_base
-            self._observer.frames(job, VideoProgress(finished, float(8 * segment.bytes / seconds) if seconds else None))
-            if not film.left and not film.failed:
+            film.segments += 1
+            film.frames += segment.frames
+            bitrate = bitrate_of(segment.bytes, segment.last - segment.first, film.plan.format.time_base)
+            self._observer.frames(job, VideoProgress(film.frames, bitrate))
+            if film.segments == len(film.plan.segments) and not film.failed:
                 self._crew.add(Errand("finish", (shared,), made, self._failure_of(film)), first=True)
 
         def made(summary: VideoSummary) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,6 +51,11 @@ class VideoProgress:
 
     frames: int
     bitrate: float | None
+
+
+def bitrate_of(size: int, ticks: int, time_base: Fraction) -> float | None:
+    """Bits per second of so many bytes that are shown for so long; None for a single picture."""
+    return float(8 * size / (ticks * time_base)) if ticks else None
 
 
 class VideoObserver:

@@ -15,7 +15,7 @@ from sr_deploy.errors import UsageError
 from sr_deploy.film.decide import Way, begun, decide, decode_where_asked, frame_network, opened, require_another_file
 from sr_deploy.film.finish import join_and_check
 from sr_deploy.film.journal import Journal, clear_concluded
-from sr_deploy.film.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
+from sr_deploy.film.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary, bitrate_of
 from sr_deploy.film.options import VideoOptions
 from sr_deploy.film.output import enlarged
 from sr_deploy.film.plan import VideoPlan, part_of
@@ -190,8 +190,7 @@ class _VideoRun:
 
         def finished(index: int, segment: Segment) -> None:
             journal.add(index, segment.path, frames=segment.frames, first=segment.first_pts, last=segment.last_pts)
-            seconds = (segment.last_pts - segment.first_pts) * source.format.time_base
-            self._bitrate = float(8 * segment.bytes / seconds) if seconds else None
+            self._bitrate = bitrate_of(segment.bytes, segment.last_pts - segment.first_pts, source.format.time_base)
 
         segments = SegmentOutput(plan.part, plan.output, way.encoder, written=written, finished=finished)
         items = missing_frames(source, journal, plan.output.per_segment, self._cancel)

@@ -32,7 +32,7 @@ class FakeUpscaler:
 
     before: Callable[[Picture], None] = lambda _: None
     scale: int = 2
-    bundle: Any = field(default_factory=lambda: SimpleNamespace(card=SimpleNamespace(name="net")))
+    bundle: Any = field(default_factory=lambda: SimpleNamespace(card=SimpleNamespace(name="net", scale=2)))
     stats: Stats = field(default_factory=Stats)
 
     def upscale_picture(
