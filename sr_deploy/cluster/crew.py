@@ -1,11 +1,15 @@
-"""Workers of a Ray cluster, as many as it has room for, and tasks for them: whoever dies is replaced, his task done again."""
+"""Workers of a Ray cluster, as many as it has room for, and tasks for them: whoever dies or hangs is replaced.
+
+A task that is under way for far longer than any before it is done by another worker too, and whoever is first counts
+(Dean and Ghemawat, MapReduce, 2004, section 3.6).
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +20,10 @@ IN_FLIGHT = 2
 """Tasks that a worker has at once: while it does one, the next is there already."""
 
 MOST_DEATHS = 3
+LATE = 4
+"""A task is late after so many times the seconds of the longest of its kind, and not before the next many:"""
+
+LATE_SECONDS = 60.0
 _LOOK_SECONDS = 2.0
 _PATIENCE = 300.0
 """Seconds without any worker until a run gives up."""
@@ -25,13 +33,19 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class Errand:
-    """A call of a Worker's method. done: gets the result; failed: what it raised, or that workers died of it."""
+    """A call of a Worker's method. done: gets the result; failed: what it raised, or that workers died of it.
+
+    repeatable: whether two workers may be at it at once. closed: one of the two was called.
+    """
 
     method: str
     arguments: tuple[Any, ...]
     done: Callable[[Any], None]
     failed: Callable[[Exception], None]
+    repeatable: bool = False
     deaths: int = 0
+    repeated: bool = False
+    closed: bool = False
 
 
 class DeathError(SrDeployError):
@@ -40,11 +54,14 @@ class DeathError(SrDeployError):
 
 @dataclass
 class _Member:
+    """A worker. tasks: the first is under way since `began`, the others wait."""
+
     actor: Any
     opening: Any
     ready: Ready | None = None
     refused: bool = False
     tasks: dict[Any, Errand] = field(default_factory=dict)
+    began: float = 0.0
 
 
 class Crew:
@@ -67,6 +84,7 @@ class Crew:
         self._looked = 0.0
         self._alive = time.monotonic()
         self._refusal: Exception | None = None
+        self._longest: dict[str, float] = {}
 
     @property
     def members(self) -> list[Ready]:
@@ -94,12 +112,13 @@ class Crew:
         Raises: UsageError where no worker can be had, for that worker's reason; SrDeployError for a cluster without room.
         """
         self._look()
+        self._repeat_late()
         for member in self._members:
-            while member.ready and self._queue and len(member.tasks) < IN_FLIGHT:
-                task = self._queue.popleft()
-                member.tasks[getattr(member.actor, task.method).remote(*task.arguments)] = task
+            while member.ready and self._queue and len(member.tasks) < IN_FLIGHT and not self._is_late(member):
+                self._hand_out(member)
         owners = {ref: member for member in self._members for ref in (*member.tasks, member.opening) if ref is not None}
-        if not any(member.tasks for member in self._members) and not self._queue and not more:
+        under_way = any(not task.closed for member in self._members for task in member.tasks.values())
+        if not under_way and not self._queue and not more:
             return False
         ready, _ = self._ray.wait(list(owners), timeout=0.5) if owners else ([], None)
         for ref in ready:
@@ -114,6 +133,37 @@ class Crew:
         for member in self._members:
             self._ray.kill(member.actor)
 
+    def _hand_out(self, member: _Member) -> None:
+        task = self._queue.popleft()
+        if task.closed:
+            return
+        member.began = member.began if member.tasks else time.monotonic()
+        member.tasks[getattr(member.actor, task.method).remote(*task.arguments)] = task
+
+    def _repeat_late(self) -> None:
+        """What is late, and what waits behind it, is done by others too; who is late with what is done is replaced."""
+        for member in [member for member in self._members if self._is_late(member)]:
+            running, *waiting = member.tasks.values()
+            if running.closed:
+                _LOG.warning("A worker hangs, another did its work; it is replaced: %s", member.ready and member.ready.where)
+                self._ray.kill(member.actor)
+                self._members.remove(member)
+                self._put_back(task for task in waiting if not task.repeated)
+                continue
+            late = [task for task in (running, *waiting) if task.repeatable and not task.repeated]
+            for task in late:
+                task.repeated = True
+            self._put_back(late)
+
+    def _put_back(self, tasks: Iterable[Errand]) -> None:
+        self._queue.extendleft(reversed([task for task in tasks if not task.closed]))
+
+    def _is_late(self, member: _Member) -> bool:
+        task = next(iter(member.tasks.values()), None)
+        if task is None or task.method not in self._longest:
+            return False
+        return time.monotonic() - member.began > max(LATE_SECONDS, LATE * self._longest[task.method])
+
     def _settle(self, member: _Member, ref: Any) -> None:
         task = member.tasks.get(ref)
         try:
@@ -123,16 +173,24 @@ class Crew:
             if task is None:
                 self._refuse(member, error)
                 return
-            del member.tasks[ref]
-            task.failed(error)
+            if self._close(member, ref):
+                task.failed(error)
         except self._ray.exceptions.RayError as exc:
             self._bury(member, exc)
         else:
             if task is None:
                 member.ready, member.opening = result, None
                 return
-            del member.tasks[ref]
-            task.done(result)
+            if self._close(member, ref):
+                task.done(result)
+
+    def _close(self, member: _Member, ref: Any) -> bool:
+        """Whether a result is the first of its task."""
+        task, now = member.tasks.pop(ref), time.monotonic()
+        self._longest[task.method] = max(now - member.began, self._longest.get(task.method, 0.0))
+        member.began = now
+        first, task.closed = not task.closed, True
+        return first
 
     def _refuse(self, member: _Member, error: Exception) -> None:
         """A worker that cannot begin keeps its place, so that no other is tried there."""
@@ -143,17 +201,16 @@ class Crew:
     def _bury(self, member: _Member, error: Exception) -> None:
         """What a dead worker was at is blamed for it and done again; what only waited is done again."""
         self._members.remove(member)
-        tasks = list(member.tasks.values())
-        if not tasks:
+        if not member.tasks:
             return
         _LOG.warning("A worker died, its work is done again: %s", first_line(error))
-        for task in reversed(tasks[1:]):
-            self.add(task, first=True)
-        running = tasks[0]
-        running.deaths += 1
+        running, *waiting = member.tasks.values()
+        self._put_back(waiting)
+        running.deaths += not running.closed
         if running.deaths < MOST_DEATHS:
-            self.add(running, first=True)
-        else:
+            self._put_back([running])
+        elif not running.closed:
+            running.closed = True
             running.failed(DeathError(f"{running.deaths} workers died of it ({first_line(error)}); give workers more memory"))
 
     def _look(self) -> None:

@@ -160,7 +160,9 @@ class _ClusterRun:
                 for index in indices:
                     self._fail(index, error)
 
-        self._crew.add(Errand("pictures", ([_everywhere(self._plan.jobs[index]) for index in indices],), done, failed))
+        self._crew.add(
+            Errand("pictures", ([_everywhere(self._plan.jobs[index]) for index in indices],), done, failed, repeatable=True)
+        )
 
     def _begin_video(self, index: int, job: Job) -> None:
         started = time.perf_counter()
@@ -189,7 +191,8 @@ class _ClusterRun:
         self._observer.video(job, start)
         shared = self._share(plan)
         for number in range(len(plan.segments)):
-            self._crew.add(Errand("segment", (shared, number), self._segment_of(film, shared), self._failure_of(film)))
+            done, failed = self._segment_of(film, shared), self._failure_of(film)
+            self._crew.add(Errand("segment", (shared, number), done, failed, repeatable=True))
 
     def _segment_of(self, film: _Film, shared: Any) -> Callable[[tuple[SegmentRecord, Stats]], None]:
         job = self._plan.jobs[film.index]

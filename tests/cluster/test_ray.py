@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,38 @@ class Deadly:
 
     def __reduce__(self) -> Any:
         return os._exit, (9,)
+
+
+def test_what_a_worker_hangs_at_is_done_by_another(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_deploy.cluster.crew.LATE_SECONDS", 0.5)
+    node = cluster.add_node(num_cpus=1)
+    work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST)
+    done: list[Any] = []
+    with Crew(work, cpus=1, gpus=0, most=2) as crew:
+        for _ in range(2):
+            crew.add(Errand("pictures", ([],), done.append, pytest.fail, repeatable=True))
+        while crew.work(more=len(crew.members) < 2):
+            pass
+        before = crew.members
+        crew.add(Errand("pictures", (Hanging(tmp_path / "begun"),), done.append, pytest.fail, repeatable=True))
+        while crew.work():
+            pass
+        assert len(done) == 3
+        crew.add(Errand("pictures", ([],), done.append, pytest.fail))
+        while crew.work(more=len(crew.members) < 2):
+            pass
+        assert len(set(crew.members) & set(before)) == 1
+    cluster.remove_node(node)
+
+
+class Hanging:
+    """No pictures; but the first process that receives it waits for ever."""
+
+    def __init__(self, begun: Path) -> None:
+        self._begun = begun
+
+    def __reduce__(self) -> Any:
+        return subprocess.getoutput, (f"mkdir {self._begun} 2>/dev/null && sleep 1000",)
 
 
 @pytest.mark.usefixtures("cluster")
