@@ -119,7 +119,8 @@ def _compile(
         "CPU_RUNTIME_CACHE_CAPACITY": _CACHED,
     }
     if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
+        # Whoever counts threads shares the machine, and OpenVINO binds those of every process to the same first cores.
+        options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     try:
         model = _core().read_model(graph)
         if shape is not None:

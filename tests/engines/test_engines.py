@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import subprocess
 import sys
 import threading
 import tomllib
@@ -23,6 +24,7 @@ from sr_deploy.errors import BackendUnavailableError, EngineError, FeedError, Us
 from sr_deploy.models import resolve
 from tests.graphs import image_graph
 
+ROOT = Path(__file__).parents[2]
 BACKEND_NAMES = sorted(available_backends())
 
 
@@ -361,3 +363,21 @@ def test_memory_stays_flat_over_many_sizes() -> None:
                 before = megabytes()
             engine.run({spec.name: np.zeros((1, 3, 8 + size // 24, 8 + size % 24), spec.dtype)})
         assert megabytes() - before < 25
+
+
+BOUND = """
+import os, numpy as np
+from sr_deploy.engines import open_engine
+from tests.graphs import image_graph
+with open_engine(image_graph(), backend="openvino", threads=1) as engine:
+    engine.run({"input": np.zeros((1, 3, 8, 8), np.float32)})
+    cores = {len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}
+print(cores == {len(os.sched_getaffinity(0))})
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux binds threads")
+def test_counted_threads_stay_free_of_cores() -> None:
+    """Those of processes beside each other would be bound to the same core."""
+    done = subprocess.run([sys.executable, "-c", BOUND], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
