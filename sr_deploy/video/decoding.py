@@ -7,14 +7,19 @@ other, where an error stands for its own packet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
 import av
+from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
+
+LEAD = 1
+"""Seconds before the wanted time to seek to: open groups of pictures are whole by then, and the deinterlacer has neighbors."""
 
 
 class DoubtError(Exception):
@@ -60,6 +65,11 @@ class Packets(Protocol):
     def demux(self, *streams: Stream) -> Iterator[Packet[Any]]: ...
 
 
+def is_untimed(stream: VideoStream) -> bool:
+    """Whether its packets do not tell when they are shown: AVI and ASF do not, and FFmpeg's guess is wrong out of order."""
+    return stream.container.format.name in ("avi", "asf") and stream.codec_context.name in ("h264", "hevc")
+
+
 class _Awaited:
     """The times of packets whose frame has not come yet, and how many keyframes were sent up to each.
 
@@ -71,6 +81,7 @@ class _Awaited:
         self._codec = stream.codec_context.name
         self._after = after
         self._waiting: dict[int, int] = {}
+        self._untimed = 0
         self._keys = 0
         self._last: int | None = None
         self._spacing = 1 / ((stream.average_rate or 25) * (stream.time_base or 1))
@@ -78,19 +89,22 @@ class _Awaited:
 
     def sent(self, packet: Packet[VideoStream]) -> None:
         self._keys += packet.is_keyframe
+        self._untimed += packet.pts is None
         known = packet.pts is not None and not packet.is_discard and not _shows_nothing(self._codec, packet)
         if packet.pts is not None and known and (self._after is None or packet.pts > self._after):
             self._waiting[packet.pts] = self._keys
 
     def forget(self, packet: Packet[VideoStream]) -> None:
         """Its frame is known to be lost."""
+        self._untimed -= packet.pts is None
         self._waiting.pop(-1 if packet.pts is None else packet.pts, None)
 
     def came(self, frame: av.VideoFrame) -> list[int]:
         """The times of frames that are lost: they come before this one, and did not. A file may begin with some."""
-        if frame.pts is None:
-            return []
         self._fields = self._fields or bool(frame.interlaced_frame)
+        if frame.pts is None:
+            self._untimed -= 1
+            return []
         keys = self._waiting.pop(frame.pts, self._keys)
         before = sorted(pts for pts, sent in self._waiting.items() if pts < frame.pts and sent <= keys)
         for pts in before:
@@ -98,8 +112,10 @@ class _Awaited:
         last, self._last = self._last, frame.pts
         return [] if last is None else self._lost(before, frame.pts - last)
 
-    def rest(self) -> list[int]:
+    def rest(self) -> Sequence[int | None]:
         """The times of those that never came."""
+        if is_untimed(self._stream):
+            return [None] * (0 if self._fields else self._untimed)
         return self._lost(sorted(self._waiting), max(self._waiting, default=0) - (self._last or 0) + self._spacing)
 
     def _lost(self, times: list[int], gap: Fraction | float) -> list[int]:
@@ -138,6 +154,8 @@ def decode_fast(container: Packets, stream: VideoStream, after: int | None) -> I
                 raise DoubtError
     except av.FFmpegError as exc:
         raise DoubtError from exc
+    finally:
+        _come_to_rest(stream)
     if awaited.rest():
         raise DoubtError
 
@@ -173,7 +191,15 @@ def decode_carefully(container: Packets, stream: VideoStream, skipped: list[Dama
     _require_none(awaited.rest(), skipped)
 
 
-def _require_none(lost: list[int], skipped: list[DamageError] | None) -> None:
+def _come_to_rest(stream: VideoStream) -> None:
+    """Wait for the decoder's threads, so that nobody has to when it is freed.
+
+    PyAV frees it with the GIL held. A thread that is still decoding then, and logs, waits for the GIL to tell Python, for ever.
+    """
+    stream.codec_context.flush_buffers()
+
+
+def _require_none(lost: Sequence[int | None], skipped: list[DamageError] | None) -> None:
     if lost:
         frames = f"{len(lost)} frames are" if len(lost) > 1 else "a frame is"
         met(DamageError(lost[0], f"{frames} missing that the file has packets of"), skipped)
@@ -188,7 +214,12 @@ def met(damage: DamageError, skipped: list[DamageError] | None) -> None:
 
 def _packets(container: Packets, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """All packets and the one that flushes; an empty packet that has a time is a frame left out, and would flush too early."""
-    return (packet for packet in container.demux(stream) if packet.size or packet.dts is None)
+    untimed = is_untimed(stream)
+    for packet in container.demux(stream):
+        if untimed:
+            packet.pts = None
+        if packet.size or packet.dts is None:
+            yield packet
 
 
 def _readable(container: Packets, stream: VideoStream, skipped: list[DamageError] | None) -> Iterator[Packet[VideoStream]]:
@@ -206,3 +237,12 @@ def _drained(stream: VideoStream, before: int | None) -> list[av.VideoFrame]:
     except av.FFmpegError:
         return []
     return [frame for frame in held if before is None or (frame.pts is not None and frame.pts < before)]
+
+
+def seek_before(container: InputContainer, video: VideoStream, pts: int) -> bool:
+    """Whether the file could be positioned at a keyframe before that time."""
+    try:
+        container.seek(pts - math.ceil(LEAD / (video.time_base or Fraction(1, 1000))), stream=video)
+    except (av.FFmpegError, OSError):
+        return False
+    return True

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import av.logging
 
+_ONE_AT_A_TIME = threading.RLock()
+"""The level is one for all threads: who restores it must not take it from another."""
+
 
 @contextmanager
 def heard(level: int) -> Iterator[list[tuple[int, str, str]]]:
     """What this thread's calls log from that level on: level, who says it, and the text, as they come."""
-    before, skips = av.logging.get_level(), av.logging.get_skip_repeated()
-    av.logging.set_level(level)
-    av.logging.set_skip_repeated(False)
-    try:
-        with av.logging.Capture() as messages:
-            # PyAV still holds a message that was repeated before.
-            av.logging.log(level, "", "")
-            messages.clear()
-            yield messages
-    finally:
-        av.logging.set_level(before)
-        av.logging.set_skip_repeated(skips)
+    with _ONE_AT_A_TIME:
+        before, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(False)
+        try:
+            with av.logging.Capture() as messages:
+                # PyAV still holds a message that was repeated before.
+                av.logging.log(level, "", "")
+                messages.clear()
+                yield messages
+        finally:
+            av.logging.set_level(before)
+            av.logging.set_skip_repeated(skips)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator
@@ -20,14 +19,24 @@ from av.video.stream import VideoStream
 from sr_deploy.arrays import Array
 from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import rgb_from_frame
-from sr_deploy.video.decoding import Clock, DamageError, DoubtError, Packets, decode_carefully, decode_fast, met
+from sr_deploy.video.decoding import (
+    Clock,
+    DamageError,
+    DoubtError,
+    Packets,
+    decode_carefully,
+    decode_fast,
+    is_untimed,
+    met,
+    seek_before,
+)
 from sr_deploy.video.extent import missing_bytes
 from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of, window_of
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.input import Input, input_of
 from sr_deploy.video.streams import codec_name, main_video
-from sr_deploy.video.survey import Continuous, PacketSurvey, shown_times, survey
+from sr_deploy.video.survey import NO_TIME, Continuous, PacketSurvey, shown_times, survey
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]
@@ -37,9 +46,6 @@ Decode = Callable[[Packets, VideoStream, int | None], Iterator[Any]]
 
 UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
 """Containers in which FFmpeg cannot start in the middle, or not exactly."""
-
-LEAD = 1
-"""Seconds before the wanted time to seek to: open groups of pictures are whole by then, and the deinterlacer has neighbors."""
 
 
 class VideoSource:
@@ -104,17 +110,16 @@ class VideoSource:
         self.start_pts = _pts(first)
         self.duration = duration_of(container, video)
         self.frame_count = count_of(video, self.duration)
-        unordered = container.format.name in UNORDERED or video.start_time is None or self.survey.splices
-        self._seekable = self.repeatable and not unordered
+        unordered = container.format.name in UNORDERED or video.start_time is None or is_untimed(video)
+        self._seekable = self.repeatable and not unordered and not self.survey.splices
         self._floor, self._ceiling = window_of(container, self.format.time_base, begin, until)
         self._notes |= {f"fact {i}": note for i, note in enumerate(notes_of(video, first, self.format, self._input))}
         for number, (pts, reason) in enumerate(self.survey.faults):
             self._notes[f"fault {number}"] = f"It is damaged at {self._place(pts)}: {reason}."
-        if self.survey.captions:
-            self._notes["captions"] = "Closed captions in its pictures are left out."
-        if self.survey.splices:
-            places = f"{len(self.survey.splices)} place{'s' * (len(self.survey.splices) > 1)}"
-            self._notes["splices"] = f"Its times start anew in {places}; they are made to go on there."
+        if lost := self._lost_before(first):
+            plural = "s" * (lost > 1)
+            self._notes["lost"] = f"It begins with {lost} picture{plural} before a keyframe: lost, nothing can decode them."
+        self._notes |= {f"survey {i}": note for i, note in enumerate(self.survey.notes())}
         self._filtered = deinterlace == "on" or (deinterlace == "auto" and self.format.field_order != "progressive")
         if self._filtered:
             self._notes["interlaced"] = "It is interlaced: its frames are deinterlaced."
@@ -240,7 +245,7 @@ class VideoSource:
             return
         with self._input.open() as container:
             video = self._video(container)
-            if seek and floor is not None and not _sought(container, video, floor):
+            if seek and floor is not None and not seek_before(container, video, floor):
                 return
             packets = Continuous(container, self.survey.splices) if self.survey.splices else container
             yield from self._timed(self._of_one_aspect(decode(packets, video, floor), video))
@@ -288,6 +293,10 @@ class VideoSource:
         if missing:
             cut = (None, f"{missing} bytes are missing, it was cut short")
             self.survey = replace(self.survey, faults=(*(f for f in self.survey.faults if f[0] is not None), cut))
+
+    def _lost_before(self, first: av.VideoFrame) -> int:
+        """How many packets come before the first frame that can be decoded."""
+        return 0 if not self._seekable else sum(NO_TIME < pts < _pts(first) for pts in self._packet_times)
 
     def _video(self, container: InputContainer) -> VideoStream:
         try:
@@ -339,12 +348,3 @@ def _pts(frame: av.VideoFrame) -> int:
     """The time of a frame that a Clock has stamped."""
     assert frame.pts is not None
     return frame.pts
-
-
-def _sought(container: InputContainer, video: VideoStream, pts: int) -> bool:
-    """Whether the file could be positioned at a keyframe before that time."""
-    try:
-        container.seek(pts - math.ceil(LEAD / (video.time_base or Fraction(1, 1000))), stream=video)
-    except (av.FFmpegError, OSError):
-        return False
-    return True

@@ -29,6 +29,9 @@ PROMISE_LENGTH = {"matroska,webm", "avi", "asf", "flv", "mov,mp4,m4a,3gp,3g2,mj2
 CAPTIONS = re.compile(rb"(\xb5\0\x31|\0\0\x01\xb2)GA94")
 """How closed captions begin in the data of a picture (ATSC A/53): in H.264 and HEVC, and in MPEG-2."""
 
+CUT = re.compile("ended prematurely")
+"""What FFmpeg says of a file that was cut; whether that one promised more is seen elsewhere."""
+
 DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 """Of a stream, as Matroska's tags have it."""
 
@@ -59,7 +62,7 @@ class PacketSurvey:
 
     begin: when the first picture or sound is shown, in seconds; start: the same as FFmpeg takes it. packets: how many with
     content each stream has, by its index. faults: where something is missing, as pts of the last picture before it, and why.
-    captions: whether its pictures carry closed captions.
+    captions: whether its pictures carry closed captions. hidden: how many pictures an edit list leaves out.
     """
 
     begin: Fraction = Fraction(0)
@@ -68,6 +71,17 @@ class PacketSurvey:
     splices: tuple[Splice, ...] = ()
     faults: tuple[tuple[int | None, str], ...] = ()
     captions: bool = False
+    hidden: int = 0
+
+    def notes(self) -> Iterator[str]:
+        """What a user should know, as sentences."""
+        if self.hidden:
+            yield f"Its edit list hides {self.hidden} picture{'s' * (self.hidden > 1)}: they are left out."
+        if self.captions:
+            yield "Closed captions in its pictures are left out."
+        if self.splices:
+            places = f"{len(self.splices)} place{'s' * (len(self.splices) > 1)}"
+            yield f"Its times start anew in {places}; they are made to go on there."
 
 
 class Continuous:
@@ -133,6 +147,7 @@ class _Reader:
         self.keys: set[int] = set()
         self.latest: int | None = None
         self.hidden = 0
+        self.latest_hidden = 0
         self.captions = False
 
     def read(self) -> None:
@@ -143,7 +158,7 @@ class _Reader:
                 if messages:
                     complaints = [text.strip() for _, name, text in messages if name == self._container.format.name]
                     messages.clear()
-                    if complaints and packet.size:
+                    if complaints and (packet.size or not CUT.search(complaints[0])):
                         self.faults.append((self.latest, f"FFmpeg says: {complaints[0]}"))
                 if packet.stream_index == self._video.index and packet.size:
                     self._look(packet, track)
@@ -203,7 +218,8 @@ class _Reader:
         if not packet.is_discard:
             self._times.append(NO_TIME if pts is None else pts)
         elif pts is not None:
-            self.hidden = max(self.hidden, pts * track.scale)
+            self.hidden += 1
+            self.latest_hidden = max(self.latest_hidden, pts * track.scale)
         if not self.captions and (track.filled <= ALL_LOOKED_AT or packet.is_keyframe):
             self.captions = CAPTIONS.search(bytes(packet)) is not None
 
@@ -217,8 +233,10 @@ def survey(container: InputContainer, video: VideoStream, times: array[int] | No
     reader = _Reader(container, video, times)
     reader.read()
     faults, clock = reader.faults, reader.clock
-    if container.duration is not None and reader.hidden > (container.duration + FAR * av.time_base) * (clock // av.time_base):
-        faults.append((None, f"a picture would be shown at {reader.hidden / clock:.0f} s only"))
+    if container.duration is not None and reader.latest_hidden > (container.duration + FAR * av.time_base) * (
+        clock // av.time_base
+    ):
+        faults.append((None, f"a picture would be shown at {reader.latest_hidden / clock:.0f} s only"))
     if reader.spliced and len(reader.parts) == 1:
         faults += [(pts, f"{lost} pictures are missing there") for pts, lost in _holes(times, reader.keys)]
     ends = {index: Fraction(span.end, clock) for part in reader.parts for index, span in part.items() if span.begin is not None}
@@ -232,7 +250,8 @@ def survey(container: InputContainer, video: VideoStream, times: array[int] | No
     ]
     begin = max(min(begins, default=start), Fraction(0)) if start > 0 else Fraction(0)
     packets = {index: track.filled for index, track in reader.tracks.items()}
-    return PacketSurvey(begin, start, packets, tuple(_splices(reader.parts, clock)), tuple(faults), reader.captions)
+    splices = tuple(_splices(reader.parts, clock))
+    return PacketSurvey(begin, start, packets, splices, tuple(faults), reader.captions, reader.hidden)
 
 
 def shown_times(times: array[int]) -> list[int]:
@@ -279,7 +298,7 @@ def _missing_end(container: InputContainer, video: VideoStream, ends: dict[int, 
     """What a header promises and is not there, in words: a later end than that of all packets, or of the video's by its tag."""
     if container.duration is None or container.format.name not in PROMISE_LENGTH or video.index not in ends:
         return ""
-    counts_from_zero = container.format.name in ("matroska,webm", "asf")
+    counts_from_zero = container.format.name in ("matroska,webm", "asf", "flv")
     early = Fraction(0) if counts_from_zero else Fraction(container.start_time or 0, av.time_base)
     promised, last = Fraction(container.duration, av.time_base) + early, max(ends.values())
     if said := DURATION.fullmatch(video.metadata.get("DURATION", "")):

@@ -115,10 +115,6 @@ def test_pictures_alone_begin_without_a_video(inputs: Path, expected: dict[str, 
     assert contents(tmp_path / "out") == {picture.name: expected[picture.name]}
 
 
-@pytest.mark.skipif(
-    "SR_DEPLOY_TWO_WORKERS" not in os.environ,
-    reason="twice in five runs one of two workers waited inside OpenVINO for ever; not understood, set SR_DEPLOY_TWO_WORKERS",
-)
 def test_a_node_that_dies_and_one_that_joins(cluster: Any, inputs: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     doomed = cluster.add_node(num_cpus=1)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -276,3 +278,25 @@ def test_only_a_few_frames_are_alive(clips: Clips) -> None:
             most = max(most, sum(type(thing) is av.VideoFrame for thing in gc.get_objects()))
     # A decoder thread holds one, and there are at most 16.
     assert most <= 30
+
+
+FREED_WHILE_IT_LOGS = """
+import sys, av
+from sr_deploy.video.decoding import decode_fast
+from sr_deploy.video.log import heard
+with heard(av.logging.DEBUG):
+    for _ in range(100):
+        with av.open(sys.argv[1]) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 4
+            frames = decode_fast(container, stream, None)
+            next(frames)
+            frames.close()
+            del frames, stream
+        del container
+"""
+
+
+def test_a_decoder_that_is_left_while_its_threads_log_does_not_hang(tmp_path: Path) -> None:
+    reader.ffmpeg(*reader.pattern("320x240", 100), *reader.X264, "-g", "5", tmp_path / "film.mp4")
+    subprocess.run([sys.executable, "-c", FREED_WHILE_IT_LOGS, tmp_path / "film.mp4"], check=True, timeout=300)

@@ -68,6 +68,16 @@ def test_whole_files_are_not_in_doubt(shared: Path, name: str) -> None:
     assert (count, error) == (len(reader.frames(shared / "faults" / name)), "")
 
 
+@pytest.mark.parametrize("b_frames", ["0", "2"])
+@pytest.mark.parametrize("suffix", [".mkv", ".flv", ".avi", ".mp4", ".mov", ".ts", ".mpg", ".m4v", ".nut"])
+def test_nothing_is_said_of_whole_files(tmp_path: Path, suffix: str, b_frames: str) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    reader.ffmpeg(*reader.pattern(count=30), *reader.X264, "-bf", b_frames, "-g", "10", whole)
+    count, error, notes = read(whole)
+    assert (count, error) == (30, "")
+    assert not [note for note in notes if "damaged" in note or "lost" in note or "hides" in note]
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".flv", ".avi"])
 @pytest.mark.parametrize("place", [0.5, 0.8])
 def test_a_hole_in_a_file_is_no_short_success(tmp_path: Path, suffix: str, place: float) -> None:
@@ -224,6 +234,34 @@ def test_a_picture_that_a_transport_stream_lost(stream: Path) -> None:
     assert count == 9 and "is damaged at 0:00:00" in error
     count, error, notes = read(stream, on_damage="skip")
     assert (count, error) == (19, "") and any("damaged" in note for note in notes)
+
+
+def test_pictures_before_the_first_keyframe_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "film.ts"
+    reader.ffmpeg(*reader.pattern("48x32", 20, "12"), "-c:v", "libx264", "-bf", "0", "-g", "5", path)
+    count, error, notes = read(without_packets(path, *picture_packets(path, 0)))
+    assert (count, error) == (15, "")
+    assert "It begins with 4 pictures before a keyframe: lost, nothing can decode them." in notes
+
+
+def test_pictures_that_an_edit_list_hides_are_told(tmp_path: Path) -> None:
+    reader.ffmpeg(*reader.pattern("48x32", 20, "10"), *reader.X264, "-g", "20", tmp_path / "film.mov")
+    reader.ffmpeg("-ss", "0.5", "-i", tmp_path / "film.mov", "-c", "copy", tmp_path / "cut.mov")
+    count, error, notes = read(tmp_path / "cut.mov")
+    assert (count, error) == (len(reader.frames(tmp_path / "cut.mov")), "") == (15, "")
+    assert "Its edit list hides 5 pictures: they are left out." in notes
+
+
+def test_what_ffmpeg_says_behind_the_last_picture_is_heard(tmp_path: Path) -> None:
+    """The last packet is gone, and a picture that is shown later is there."""
+    path = tmp_path / "film.mkv"
+    reader.ffmpeg(*reader.pattern("48x32", 12, "12"), *reader.X264, "-bf", "2", "-x264-params", "b-adapt=0", path)
+    packets = reader.ffprobe(path, "-show_packets")["packets"]
+    assert packets[-1]["pts"] < packets[-2]["pts"]
+    data = bytearray(path.read_bytes())
+    data[int(packets[-1]["pos"])] = 0
+    path.write_bytes(data)
+    assert "is damaged at" in read(path)[1]
 
 
 def test_a_hole_between_pictures_that_follow_each_other_alike(tmp_path: Path) -> None:
