@@ -51,10 +51,10 @@ def test_a_run(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to one process")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_says_how_to_go_on(recipe: Path, tmp_path: Path, number: signal.Signals) -> None:
-    recipe.write_text(RECIPE.format(every=20, steps=1_000_000), encoding="utf-8")
+    recipe.write_text(RECIPE.format(every=4, steps=1_000_000), encoding="utf-8")
     process = subprocess.Popen(command(recipe), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    while not process.stderr.readline().startswith("step 20/"):
+    while not process.stderr.readline().startswith("step 4/"):
         assert process.poll() is None
     process.send_signal(number)
     rest = process.stderr.read()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from sr_deploy.bundle import Bundle
+from sr_deploy.engines.open import open_bundle
 from sr_deploy.export import export_bundle
 from sr_deploy.export.probes import probe_picture
 
@@ -27,14 +30,15 @@ def picture() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def bundle_of(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    """The bundle of a checkpoint in the shared folder, exported at most once, by its recipe where it has one."""
-    folder = tmp_path_factory.mktemp("bundles")
-    done: dict[str, Bundle] = {}
+    """The bundle of a checkpoint in the shared folder, by its recipe where it has one; exported once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundles"
+    folder.mkdir(exist_ok=True)
 
     def make(checkpoint: str) -> Bundle:
-        if checkpoint not in done:
-            done[checkpoint] = export_bundle(shared / "checkpoints" / checkpoint, folder / Path(checkpoint).stem)
-        return done[checkpoint]
+        target = folder / Path(checkpoint).stem
+        with FileLock(f"{target}.lock"):
+            return open_bundle(target) if target.exists() else export_bundle(shared / "checkpoints" / checkpoint, target)
 
     return make
 
