@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -100,3 +103,25 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) < 150
+
+
+def test_the_figures_of_networks_are_those_that_were_measured() -> None:
+    """docs/quality.md is what benchmarks/quality.py printed; its figure of ECBSR is measured again by a test of `evaluate`."""
+    rows = [line.split("|") for line in README.splitlines() if re.match(r"\| \w.*\| (exact|approximate) \|$", line)]
+    claimed = [figure for row in rows for figure in re.findall(r"\d\d\.\d{3}", row[4])]
+    measured = re.findall(r"\| x\d \| [\d. ]+ \| (\d\d\.\d{3}) ", (ROOT / "docs" / "quality.md").read_text(encoding="utf-8"))
+    assert len(claimed) > 10
+    assert set(claimed) - set(measured) == {"28.233"}, "Compact, measured apart"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_demo_upscales_and_draws(tmp_path: Path) -> None:
+    """In this environment, which is not set up anew."""
+    there = [option for name in ("python", ".run") for option in ("-o", f"{sys.prefix}/{'bin/' * (name == 'python')}{name}")]
+    made = ["make", "demo", f"VENV={sys.prefix}", f"DEMO={tmp_path}", *there]
+    done = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    small = cv2.imread(str(ROOT / "docs" / "demo.png")).shape
+    large = cv2.imread(str(tmp_path / "images" / "demo.png")).shape
+    assert large[0] // small[0] == large[1] // small[1] > 1
+    assert cv2.imread(str(tmp_path / "before_after.png")).size > 0

@@ -25,7 +25,8 @@ def missing_bytes(file: BinaryIO, stream: VideoStream) -> int:
     if start[:4] == b"RIFF" and start[8:11] == b"AVI":
         promised = int.from_bytes(start[4:8], "little") + 8
     if promised is None:
-        promised = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        streams = stream.container.streams
+        promised = max((entry.pos + entry.size for one in streams for entry in one.index_entries), default=0)
     return max(0, promised - size)
 
 

@@ -288,8 +288,8 @@ class VideoSource:
     def _survey_file(self) -> None:
         with self._input.open() as container, self._input.read() as file:
             video = self._video(container)
-            self.survey = survey(container, video, self._packet_times)
             missing = missing_bytes(file, video)
+            self.survey = survey(container, video, self._packet_times, whole=not missing)
         if missing:
             cut = (None, f"{missing} bytes are missing, it was cut short")
             self.survey = replace(self.survey, faults=(*(f for f in self.survey.faults if f[0] is not None), cut))

@@ -18,13 +18,16 @@ import av.logging
 from av.container import InputContainer
 from av.format import Flags
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.video.log import heard
 
 PROMISE_LENGTH = {"matroska,webm", "avi", "asf", "flv", "mov,mp4,m4a,3gp,3g2,mj2", "nut"}
 """Containers whose header says how long they are; of others FFmpeg guesses it from the last packet, or the size."""
+
+WITH_INDEX = {"mov,mp4,m4a,3gp,3g2,mj2"}
+"""Containers whose header may tell of every packet where it is, and when."""
 
 CAPTIONS = re.compile(rb"(\xb5\0\x31|\0\0\x01\xb2)GA94")
 """How closed captions begin in the data of a picture (ATSC A/53): in H.264 and HEVC, and in MPEG-2."""
@@ -61,8 +64,9 @@ class PacketSurvey:
     """What all packets of a file tell; as it is by default, nothing.
 
     begin: when the first picture or sound is shown, in seconds; start: the same as FFmpeg takes it. packets: how many with
-    content each stream has, by its index. faults: where something is missing, as pts of the last picture before it, and why.
-    captions: whether its pictures carry closed captions. hidden: how many pictures an edit list leaves out.
+    content each stream has, by its index, or how many entries where an index tells of its sound. faults: where something is
+    missing, as pts of the last picture before it, and why. captions: whether its pictures carry closed captions. hidden: how
+    many pictures an edit list leaves out.
     """
 
     begin: Fraction = Fraction(0)
@@ -150,10 +154,23 @@ class _Reader:
         self.latest_hidden = 0
         self.captions = False
 
+    def take_index(self) -> None:
+        """Leave out the sound of an MP4, whose packets the index tells: so it takes no longer than the pictures."""
+        for stream in self._container.streams.audio if self._container.format.name in WITH_INDEX else ():
+            entries, base = stream.index_entries, stream.time_base
+            if base is None or not len(entries) == stream.frames > 1:
+                continue
+            stream.discard = Discard.all
+            track = self._new_track(stream)
+            track.count = track.filled = len(entries)
+            last, before = entries[-1].timestamp, entries[-2].timestamp
+            reach = _Reach(0, entries[0].timestamp * track.scale, (2 * last - before) * track.scale)
+            self.parts[0][stream.index] = reach
+
     def read(self) -> None:
         with heard(av.logging.ERROR) as messages:
             for packet in _demuxed(self._container):
-                track = self.tracks.get(packet.stream_index) or self._new_track(packet)
+                track = self.tracks.get(packet.stream_index) or self._new_track(packet.stream)
                 self._count(packet, track)
                 if messages:
                     complaints = [text.strip() for _, name, text in messages if name == self._container.format.name]
@@ -163,11 +180,11 @@ class _Reader:
                 if packet.stream_index == self._video.index and packet.size:
                     self._look(packet, track)
 
-    def _new_track(self, packet: Packet[Any]) -> _Track:
-        kind, base = packet.stream.type, packet.time_base
+    def _new_track(self, stream: Stream) -> _Track:
+        kind, base = stream.type, stream.time_base or Fraction(1, av.time_base)
         scale = base.numerator * (self.clock // base.denominator)
         track = _Track(scale, self.frame if kind == "video" else 0, kind in ("video", "audio"))
-        self.tracks[packet.stream_index] = track
+        self.tracks[stream.index] = track
         return track
 
     def _count(self, packet: Packet[Any], track: _Track) -> None:
@@ -224,13 +241,18 @@ class _Reader:
             self.captions = CAPTIONS.search(bytes(packet)) is not None
 
 
-def survey(container: InputContainer, video: VideoStream, times: array[int] | None = None) -> PacketSurvey:
+def survey(
+    container: InputContainer, video: VideoStream, times: array[int] | None = None, *, whole: bool = False
+) -> PacketSurvey:
     """Read a container to its end; its stream is the one that will be decoded.
 
-    times: gets the pts of its packets that are shown, NO_TIME where there is none.
+    times: gets the pts of its packets that are shown, NO_TIME where there is none. whole: all bytes that its index names are
+    there.
     """
     times = array("q") if times is None else times
     reader = _Reader(container, video, times)
+    if whole:
+        reader.take_index()
     reader.read()
     faults, clock = reader.faults, reader.clock
     if container.duration is not None and reader.latest_hidden > (container.duration + FAR * av.time_base) * (

@@ -236,6 +236,23 @@ def test_a_picture_that_a_transport_stream_lost(stream: Path) -> None:
     assert (count, error) == (19, "") and any("damaged" in note for note in notes)
 
 
+@pytest.mark.parametrize("cut", [0, 1, 2000])
+@pytest.mark.parametrize("late", ["0", "0.3"])
+def test_an_index_tells_of_sound_what_its_packets_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int, late: str
+) -> None:
+    path = tmp_path / "film.mp4"
+    start = ("-itsoffset", late, *reader.tone(seconds=3), "-c:a", "aac", "-movflags", "+faststart")
+    reader.ffmpeg(*reader.pattern(count=25), *start[:6], *reader.X264, *start[6:], path)
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - cut])
+    by_index = VideoSource(path).survey
+    monkeypatch.setattr("sr_deploy.video.survey.WITH_INDEX", set())
+    by_packets = VideoSource(path).survey
+    assert (by_index.begin, by_index.start, by_index.faults) == (by_packets.begin, by_packets.start, by_packets.faults)
+    assert by_index.packets.keys() == by_packets.packets.keys() == {0, 1}
+    assert bool(by_index.faults) == bool(cut)
+
+
 def test_pictures_before_the_first_keyframe_are_told(tmp_path: Path) -> None:
     path = tmp_path / "film.ts"
     reader.ffmpeg(*reader.pattern("48x32", 20, "12"), "-c:v", "libx264", "-bf", "0", "-g", "5", path)
