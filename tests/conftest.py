@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import CORES
 from tests.video.clips import Clips
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -42,6 +44,18 @@ def _interruptible() -> Iterator[None]:
 def pytest_collection_finish() -> None:
     """What was imported by now stays: a collection of garbage, as after each video, looks at the rest alone."""
     gc.freeze()
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """For what this test starts, as in an ordinary process."""
+    if not CORES:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

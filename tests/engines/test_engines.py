@@ -385,6 +385,7 @@ print(cores == {len(os.sched_getaffinity(0))})
 """
 
 
+@pytest.mark.usefixtures("all_cores")
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux binds threads")
 def test_counted_threads_stay_free_of_cores() -> None:
     """Those of processes beside each other would be bound to the same core."""

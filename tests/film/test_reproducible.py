@@ -27,7 +27,7 @@ FAST = VideoOptions(preset="ultrafast", segment_frames=10)
 
 
 @pytest.fixture
-def _one_core() -> Iterator[None]:
+def _one_core(all_cores: None) -> Iterator[None]:
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core cannot be less than there are")
     before = os.sched_getaffinity(0)
