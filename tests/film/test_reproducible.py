@@ -27,7 +27,7 @@ FAST = VideoOptions(preset="ultrafast", segment_frames=10)
 
 
 @pytest.fixture
-def _one_core(all_cores: None) -> Iterator[None]:
+def _one_core() -> Iterator[None]:
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core cannot be less than there are")
     before = os.sched_getaffinity(0)
@@ -35,7 +35,7 @@ def _one_core(all_cores: None) -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-@pytest.mark.usefixtures("_one_core")
+@pytest.mark.usefixtures("all_cores", "_one_core")
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "libsvtav1"])
 def test_encoders_write_the_same_on_any_number_of_cores(tmp_path: Path, codec: str) -> None:
     out = video_format(width=192, height=160)
