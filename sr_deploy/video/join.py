@@ -77,7 +77,7 @@ def join(
     """
     encoded, known = encoded_format(out, encoding), survey or PacketSurvey()
     scan = _scan(segments, encoded.time_base)
-    last = _last_duration(source, plan, scan.shown, encoded)
+    last = _last_duration(None if trial else source, plan, scan.shown, encoded)
     covers = covers_of(source, plan)
     part = target.with_name(target.name + ".part")
     # No container starts before zero, so such a video is moved as a whole.
