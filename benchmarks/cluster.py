@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -91,10 +92,15 @@ def command(*arguments: str | Path) -> tuple[float, int]:
     process = subprocess.Popen(
         [sys.executable, "-c", "from sr_deploy.cli import main; main()", *map(str, arguments)], stdout=subprocess.DEVNULL
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{arguments[0]} ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - began, usage.ru_maxrss // 1024
+    peak = 0
+    while process.poll() is None:
+        # What the system tells at the end counts the memory of this process, too, as it was before the command took over.
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text(encoding="ascii"))
+        peak = int(found[1]) if found else peak
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"{arguments[0]} ended with {process.returncode}")
+    return time.perf_counter() - began, peak // 1024
 
 
 def film(path: Path, frames: int, size: str = "64x48") -> Path:

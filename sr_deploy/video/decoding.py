@@ -21,6 +21,12 @@ from av.video.stream import VideoStream
 LEAD = 1
 """Seconds before the wanted time to seek to: open groups of pictures are whole by then, and the deinterlacer has neighbors."""
 
+FIRST_PACKETS = 1000
+"""Among these are all that come before the first keyframe."""
+
+UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
+"""Containers in which FFmpeg cannot start in the middle, or not exactly."""
+
 
 class DoubtError(Exception):
     """Decoding with all threads, or on a GPU, may have lost a frame; the message, where there is one, is for the user."""

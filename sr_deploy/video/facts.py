@@ -148,10 +148,10 @@ def duration_of(container: InputContainer, stream: VideoStream) -> Fraction | No
     return Fraction(container.duration - early, av.time_base)
 
 
-def count_of(stream: VideoStream, duration: Fraction | None) -> int | None:
-    """How many frames the file says, or lets guess by duration and rate."""
+def count_of(stream: VideoStream, duration: Fraction | None, hidden: int) -> int | None:
+    """How many frames the file says, less those that are hidden, or lets guess by duration and rate."""
     if stream.frames:
-        return stream.frames - sum(entry.is_discard for entry in stream.index_entries)
+        return stream.frames - hidden
     if duration is None or not stream.average_rate:
         return None
     return max(1, round(duration * stream.average_rate))

@@ -20,6 +20,8 @@ from sr_deploy.arrays import Array
 from sr_deploy.errors import VideoError
 from sr_deploy.video.colors import rgb_from_frame
 from sr_deploy.video.decoding import (
+    FIRST_PACKETS,
+    UNORDERED,
     Clock,
     DamageError,
     DoubtError,
@@ -43,9 +45,6 @@ OnDamage = Literal["raise", "skip"]
 VideoFrames = Generator[av.VideoFrame, None, None]
 Decode = Callable[[Packets, VideoStream, int | None], Iterator[Any]]
 """Frames of a container's stream in presentation order; up to a pts, packets may give none. Raises DoubtError."""
-
-UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
-"""Containers in which FFmpeg cannot start in the middle, or not exactly."""
 
 
 class VideoSource:
@@ -109,7 +108,7 @@ class VideoSource:
         self.format = format_of(video, first)
         self.start_pts = _pts(first)
         self.duration = duration_of(container, video)
-        self.frame_count = count_of(video, self.duration)
+        self.frame_count = count_of(video, self.duration, self.survey.hidden)
         unordered = container.format.name in UNORDERED or video.start_time is None or is_untimed(video)
         self._seekable = self.repeatable and not unordered and not self.survey.splices
         self._floor, self._ceiling = window_of(container, self.format.time_base, begin, until)
@@ -296,7 +295,8 @@ class VideoSource:
 
     def _lost_before(self, first: av.VideoFrame) -> int:
         """How many packets come before the first frame that can be decoded."""
-        return 0 if not self._seekable else sum(NO_TIME < pts < _pts(first) for pts in self._packet_times)
+        begin = _pts(first)
+        return 0 if not self._seekable else sum(NO_TIME < pts < begin for pts in self._packet_times[:FIRST_PACKETS])
 
     def _video(self, container: InputContainer) -> VideoStream:
         try:
