@@ -44,6 +44,8 @@ SPEC = UpscalerSpec(MODEL, threads=1)
 WORKERS = RayOptions(workers=2, worker_cpus=1)
 FAST = VideoOptions(preset="ultrafast", overwrite=True)
 SEGMENTS = (1, 100, 10_000)
+LAST = 50
+"""Segments that are computed one by one, so that no run is complete."""
 
 
 def main() -> None:
@@ -213,7 +215,7 @@ def computed(folder: Path, count: int) -> VideoPlan:
 
     class NearlyDone(VideoObserver):
         def written(self, progress: VideoProgress) -> None:
-            if progress.frames >= count - 1:
+            if progress.frames >= count - LAST:
                 cancel.set()
 
     with Upscaler(MODEL, threads=1) as upscaler:
@@ -223,7 +225,7 @@ def computed(folder: Path, count: int) -> VideoPlan:
                 upscale_video(clip, planned.target, upscaler, options=options, observer=NearlyDone(), cancel=cancel)
         except CancelledError:
             pass
-        for index in range(max(count - 20, 0), count):
+        for index in range(max(count - 2 * LAST, 0), count):
             compute_segment(planned, index, upscaler)
     return planned
 
