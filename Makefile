@@ -7,8 +7,6 @@ DEMO := demo
 TENSORRT := tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings tensorrt-cu13-bindings
 # To compare our calls with; it cannot be imported without a driver.
 NVCODEC := PyNvVideoCodec
-# Tests wait for processes and disks, too: one more than there are cores.
-TESTERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # What `gpu-kit` makes bundles of: a folder with checkpoints/ and golden/.
 DATA ?= ../shared
 KIT_PYTHON ?= 3.12
@@ -32,7 +30,7 @@ demo-checkpoint: $(VENV)/.export
 
 ## test: the whole test suite, on all cores
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(TESTERS) --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 ## check: lint, formatting and types
 check: $(VENV)/.dev

@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from sr_deploy import Upscaler, upscale_video
 from sr_deploy.batch import UpscalerSpec
@@ -34,12 +36,12 @@ FAST = VideoOptions(preset="ultrafast", segment_frames=4)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that computes nothing, and a node for one worker."""
+    """A head that computes nothing, and a node for one worker; one cluster at a time, whoever runs the tests."""
     from ray.cluster_utils import Cluster
 
     temporary = Path("/tmp") / f"sr{os.getpid():x}"  # the paths of its sockets have to be short
     (temporary / "ray").mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch:
+    with FileLock(Path(tempfile.gettempdir()) / "sr_deploy_ray.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(temporary))
         patch.setenv("RAY_raylet_start_wait_time_s", "120")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
