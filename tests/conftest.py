@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import CORES
+from tests import on_all_cores
 from tests.video.clips import Clips
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -48,14 +47,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def all_cores() -> Iterator[None]:
-    """For what this test starts, as in an ordinary process."""
-    if not CORES:
+    """For what this test starts."""
+    with on_all_cores():
         yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, CORES)
-    yield
-    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -162,7 +162,7 @@ class _Reader:
                 continue
             stream.discard = Discard.all
             track = self._new_track(stream)
-            track.count = track.filled = len(entries)
+            track.filled = len(entries)
             last, before = entries[-1].timestamp, entries[-2].timestamp
             reach = _Reach(0, entries[0].timestamp * track.scale, (2 * last - before) * track.scale)
             self.parts[0][stream.index] = reach

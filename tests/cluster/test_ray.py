@@ -24,7 +24,7 @@ from sr_deploy.cluster.crew import Crew, Errand
 from sr_deploy.errors import UsageError
 from sr_deploy.film.options import VideoOptions
 from sr_deploy.pictures.image import Picture, write_image
-from tests import CORES
+from tests import on_all_cores
 from tests.video.clips import Clips
 
 ray = pytest.importorskip("ray", reason="no ray on this machine")
@@ -45,12 +45,10 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_TMPDIR", str(temporary))
         patch.setenv("RAY_raylet_start_wait_time_s", "120")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, CORES)
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        made.add_node(num_cpus=1)
-        ray.init(address=made.address, log_to_driver=False, logging_level="error")
-        os.sched_setaffinity(0, before)
+        with on_all_cores():
+            made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+            made.add_node(num_cpus=1)
+            ray.init(address=made.address, log_to_driver=False, logging_level="error")
         yield made
         ray.shutdown()
         made.shutdown()
