@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Kernel = tuple[Tensor, Tensor | None]
-"""Weight and bias of a conv."""
+from sr_deploy.architectures.algebra import Kernel, conv_of, identity_kernel
 
 
 @dataclass(frozen=True)
@@ -73,41 +72,6 @@ def conv3(inputs: int, outputs: int) -> nn.Conv2d:
 
 def conv1(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1)
-
-
-def conv_of(weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0) -> nn.Conv2d:
-    """A Conv2d with these weights, on their device and in their dtype."""
-    outputs, inputs, height, width = weight.shape
-    with torch.device("meta"):
-        conv = nn.Conv2d(inputs, outputs, (height, width), stride=stride, padding=padding, bias=bias is not None)
-    conv.weight = nn.Parameter(weight.detach().clone())
-    conv.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-    return conv
-
-
-def kernel_of(conv: nn.Conv2d) -> Kernel:
-    return conv.weight, conv.bias
-
-
-def sum_of(kernels: Sequence[Kernel], *, identity: bool) -> Kernel:
-    """The 3x3 kernel equal to the sum of parallel convs up to 3x3, each padded to keep the size, plus x if `identity`."""
-    weight = torch.stack([F.pad(weight, _margins(weight)) for weight, _ in kernels]).sum(0)
-    bias = torch.stack([bias for _, bias in kernels if bias is not None]).sum(0)
-    return weight + identity_kernel(weight) if identity else weight, bias
-
-
-def _margins(weight: Tensor) -> tuple[int, int, int, int]:
-    rows, columns = (3 - weight.shape[2]) // 2, (3 - weight.shape[3]) // 2
-    return columns, columns, rows, rows
-
-
-def identity_kernel(weight: Tensor) -> Tensor:
-    """The kernel, in the shape of `weight`, whose conv returns its input."""
-    kernel = torch.zeros_like(weight)
-    channels, _, height, width = weight.shape
-    diagonal = torch.arange(channels, device=weight.device)
-    kernel[diagonal, diagonal, height // 2, width // 2] = 1
-    return kernel
 
 
 def scale_input(conv: nn.Module, factor: float) -> None:

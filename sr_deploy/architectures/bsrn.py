@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sr_deploy.architectures.algebra import conv_of
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     BSConvU,
@@ -19,7 +20,6 @@ from sr_deploy.architectures.blocks import (
     SkipBSConvU,
     conv1,
     conv3,
-    conv_of,
     scale_input,
     scale_output,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sr_deploy.architectures.algebra import conv_of
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     BSConvU,
@@ -17,7 +18,6 @@ from sr_deploy.architectures.blocks import (
     Pointwise,
     Replacement,
     SkipBSConvU,
-    conv_of,
 )
 from sr_deploy.architectures.bsrn import SeparableNetwork, colors_of
 

@@ -9,25 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr_deploy.architectures.algebra import Kernel, chain_of, conv_of, kernel_of, sum_of
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     LAPLACIAN,
     SOBEL_X,
     SOBEL_Y,
     EdgeConv,
-    Kernel,
     Network,
     Options,
     ParallelConvs,
     Replacement,
     conv1,
     conv3,
-    conv_of,
-    kernel_of,
     repeated,
     scale_input,
     scale_output,
-    sum_of,
 )
 
 
@@ -61,9 +58,7 @@ class ExpandConv(nn.Module):
         return F.conv2d(F.conv2d(F.pad(x, (1, 1, 1, 1)), self.k0, self.b0), self.k1, self.b1)
 
     def kernel(self) -> Kernel:
-        # k0: [2O, I, 1, 1], k1: [O, 2O, 3, 3]
-        weight = torch.einsum("omhw,mi->oihw", self.k1, self.k0[:, :, 0, 0])
-        return weight, self.b1 + self.k1.sum((2, 3)) @ self.b0
+        return chain_of((self.k0, self.b0), (self.k1, self.b1))
 
 
 class ECB(ParallelConvs):

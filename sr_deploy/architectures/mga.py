@@ -16,16 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr_deploy.architectures.algebra import conv_of
 from sr_deploy.architectures.architecture import Config
-from sr_deploy.architectures.blocks import (
-    Foldable,
-    Network,
-    Options,
-    Replacement,
-    conv1,
-    conv3,
-    conv_of,
-)
+from sr_deploy.architectures.blocks import Foldable, Network, Options, Replacement, conv1, conv3
 
 PATCH = 4
 """Side of a patch in LR pixels."""

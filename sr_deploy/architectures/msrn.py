@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr_deploy.architectures.algebra import conv_of, identity_kernel
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count
 from sr_deploy.architectures.blocks import (
     Foldable,
@@ -16,8 +17,6 @@ from sr_deploy.architectures.blocks import (
     Replacement,
     conv1,
     conv3,
-    conv_of,
-    identity_kernel,
     scale_input,
     scale_output,
 )

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from sr_deploy.architectures.algebra import Kernel, chain_of, conv_of, kernel_of, sum_of
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
     LAPLACIAN,
     SOBEL_X,
     SOBEL_Y,
     EdgeConv,
-    Kernel,
     Network,
     Options,
     ParallelConvs,
     PlainESA,
     Replacement,
     conv3,
-    conv_of,
-    kernel_of,
     scale_input,
     scale_output,
-    sum_of,
 )
 
 
@@ -82,9 +78,7 @@ class RepBlock(ParallelConvs):
         return y
 
     def kernel(self) -> Kernel:
-        # expand: [2C, C, 1, 1], then [C, 2C, 3, 3]
-        expand, filters = self.rbr_1x1_3x3_branch_1x1.weight, self.rbr_1x1_3x3_branch_3x3.weight
-        expanded = (torch.einsum("omhw,mi->oihw", filters, expand[:, :, 0, 0]), None)
+        expanded = chain_of(kernel_of(self.rbr_1x1_3x3_branch_1x1), kernel_of(self.rbr_1x1_3x3_branch_3x3))
         edges = (self.rbr_conv1x1_sbx_branch, self.rbr_conv1x1_sby_branch, self.rbr_conv1x1_lpl_branch)
         convs = (self.rbr_3x3_branch, self.rbr_3x1_branch, self.rbr_1x3_branch, self.rbr_1x1_branch)
         return sum_of([*map(kernel_of, convs), expanded, *(edge.kernel() for edge in edges)], identity=True)
