@@ -14,8 +14,9 @@ from av.packet import Packet
 from av.stream import Discard, Stream
 
 from sr_deploy.video.input import Input
+from sr_deploy.video.splices import Continuous
 from sr_deploy.video.streams import Copied, StreamPlan, add_copy, converted, cover_of
-from sr_deploy.video.survey import Continuous, PacketSurvey
+from sr_deploy.video.survey import PacketSurvey
 
 
 @dataclass(frozen=True)

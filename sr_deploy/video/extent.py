@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import av
+from av.stream import Stream
 from av.video.stream import VideoStream
+
+from sr_deploy.video.sample_tables import SampleTable
 
 LONGEST_START = 4096
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
-def missing_bytes(file: BinaryIO, stream: VideoStream) -> int:
-    """How many bytes of an MP4, MOV, Matroska, AVI or y4m file are cut off at its end; 0 when whole or where nothing tells."""
+def missing_bytes(file: BinaryIO, stream: VideoStream, tables: Mapping[int, SampleTable]) -> int:
+    """How many bytes of an MP4, MOV, Matroska, AVI or y4m file are cut off at its end; 0 when whole or where nothing tells.
+
+    tables: of all tracks of an MP4, where they can be read.
+    """
+    file.seek(0)
     start = file.read(LONGEST_START)
     file.seek(0)
     promised = _matroska_end(file)
@@ -25,9 +33,15 @@ def missing_bytes(file: BinaryIO, stream: VideoStream) -> int:
     if start[:4] == b"RIFF" and start[8:11] == b"AVI":
         promised = int.from_bytes(start[4:8], "little") + 8
     if promised is None:
-        streams = stream.container.streams
-        promised = max((entry.pos + entry.size for one in streams for entry in one.index_entries), default=0)
+        promised = max((_end_of(one, tables.get(one.id)) for one in stream.container.streams), default=0)
     return max(0, promised - size)
+
+
+def _end_of(stream: Stream, table: SampleTable | None) -> int:
+    """Where the last byte of a stream ends, by its index."""
+    if table is not None and table.count == len(stream.index_entries):
+        return table.end
+    return max((entry.pos + entry.size for entry in stream.index_entries), default=0)
 
 
 def y4m_frame(start: bytes, pixel: av.VideoFormat) -> int:

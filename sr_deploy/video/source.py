@@ -32,13 +32,13 @@ from sr_deploy.video.decoding import (
     met,
     seek_before,
 )
-from sr_deploy.video.extent import missing_bytes
 from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of, window_of
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.input import Input, input_of
+from sr_deploy.video.splices import Continuous
 from sr_deploy.video.streams import codec_name, main_video
-from sr_deploy.video.survey import NO_TIME, Continuous, PacketSurvey, shown_times, survey
+from sr_deploy.video.survey import NO_TIME, PacketSurvey, shown_times, survey_file
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]
@@ -101,7 +101,7 @@ class VideoSource:
         """Takes all facts from the container and its first frame."""
         video = self._video(container)
         if self.repeatable and self.survey == PacketSurvey():
-            self._survey_file()
+            self.survey = survey_file(self._input, self._video, self._packet_times)
         frames = decode_carefully(container, video, self._skipped if not self.repeatable else [])
         first = self._first(frames, video)
         self.codec = codec_name(video)
@@ -283,15 +283,6 @@ class VideoSource:
             places = list(dict.fromkeys(self._place(damage.pts) for damage in self._skipped))
             more = f" and {len(places) - 3} more places" if len(places) > 3 else ""
             self._notes["damage"] = f"{len(self._skipped)} damaged packets were skipped, at {', '.join(places[:3])}{more}."
-
-    def _survey_file(self) -> None:
-        with self._input.open() as container, self._input.read() as file:
-            video = self._video(container)
-            missing = missing_bytes(file, video)
-            self.survey = survey(container, video, self._packet_times, whole=not missing)
-        if missing:
-            cut = (None, f"{missing} bytes are missing, it was cut short")
-            self.survey = replace(self.survey, faults=(*(f for f in self.survey.faults if f[0] is not None), cut))
 
     def _lost_before(self, first: av.VideoFrame) -> int:
         """How many packets come before the first frame that can be decoded."""

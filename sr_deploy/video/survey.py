@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice, pairwise
 from math import lcm
@@ -21,16 +21,16 @@ from av.packet import Packet
 from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
+from sr_deploy.video.captions import CaptionSearch
+from sr_deploy.video.extent import missing_bytes
+from sr_deploy.video.index import ContradictionError, Index, index_of
+from sr_deploy.video.input import Input
 from sr_deploy.video.log import heard
+from sr_deploy.video.sample_tables import SampleTable, sample_tables
+from sr_deploy.video.splices import Reach, Splice, splices_of
 
 PROMISE_LENGTH = {"matroska,webm", "avi", "asf", "flv", "mov,mp4,m4a,3gp,3g2,mj2", "nut"}
 """Containers whose header says how long they are; of others FFmpeg guesses it from the last packet, or the size."""
-
-WITH_INDEX = {"mov,mp4,m4a,3gp,3g2,mj2"}
-"""Containers whose header may tell of every packet where it is, and when."""
-
-CAPTIONS = re.compile(rb"(\xb5\0\x31|\0\0\x01\xb2)GA94")
-"""How closed captions begin in the data of a picture (ATSC A/53): in H.264 and HEVC, and in MPEG-2."""
 
 CUT = re.compile("ended prematurely")
 """What FFmpeg says of a file that was cut; whether that one promised more is seen elsewhere."""
@@ -44,19 +44,8 @@ FAR = 10
 BACK = 10
 """What part of a second times may go back within a stream before they count as started anew, as in ffmpeg."""
 
-ALL_LOOKED_AT = 1000
-"""Pictures that are all searched for captions; behind them, keyframes are."""
-
 NO_TIME = -(1 << 63)
 """In place of a pts."""
-
-
-@dataclass(frozen=True)
-class Splice:
-    """Where times start anew. first: of each stream the first packet behind it, counted from 0; offset: seconds to add."""
-
-    first: dict[int, int]
-    offset: Fraction
 
 
 @dataclass(frozen=True)
@@ -88,36 +77,6 @@ class PacketSurvey:
             yield f"Its times start anew in {places}; they are made to go on there."
 
 
-class Continuous:
-    """The packets of a container with times that go on where they started anew, those of each stream in the same way."""
-
-    def __init__(self, container: InputContainer, splices: tuple[Splice, ...]) -> None:
-        self._container = container
-        self._splices = splices
-
-    def demux(self, *streams: Stream) -> Iterator[Packet[Any]]:
-        """All packets, or those of some streams; from the beginning of the file."""
-        seen = Counter[int]()
-        for packet in self._container.demux(*streams):
-            index = packet.stream_index
-            offset = next((s.offset for s in reversed(self._splices) if seen[index] >= s.first.get(index, 1 << 62)), None)
-            seen[index] += 1
-            if offset is not None:
-                ticks = round(offset / packet.time_base)
-                packet.pts = None if packet.pts is None else packet.pts + ticks
-                packet.dts = None if packet.dts is None else packet.dts + ticks
-            yield packet
-
-
-@dataclass(slots=True)
-class _Reach:
-    """A stream between two places where times start anew: its first packet, when it begins and ends; in ticks of the clock."""
-
-    first: int
-    begin: int | None = None
-    end: int = 0
-
-
 @dataclass(slots=True)
 class _Track:
     """Where a stream is. scale: ticks of the clock in one of its own; usual: length of a packet that tells none.
@@ -133,7 +92,7 @@ class _Track:
     end: int = 0
     count: int = 0
     filled: int = 0
-    span: _Reach | None = None
+    span: Reach | None = None
 
 
 class _Reader:
@@ -146,39 +105,72 @@ class _Reader:
         self.frame = round(self.clock / (video.average_rate or Fraction(25)))
         self.spliced = Flags.ts_discont in Flags(container.format.flags)
         self.tracks: dict[int, _Track] = {}
-        self.parts: list[dict[int, _Reach]] = [{}]
+        self.parts: list[dict[int, Reach]] = [{}]
         self.faults: list[tuple[int | None, str]] = []
         self.keys: set[int] = set()
         self.latest: int | None = None
         self.hidden = 0
         self.latest_hidden = 0
-        self.captions = False
+        self.captions = CaptionSearch()
+        self._index: Index | None = None
+        self._filled: set[int] = set()
 
-    def take_index(self) -> None:
-        """Leave out the sound of an MP4, whose packets the index tells: so it takes no longer than the pictures."""
-        for stream in self._container.streams.audio if self._container.format.name in WITH_INDEX else ():
-            entries, base = stream.index_entries, stream.time_base
-            if base is None or not len(entries) == stream.frames > 1:
+    def take_index(self, tables: Mapping[int, SampleTable]) -> None:
+        """Leave out what the index tells: packets of sound, and most of the pictures."""
+        for stream in self._container.streams.audio:
+            entries, table = stream.index_entries, tables.get(stream.id)
+            if table is None or not len(entries) == table.count > 1 or stream.time_base is None:
                 continue
             stream.discard = Discard.all
-            track = self._new_track(stream)
-            track.filled = len(entries)
             last, before = entries[-1].timestamp, entries[-2].timestamp
-            reach = _Reach(0, entries[0].timestamp * track.scale, (2 * last - before) * track.scale)
-            self.parts[0][stream.index] = reach
+            self._fill(stream, len(entries), entries[0].timestamp, 2 * last - before)
+        self._index = index_of(self._video, tables.get(self._video.id))
+        if self._index is not None:
+            self._video.discard = Discard.all
+            self._filled.add(self._video.index)
+
+    def _fill(self, stream: Stream, count: int, begin: int, end: int) -> _Track:
+        """What `read` would have found of a stream; times in its ticks."""
+        track = self.tracks.get(stream.index) or self._new_track(stream)
+        track.filled = count
+        self.parts[0][stream.index] = Reach(0, begin * track.scale, end * track.scale)
+        self._filled.add(stream.index)
+        return track
 
     def read(self) -> None:
+        """Raises: ContradictionError where the index is not true."""
+        if len(self._filled) < len(self._container.streams):
+            self._read_packets()
+        if self._index is not None:
+            self._take_all(self._index)
+
+    def _read_packets(self) -> None:
         with heard(av.logging.ERROR) as messages:
             for packet in _demuxed(self._container):
-                track = self.tracks.get(packet.stream_index) or self._new_track(packet.stream)
-                self._count(packet, track)
+                if packet.stream_index not in self._filled:
+                    self._take(packet)
                 if messages:
-                    complaints = [text.strip() for _, name, text in messages if name == self._container.format.name]
-                    messages.clear()
-                    if complaints and (packet.size or not CUT.search(complaints[0])):
-                        self.faults.append((self.latest, f"FFmpeg says: {complaints[0]}"))
-                if packet.stream_index == self._video.index and packet.size:
-                    self._look(packet, track)
+                    self._listen(packet, messages)
+
+    def _take(self, packet: Packet[Any]) -> None:
+        track = self.tracks.get(packet.stream_index) or self._new_track(packet.stream)
+        self._count(packet, track)
+        if packet.stream_index == self._video.index and packet.size:
+            self._look(packet, track)
+
+    def _listen(self, packet: Packet[Any], messages: list[Any]) -> None:
+        complaints = [text.strip() for _, name, text in messages if name == self._container.format.name]
+        messages.clear()
+        if complaints and (packet.size or not CUT.search(complaints[0])):
+            self.faults.append((self.latest, f"FFmpeg says: {complaints[0]}"))
+
+    def _take_all(self, index: Index) -> None:
+        """All pictures, by the index. Raises: ContradictionError where it is not true."""
+        index.verify(self._container, self._video, self.captions)
+        track = self._fill(self._video, len(index.pts), int(index.pts.min()), int(index.until.max()))
+        self._times.frombytes(index.pts[~index.hidden].tobytes())
+        self.latest, self.hidden = int(index.pts.max()), int(index.hidden.sum())
+        self.latest_hidden = int(index.pts[index.hidden].max(initial=0)) * track.scale
 
     def _new_track(self, stream: Stream) -> _Track:
         kind, base = stream.type, stream.time_base or Fraction(1, av.time_base)
@@ -193,7 +185,7 @@ class _Reader:
             self._place(dts * track.scale, track)
         span = track.span
         if span is None:
-            span = track.span = self.parts[track.part].setdefault(packet.stream_index, _Reach(track.count))
+            span = track.span = self.parts[track.part].setdefault(packet.stream_index, Reach(track.count))
         track.count += 1
         if not packet.size:
             return
@@ -237,22 +229,45 @@ class _Reader:
         elif pts is not None:
             self.hidden += 1
             self.latest_hidden = max(self.latest_hidden, pts * track.scale)
-        if not self.captions and (track.filled <= ALL_LOOKED_AT or packet.is_keyframe):
-            self.captions = CAPTIONS.search(bytes(packet)) is not None
+        self.captions.look(packet)
+
+
+def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream], times: array[int]) -> PacketSurvey:
+    """Read all packets of a file, or its index where that tells of them; also what of the file is cut off.
+
+    video_of: gives the stream that will be decoded. times: gets the pts of its packets that are shown, NO_TIME where there is
+    none.
+    """
+    with source.open() as container, source.read() as file:
+        tables, video = sample_tables(file), video_of(container)
+        missing = missing_bytes(file, video, tables)
+        try:
+            found = survey(container, video, times, {} if missing else tables)
+        except ContradictionError:
+            with source.open() as again:
+                found = survey(again, video_of(again), times)
+    if not missing:
+        return found
+    cut = (None, f"{missing} bytes are missing, it was cut short")
+    return replace(found, faults=(*(fault for fault in found.faults if fault[0] is not None), cut))
 
 
 def survey(
-    container: InputContainer, video: VideoStream, times: array[int] | None = None, *, whole: bool = False
+    container: InputContainer,
+    video: VideoStream,
+    times: array[int] | None = None,
+    tables: Mapping[int, SampleTable] | None = None,
 ) -> PacketSurvey:
     """Read a container to its end; its stream is the one that will be decoded.
 
-    times: gets the pts of its packets that are shown, NO_TIME where there is none. whole: all bytes that its index names are
-    there.
+    times: gets the pts of its packets that are shown, NO_TIME where there is none. tables: of its tracks, where all bytes that
+    they name are there; what they tell is not read.
+
+    Raises: ContradictionError where they are not true.
     """
     times = array("q") if times is None else times
     reader = _Reader(container, video, times)
-    if whole:
-        reader.take_index()
+    reader.take_index(tables or {})
     reader.read()
     faults, clock = reader.faults, reader.clock
     if container.duration is not None and reader.latest_hidden > (container.duration + FAR * av.time_base) * (
@@ -272,8 +287,8 @@ def survey(
     ]
     begin = max(min(begins, default=start), Fraction(0)) if start > 0 else Fraction(0)
     packets = {index: track.filled for index, track in reader.tracks.items()}
-    splices = tuple(_splices(reader.parts, clock))
-    return PacketSurvey(begin, start, packets, splices, tuple(faults), reader.captions, reader.hidden)
+    splices = tuple(splices_of(reader.parts, clock))
+    return PacketSurvey(begin, start, packets, splices, tuple(faults), reader.captions.found, reader.hidden)
 
 
 def shown_times(times: array[int]) -> list[int]:
@@ -301,19 +316,6 @@ def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
         yield from container.demux()
     except (av.FFmpegError, OSError):
         return  # Whoever decodes says what is wrong there.
-
-
-def _splices(parts: list[dict[int, _Reach]], clock: int) -> Iterator[Splice]:
-    """Each part begins when the last stream of the one before has ended."""
-    offset = 0
-    for before, part in pairwise(parts):
-        gaps = (before[index].end - (part[index].begin or 0) for index in _timed(before) & _timed(part))
-        offset += max(gaps, default=0)
-        yield Splice({index: span.first for index, span in part.items()}, Fraction(offset, clock))
-
-
-def _timed(part: dict[int, _Reach]) -> set[int]:
-    return {index for index, span in part.items() if span.begin is not None}
 
 
 def _missing_end(container: InputContainer, video: VideoStream, ends: dict[int, Fraction], frame: Fraction) -> str:
