@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -52,7 +54,7 @@ class Signature:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Architecture(Generic[C]):
     """A network family: how to recognize its state dict, read its sizes, and build it.
 
@@ -101,12 +103,19 @@ class Architecture(Generic[C]):
             )
         return network
 
-    def expected_shapes(self, config: C) -> dict[str, torch.Size]:
+    def expected_shapes(self, config: C) -> Mapping[str, torch.Size]:
         """Keys and shapes of the network's state dict, without allocating weights.
 
         Raises: CheckpointError, as `build_empty`.
         """
-        return {key: tensor.shape for key, tensor in self.build_empty(config).state_dict().items()}
+        return _shapes_of(self, config)
+
+
+@lru_cache(maxsize=1000)
+def _shapes_of(architecture: Architecture[Any], config: Config) -> Mapping[str, torch.Size]:
+    """Building takes tens of milliseconds, and a state dict that nobody knows is compared with all networks."""
+    state = architecture.build_empty(config).state_dict()
+    return MappingProxyType({key: tensor.shape for key, tensor in state.items()})
 
 
 @dataclass(frozen=True)
