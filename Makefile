@@ -11,7 +11,7 @@ NVCODEC := PyNvVideoCodec
 DATA ?= ../shared
 KIT_PYTHON ?= 3.12
 
-.PHONY: demo demo-box demo-checkpoint test check format api kernels gpu-kit gpu-kit-dry clean
+.PHONY: demo demo-box demo-checkpoint test test-all check format api kernels gpu-kit gpu-kit-dry clean
 
 ## demo [IMAGE=photo.png]: upscale a picture with the network in the box, and draw it before and after
 ## demo CHECKPOINT=model.pth IMAGE=photo.png: export the checkpoint, upscale the image with the bundle
@@ -28,9 +28,13 @@ demo-checkpoint: $(VENV)/.export
 	$(BIN)/sr-deploy verify $(DEMO)/bundle
 	$(BIN)/sr-deploy upscale "$(IMAGE)" -m $(DEMO)/bundle -o $(DEMO)/images --overwrite
 
-## test: the whole test suite, on all cores
+## test: the test suite, on all cores
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+## test-all: the long tests, too: every network, every way in which a node dies
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 ## check: lint, formatting and types
 check: $(VENV)/.dev

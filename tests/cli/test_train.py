@@ -49,7 +49,7 @@ def test_a_run(recipe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to one process")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_ctrl_c_saves_and_says_how_to_go_on(recipe: Path, tmp_path: Path, number: signal.Signals) -> None:
     recipe.write_text(RECIPE.format(every=4, steps=1_000_000), encoding="utf-8")
     process = subprocess.Popen(command(recipe), cwd=tmp_path, stderr=subprocess.PIPE, text=True)

@@ -130,6 +130,7 @@ def test_a_node_that_dies_and_one_that_joins(cluster: Any, inputs: Path, expecte
     assert contents(tmp_path / "out") == expected
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_what_a_dead_run_left_is_taken_up(inputs: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     def stop() -> None:
@@ -169,6 +170,7 @@ def test_a_worker_that_is_killed_is_replaced(inputs: Path, tmp_path: Path) -> No
     assert done[0].frames > 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_a_task_that_kills_every_worker_fails() -> None:
     failed: list[Exception] = []
@@ -187,6 +189,7 @@ class Deadly:
         return os._exit, (9,)
 
 
+@pytest.mark.long
 def test_what_a_worker_hangs_at_is_done_by_another(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sr_deploy.cluster.crew.LATE_SECONDS", 0.5)
     node = cluster.add_node(num_cpus=1)
@@ -219,6 +222,7 @@ class Hanging:
         return subprocess.getoutput, (f"mkdir {self._begun} 2>/dev/null && sleep 1000",)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_a_folder_that_cannot_be_written_is_told(inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("where a folder should be")

@@ -92,6 +92,7 @@ def test_the_wheel_takes_the_files_along_and_grows_by_little() -> None:
     assert sum(len(zlib.compress(path.read_bytes())) for path in files) < 4e6
 
 
+@pytest.mark.long
 @needs_files_of_this_platform
 def test_compiling_again_gives_the_same_bytes(tmp_path: Path, warp: Any, compiler: Any) -> None:
     for name in kernel_modules():

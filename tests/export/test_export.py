@@ -16,12 +16,17 @@ from sr_deploy.export import export_bundle
 from sr_deploy.export.spandrel import SPANDREL_INSTALL
 
 FAMILIES = [
-    ("RFDN_AIM.pth", "rfdn_aim_x4"),
     ("rlfn_ntire_x4.pth", "rlfn_ntire_x4"),
-    ("reprfn_ntire_x4.pth", "reprfn_ntire_x4"),
-    ("net_g_BSRN_x4.pth", "bsrn_x4"),
-    ("PANx2_DF2K.pth", "pan_x2"),
     ("ECBSR_M4C16_x2.pth", "ecbsr_m4c16_x2"),
+    *(
+        pytest.param(checkpoint, golden, marks=pytest.mark.long)
+        for checkpoint, golden in (
+            ("RFDN_AIM.pth", "rfdn_aim_x4"),
+            ("reprfn_ntire_x4.pth", "reprfn_ntire_x4"),
+            ("net_g_BSRN_x4.pth", "bsrn_x4"),
+            ("PANx2_DF2K.pth", "pan_x2"),
+        )
+    ),
 ]
 MEANS_IN_FP32 = {"bsrn_x4": ".cca/"}
 ECBSR = "ECBSR_M4C16_x2.pth"

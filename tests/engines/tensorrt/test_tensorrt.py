@@ -47,6 +47,8 @@ pytest.importorskip("tensorrt_rtx_bindings")
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 NETWORKS = tuple(entry.name for entry in REGISTRY if not entry.mask_guided)
+SHORT = ("rfdn", "ecbsr", "rfdn_mga")
+"""Compiling the others is for the long tests."""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,10 @@ def compiled(graph: ModelProto, library: Library, *sizes: tuple[int, int], **opt
     return compile_engine(graph, library, shapes={source.name: tuple(shapes)}, **options)  # type: ignore[dict-item]
 
 
+def short_and_long(names: tuple[str, ...]) -> list[Any]:
+    return [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
 def capabilities_of(name: str, form: str) -> tuple[str, ...]:
     """All five generations for one network, and one for each of the others, another for each form: a build takes that long."""
     if name in (NETWORKS[0], "rfdn_mga"):
@@ -94,7 +100,7 @@ def capabilities_of(name: str, form: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("form", ["plain", "pixels"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", short_and_long(NETWORKS))
 def test_every_network_compiles(name: str, form: str, graph_of: Callable[[str], ModelProto], library: Library) -> None:
     graph = graph_of(name) if form == "plain" else to_pixel_form(graph_of(name), cast_last=True)
     result = compiled(graph, library, (64, 64), (540, 960), (1920, 1920), capabilities=capabilities_of(name, form))
@@ -128,7 +134,7 @@ def halved_parts(name: str) -> tuple[ModelProto, ModelProto]:
 
 
 @pytest.mark.parametrize("form", ["plain", "pixels"])
-@pytest.mark.parametrize("name", ["rfdn_mga", "pan_mga"])
+@pytest.mark.parametrize("name", short_and_long(("rfdn_mga", "pan_mga")))
 def test_both_graphs_of_a_mask_guided_network_compile(name: str, form: str, library: Library) -> None:
     base, refine = halved_parts(name)
     _, features, *_ = (dim.dim_value for dim in refine.graph.input[0].type.tensor_type.shape.dim)
