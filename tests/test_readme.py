@@ -125,3 +125,16 @@ def test_make_demo_upscales_and_draws(tmp_path: Path) -> None:
     large = cv2.imread(str(tmp_path / "images" / "demo.png")).shape
     assert large[0] // small[0] == large[1] // small[1] > 1
     assert cv2.imread(str(tmp_path / "before_after.png")).size > 0
+
+
+def test_every_promise_has_its_tests() -> None:
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    promises = re.findall(r"^- \*\*(.+?)\*\*", README, re.MULTILINE)
+    assert len(promises) == 5
+    assert promises == re.findall(r"^\| (\w[^|]*?) \| (?!part)[^|]+\|", page, re.MULTILINE)
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for path, name in named:
+            assert f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), f"{path}::{name}"
