@@ -74,6 +74,10 @@ def _graph(path: Path, as_json: bool) -> None:
     card = bundle.card
     ((key, _),) = bundle.graphs.items()
     portable = read_graph(bundle.graph("fp16" if key == "fp16" else "fp32"))
+    try:
+        measured = graph_facts(portable)
+    except EngineError as exc:
+        raise EngineError(f"{path}: {exc}") from exc
     facts = {
         "kind": "onnx",
         "path": path,
@@ -81,7 +85,7 @@ def _graph(path: Path, as_json: bool) -> None:
         "inputs": [_spec(value) for value in model.graph.input],
         "outputs": [_spec(value) for value in model.graph.output],
         "nodes": len(model.graph.node),
-        **dataclasses.asdict(graph_facts(portable)),
+        **dataclasses.asdict(measured),
         "made_by_us": any(entry.key == GRAPH_METADATA_KEY for entry in model.metadata_props),
     }
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -155,9 +155,19 @@ def _windows_fit(node: NodeProto, shapes: Shapes) -> bool:
 def _window(node: NodeProto, shapes: Shapes) -> tuple[int, int]:
     """Height and width that one output pixel of a convolution or pooling sees."""
     kernel = shapes[node.input[1]][2:] if node.op_type == "Conv" else attribute(node, "kernel_shape", [1, 1])
-    dilations = attribute(node, "dilations", [1, 1])
-    tall, wide = ((size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True))
+    tall, wide = ((size - 1) * dilation + 1 for size, dilation in _pairs(node, kernel, "dilations"))
     return tall, wide
+
+
+def _pairs(node: NodeProto, kernel: Sequence[int], name: str) -> Iterator[tuple[int, int]]:
+    """Sides of a kernel, each with its value of an attribute, 1 by default.
+
+    Raises: EngineError unless there are two of both.
+    """
+    values = attribute(node, name, [1, 1])
+    if not len(kernel) == len(values) == 2:
+        raise EngineError(f"a {node.op_type} of the graph has {len(kernel)} sides and {len(values)} {name}, expected 2 and 2")
+    return zip(kernel, values, strict=True)
 
 
 def _reach(model: ModelProto, shapes: Shapes) -> Fraction | None:
@@ -196,8 +206,7 @@ def _radius(node: NodeProto, shapes: Shapes) -> Fraction:
     if node.op_type in _WINDOWED:
         return Fraction(max(_window(node, shapes)) - 1, 2)
     if node.op_type == "ConvTranspose":
-        strides = attribute(node, "strides", [1, 1])
-        return Fraction(max(-(-size // stride) for size, stride in zip(shapes[node.input[1]][2:], strides, strict=True)))
+        return Fraction(max(-(-size // stride) for size, stride in _pairs(node, shapes[node.input[1]][2:], "strides")))
     if node.op_type == "Resize":
         return Fraction({"nearest": 0, "linear": 1, "cubic": 2}[attribute(node, "mode", b"nearest").decode()])
     return Fraction(0)

@@ -36,15 +36,25 @@ def as_function(module: nn.Module) -> ImageFunction:
 def run_original(original: ImageFunction, probes: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs of the original on every probe, clamped to [0, 1].
 
-    Raises: CertificationError when the original itself gives NaN or Inf: nothing can be compared with that.
+    Raises: CertificationError, as `require_finite`.
     """
     outputs = {name: original(probe) for name, probe in probes.items()}
     for name, output in outputs.items():
-        if not np.isfinite(output).all():
-            raise CertificationError(
-                f"the original network gives NaN or Inf on the probe '{name}'; the weights are broken; get them again"
-            )
+        require_finite(name, output)
     return {name: np.clip(output, 0, 1).astype(np.float32) for name, output in outputs.items()}
+
+
+def require_finite(probe: str, *outputs: Array) -> None:
+    """Nothing can be compared with NaN and Inf, also where only an 8-bit form has them, which multiplies by 255.
+
+    Raises: CertificationError.
+    """
+    with np.errstate(over="ignore"):
+        finite = all(np.isfinite(output * np.float32(255)).all() for output in outputs)
+    if not finite:
+        raise CertificationError(
+            f"the original network gives NaN or Inf on the probe '{probe}'; the weights are broken; get them again"
+        )
 
 
 def certify(

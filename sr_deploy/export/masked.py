@@ -21,8 +21,7 @@ from sr_deploy.engines.facts import GraphFacts, cost_of, graph_facts, parameters
 from sr_deploy.engines.parity import Look, MaskedProbe, Refine, compare_parts, parts_of
 from sr_deploy.engines.patches import best, crops, paste
 from sr_deploy.engines.pixels import COARSE, FEATURES
-from sr_deploy.errors import CertificationError
-from sr_deploy.export.certify import REPARAMETERIZED, ImageFunction, checked, runs
+from sr_deploy.export.certify import REPARAMETERIZED, ImageFunction, checked, require_finite, runs
 
 _REFINED = 0.4
 """Share of a probe's patches that are refined."""
@@ -97,7 +96,7 @@ def _every(features: Array) -> Array:
 def run_masked_original(original: tuple[Look, Refine], probes: Mapping[str, Array]) -> dict[str, MaskedProbe]:
     """What the original gives on every probe, images clamped to [0, 1].
 
-    Raises: CertificationError when that has NaN or Inf: nothing can be compared with that.
+    Raises: CertificationError, as `require_finite`.
     """
     return {name: _run_masked(*original, name, probe) for name, probe in probes.items()}
 
@@ -107,10 +106,7 @@ def _run_masked(look: Look, refine: Refine, name: str, image: Array) -> MaskedPr
     chosen = best(scores, max(1, round(_REFINED * scores.size)))
     patches = crops(features, chosen, patch=PATCH, padding=PADDING)
     pixels = refine(patches)
-    if not all(np.isfinite(array).all() for array in (coarse, scores, pixels)):
-        raise CertificationError(
-            f"the original network gives NaN or Inf on the probe '{name}'; the weights are broken; get them again"
-        )
+    require_finite(name, coarse, scores, pixels)
     sample = np.unique(np.linspace(0, len(chosen) - 1, _SAMPLE).round().astype(np.int64))
     return MaskedProbe(image, np.clip(coarse, 0, 1), scores, chosen, np.clip(pixels, 0, 1), sample, patches[sample])
 

@@ -80,3 +80,13 @@ def test_a_graph_that_declares_another_number_of_dimensions_is_refused(value: st
     del declared.dim[3:]
     with pytest.raises(EngineError, match=f"'{value}' of the graph has 3 dimensions, expected 4"):
         graph_facts(model)
+
+
+@pytest.mark.parametrize("dims", [[4], [4, 3], [4, 3, 9], [4, 3, 3, 3, 1]])
+def test_a_kernel_of_another_number_of_sides_is_refused(dims: list[int]) -> None:
+    model = image_graph()
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    del weight.dims[:]
+    weight.dims.extend(dims)
+    with pytest.raises(EngineError):
+        graph_facts(model)
