@@ -207,13 +207,17 @@ def in_all_directions(levels: Levels) -> Iterator[Levels]:
 
 
 def is_near(ours: Levels, theirs: Levels, picture: Picture) -> bool:
-    """Whether the levels are equal as far as decoders of this format agree; colors of what cannot be seen do not count."""
+    """Whether the levels are equal as far as decoders of this format agree; colors of what cannot be seen do not count.
+
+    Pillow cuts off where it makes 16 bits 8, and where it divides by a premultiplied alpha.
+    """
     if ours.shape != theirs.shape:
         return False
     seen = (ours[..., 3:] > 0) & (theirs[..., 3:] > 0)
     difference = np.abs(ours - theirs)
     worst = max(int((difference[..., :3] * seen).max()), int(difference[..., 3].max()))
-    return worst <= LOSSY.get(picture.format, 1 if picture.pixels.dtype != np.uint8 else 0)
+    rounded = picture.pixels.dtype != np.uint8 or (picture.format == "tiff" and picture.alpha is not None)
+    return worst <= LOSSY.get(picture.format, int(rounded))
 
 
 @dataclass(frozen=True)

@@ -318,3 +318,38 @@ def test_a_jpeg_that_claims_more_than_its_bytes_can_hold(progressive: bool) -> N
     struct.pack_into(">HH", data, data.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5, 40000, 40000)
     with pytest.raises(ImageError, match="claims 40000x40000 pixels"):
         decode_image(bytes(data))
+
+
+def jp2(pixels: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG2000", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"tile_size": (16, 16)}, {"no_jp2": True}, {"plt": True}, {"num_resolutions": 2}])
+@pytest.mark.parametrize("pixels", [NOISY, NOISY[..., 0]])
+def test_channels_tiles_and_boxes_of_a_jp2_that_contradict_each_other(pixels: np.ndarray, options: dict[str, object]) -> None:
+    data = jp2(pixels, **options)
+    np.testing.assert_array_equal(decode_image(data).pixels.squeeze(), pixels)
+    begin = data.index(b"\xff\x4f\xff\x51")
+    deep = bytearray(data)
+    deep[begin + 42 + 3 * (pixels.ndim == 3)] ^= 2
+    with pytest.raises(ImageError, match="several depths" if pixels.ndim == 3 else r"6-bit|6 bits|damaged"):
+        decode_image(bytes(deep))
+    short = bytearray(data)
+    short[data.index(b"\xff\x90\x00\x0a") + 9] ^= 4
+    with pytest.raises(ImageError, match=r"tiles do not end where the JPEG 2000 does|damaged|cut"):
+        decode_image(bytes(short))
+    with pytest.raises(ImageError, match=r"another JPEG 2000 follows|tiles do not end"):
+        decode_image(data + data)
+
+
+@pytest.mark.parametrize("colors", [1, 255, 257])
+def test_a_palette_of_a_tiff_has_all_its_colors(colors: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(NOISY).quantize(200).save(file, "TIFF")
+    data = bytearray(file.getvalue())
+    place = data.index(struct.pack("<HHI", 320, 3, 768))
+    data[place + 4 : place + 8] = struct.pack("<I", colors * 3)
+    with pytest.raises(ImageError, match="its palette is not of 256 colors"):
+        decode_image(bytes(data))

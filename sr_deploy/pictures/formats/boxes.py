@@ -17,6 +17,7 @@ _ORIENTATION = {
     (0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5,
 }  # fmt: skip
 _CODESTREAM = b"\xff\x4f\xff\x51"
+_TILE_PART, _END = b"\xff\x90", b"\xff\xd9"
 
 
 def _boxes(data: memoryview, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
@@ -188,15 +189,32 @@ def read_jp2(data: memoryview) -> Header:
                     if inner == b"colr" and data[at] == 2:
                         header.icc = bytes(data[at + 3 : end])
             elif kind == b"jp2c":
-                stream = (start, stop)
-    if stream is None or bytes(data[stream[1] - 2 : stream[1]]) != b"\xff\xd9":
+                stream = stream or (start, stop)
+            elif kind == b"jP  " and stream is not None:
+                raise ContainerError("another JPEG 2000 follows in the same file; take them apart")
+    if stream is None or bytes(data[stream[1] - 2 : stream[1]]) != _END:
         raise cut_off("JPEG 2000")
+    if _end_of_tiles(data, stream[0] + 2, stream[1]) != stream[1] - 2:
+        raise ContainerError("its tiles do not end where the JPEG 2000 does; get a good copy of the file")
     at = stream[0] + 6
     right, bottom, left, top = struct.unpack_from(">IIII", data, at + 2)
     (components,) = struct.unpack_from(">H", data, at + 34)
     header.width, header.height, header.gray = right - left, bottom - top, components < 3
     depth = data[at + 36]
+    if any(data[at + 36 + 3 * number] != depth for number in range(components)):
+        raise ContainerError("JPEG 2000 with channels of several depths is not supported; convert it to TIFF")
     if depth & 0x80:
         raise ContainerError("JPEG 2000 with signed samples is not supported; convert it to TIFF")
     header.bits = (depth & 0x7F) + 1
     return header
+
+
+def _end_of_tiles(data: memoryview, at: int, stop: int) -> int:
+    """Where the parts of tiles in a codestream end, by the lengths that they tell. at: behind its first marker."""
+    while at < stop and bytes(data[at : at + 2]) != _END:
+        of_tile = bytes(data[at : at + 2]) == _TILE_PART
+        length = struct.unpack_from(">I" if of_tile else ">H", data, at + (6 if of_tile else 2))[0]
+        if of_tile and not length:  # the last one may reach to the end
+            return stop - 2
+        at += length if of_tile else 2 + length
+    return at

@@ -20,7 +20,7 @@ from sr_deploy.pictures.formats.deflate import LEVEL, check, in_order, strips
 from sr_deploy.pictures.formats.density import Density
 from sr_deploy.pictures.formats.exif import Field, IfdEntry, integers, read_ifd
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP = 256, 257, 258, 259, 262, 320
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _SUBFILE, _TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 254, 324, 325, 338, 339
 _XMP, _ICC = 700, 34675
@@ -131,6 +131,8 @@ def _check_supported(data: memoryview, page: dict[int, IfdEntry], order: str) ->
         raise ContainerError(f"a TIFF of {name} color space is not supported; convert it to RGB or gray")
     if not color_samples <= samples <= color_samples + (photometric != _CMYK):
         raise ContainerError(f"a TIFF with {samples} samples per pixel is not supported; convert it to RGB, RGBA or gray")
+    if photometric == _PALETTE and len(integers(data, page.get(_COLOR_MAP), order) or []) != 3 << bits[0]:
+        raise ContainerError(f"its palette is not of {1 << bits[0]} colors, as its samples need; get a good copy of the file")
     planes = (integers(data, page.get(_PLANES), order) or [1])[0]
     if bits[0] > 8 and (photometric == _WHITE_IS_ZERO or (planes == 2 and samples > 1)):
         what = "white stored as 0" if photometric == _WHITE_IS_ZERO else "separate color planes"
