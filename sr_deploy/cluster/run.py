@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from sr_deploy.batch.naming import Job, Plan
 from sr_deploy.cluster.crew import Crew, DeathError, Errand
 from sr_deploy.cluster.worker import Work
 from sr_deploy.engines.open import open_bundle
-from sr_deploy.errors import MissingDependencyError
+from sr_deploy.errors import MissingDependencyError, UsageError, first_line
 from sr_deploy.film.journal import SegmentRecord
 from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary, bitrate_of
 from sr_deploy.film.options import VideoOptions
@@ -29,6 +30,8 @@ from sr_deploy.upscaling.image_upscaler import Stats
 
 _BUNDLE_SECONDS = 1.0
 """How long a worker is busy with pictures that are handed out together: what that costs is little beside it."""
+
+_ANSWER_SECONDS = 10.0
 
 _FIRST_BUNDLE, _LARGEST_BUNDLE = 8, 256
 
@@ -94,13 +97,33 @@ def upscale_on_ray(
     ours = not library.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        library.init(address=chosen.address, include_dashboard=False, log_to_driver=False, logging_level="error")
+        require_answer(chosen.address or os.environ.get("RAY_ADDRESS"))
+        try:
+            library.init(address=chosen.address, include_dashboard=False, log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as exc:
+            raise UsageError(f"no cluster of Ray can be had: {first_line(exc)}") from exc
     try:
         with Crew(work, cpus=chosen.worker_cpus, gpus=chosen.worker_gpus, most=chosen.workers) as crew:
             return _ClusterRun(plan, crew, observer or Observer(), library.put).run()
     finally:
         if ours:
             library.shutdown()
+
+
+def require_answer(address: str | None) -> None:
+    """Ray waits for minutes for a head that is not there.
+
+    Raises: UsageError where nobody answers at ray://HOST:PORT or HOST:PORT, or that is no address.
+    """
+    if address in (None, "auto", "local"):
+        return
+    host, _, port = str(address).removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"{address}: no address of a cluster; expected ray://HOST:PORT or HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as exc:
+        raise UsageError(f"{address}: no cluster answers there ({exc}); check that it is up and can be reached") from exc
 
 
 @dataclass
