@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -107,7 +107,7 @@ class _Reader:
         self.tracks: dict[int, _Track] = {}
         self.parts: list[dict[int, Reach]] = [{}]
         self.faults: list[tuple[int | None, str]] = []
-        self.keys: set[int] = set()
+        self.pieces: defaultdict[int, tuple[array[int], set[int]]] = defaultdict(lambda: (array("q"), set()))
         self.latest: int | None = None
         self.hidden = 0
         self.latest_hidden = 0
@@ -222,8 +222,10 @@ class _Reader:
         pts = packet.pts
         if pts is not None:
             self.latest = pts if self.latest is None else max(self.latest, pts)
-            if self.spliced and packet.is_keyframe:
-                self.keys.add(pts)
+            if self.spliced:
+                shown, keys = self.pieces[track.part]
+                shown.append(pts)
+                keys.update([pts] if packet.is_keyframe else [])
         if not packet.is_discard:
             self._times.append(NO_TIME if pts is None else pts)
         elif pts is not None:
@@ -274,8 +276,12 @@ def survey(
         clock // av.time_base
     ):
         faults.append((None, f"a picture would be shown at {reader.latest_hidden / clock:.0f} s only"))
-    if reader.spliced and len(reader.parts) == 1:
-        faults += [(pts, f"{lost} pictures are missing there") for pts, lost in _holes(times, reader.keys)]
+    splices = tuple(splices_of(reader.parts, clock))
+    for part, piece in reader.pieces.items():
+        moved = round(splices[part - 1].offset / (video.time_base or 1)) if part else 0
+        faults += [
+            (pts + moved, f"{lost} picture{'s are' if lost > 1 else ' is'} missing there") for pts, lost in _holes(*piece)
+        ]
     ends = {index: Fraction(span.end, clock) for part in reader.parts for index, span in part.items() if span.begin is not None}
     if missing := _missing_end(container, video, ends, Fraction(reader.frame, clock)):
         faults.append((reader.latest, missing))
@@ -287,7 +293,6 @@ def survey(
     ]
     begin = max(min(begins, default=start), Fraction(0)) if start > 0 else Fraction(0)
     packets = {index: track.filled for index, track in reader.tracks.items()}
-    splices = tuple(splices_of(reader.parts, clock))
     return PacketSurvey(begin, start, packets, splices, tuple(faults), reader.captions.found, reader.hidden)
 
 
@@ -308,7 +313,7 @@ def _holes(times: array[int], keys: set[int]) -> list[tuple[int, int]]:
     if not usual or any(step % usual for _, step, _ in steps):
         return []
     holes = [(pts, step // usual - 1) for pts, step, key in steps if step != usual and not key]
-    return holes if len(steps) - count <= max(1, count // 8) else []
+    return holes if len(holes) <= max(1, count // 8) else []
 
 
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:

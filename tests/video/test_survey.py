@@ -253,6 +253,18 @@ def test_an_index_tells_of_sound_what_its_packets_tell(
     assert bool(by_index.faults) == bool(cut)
 
 
+def test_a_picture_lost_behind_a_place_where_times_start_anew(stream: Path, tmp_path: Path) -> None:
+    path = tmp_path / "two.ts"
+    path.write_bytes(stream.read_bytes() * 2)
+    assert read(path)[:2] == (40, "")
+    lost = picture_packets(stream, 9)
+    path.write_bytes(stream.read_bytes() + without_packets(stream, *lost).read_bytes())
+    count, error, _ = read(path)
+    assert count == 29 and "1 picture is missing there" in error
+    count, error, notes = read(path, on_damage="skip")
+    assert (count, error) == (39, "") and any("is missing there" in note for note in notes)
+
+
 def test_pictures_before_the_first_keyframe_are_told(tmp_path: Path) -> None:
     path = tmp_path / "film.ts"
     reader.ffmpeg(*reader.pattern("48x32", 20, "12"), "-c:v", "libx264", "-bf", "0", "-g", "5", path)
