@@ -66,12 +66,12 @@ class ParallelConvs(Foldable):
         return y
 
 
-def conv3(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
+def conv3(inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
 
 
-def conv1(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 1)
+def conv1(inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 1, bias=bias)
 
 
 def scale_input(conv: nn.Module, factor: float) -> None:
@@ -165,37 +165,6 @@ class SkipBSConvU(BSConvU):
             return None
         conv = conv_of(dense.weight + identity_kernel(dense.weight), dense.bias, padding=1)
         return Replacement(conv, "BSConvU(x) + x folded into one dense 3x3")
-
-
-class EdgeConv(nn.Module):
-    """A 1x1 conv, then a fixed 3x3 edge filter per channel, scaled: one branch of a training-time block.
-
-    The border of the 1x1's output is what the 1x1 gives for a zero pixel, its bias, so that the merge is exact there too.
-    Source: Zhang et al., Edge-oriented Convolution Block for Real-time Super Resolution on Mobile Devices, ACM MM 2021.
-    """
-
-    mask: Tensor
-
-    def __init__(self, inputs: int, outputs: int, mask: list[list[float]]) -> None:
-        super().__init__()
-        self.k0 = nn.Parameter(conv1(inputs, outputs).weight.detach())
-        self.b0 = nn.Parameter(torch.zeros(outputs))
-        self.scale = nn.Parameter(torch.randn(outputs, 1, 1, 1) * 1e-3)
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.register_buffer("mask", torch.tensor([[mask]]).repeat(outputs, 1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(F.pad(x, (1, 1, 1, 1)), self.k0, self.b0)
-        return F.conv2d(y, self.scale * self.mask, self.bias, groups=self.bias.shape[0])
-
-    def kernel(self) -> Kernel:
-        kernel = self.scale * self.mask
-        return kernel * self.k0, self.bias + kernel.sum((1, 2, 3)) * self.b0
-
-
-SOBEL_X = [[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]
-SOBEL_Y = [[1.0, 2.0, 1.0], [0.0, 0.0, 0.0], [-1.0, -2.0, -1.0]]
-LAPLACIAN = [[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]
 
 
 class ESA(nn.Module):

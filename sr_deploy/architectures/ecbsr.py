@@ -5,27 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.architectures.algebra import Kernel, chain_of, conv_of, kernel_of, sum_of
+from sr_deploy.architectures.algebra import Kernel, conv_of, kernel_of, sum_of
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import (
-    LAPLACIAN,
-    SOBEL_X,
-    SOBEL_Y,
-    EdgeConv,
     Network,
     Options,
     ParallelConvs,
     Replacement,
-    conv1,
     conv3,
     repeated,
     scale_input,
     scale_output,
 )
+from sr_deploy.architectures.branches import LAPLACIAN, SOBEL_X, SOBEL_Y, EdgeConv, ExpandConv
 
 
 @dataclass(frozen=True)
@@ -44,30 +38,13 @@ class ECBSRConfig(Config):
         return [self.colors, *[self.channels] * (self.blocks + 1), self.colors * self.scale**2]
 
 
-class ExpandConv(nn.Module):
-    """A 1x1 conv to twice the outputs, then a 3x3; the border of the 1x1's output is its bias."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.k0 = nn.Parameter(conv1(inputs, 2 * outputs).weight.detach())
-        self.b0 = nn.Parameter(torch.zeros(2 * outputs))
-        self.k1 = nn.Parameter(conv3(2 * outputs, outputs).weight.detach())
-        self.b1 = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(F.pad(x, (1, 1, 1, 1)), self.k0, self.b0), self.k1, self.b1)
-
-    def kernel(self) -> Kernel:
-        return chain_of((self.k0, self.b0), (self.k1, self.b1))
-
-
 class ECB(ParallelConvs):
     """Edge-oriented convolution block: the activation of the sum of parallel branches."""
 
     def __init__(self, inputs: int, outputs: int, act: nn.Module) -> None:
         super().__init__()
         self.conv3x3 = conv3(inputs, outputs)
-        self.conv1x1_3x3 = ExpandConv(inputs, outputs)
+        self.conv1x1_3x3 = ExpandConv(inputs, 2 * outputs, outputs)
         self.conv1x1_sbx = EdgeConv(inputs, outputs, SOBEL_X)
         self.conv1x1_sby = EdgeConv(inputs, outputs, SOBEL_Y)
         self.conv1x1_lpl = EdgeConv(inputs, outputs, LAPLACIAN)

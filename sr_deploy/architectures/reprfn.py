@@ -6,22 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sr_deploy.architectures.algebra import Kernel, chain_of, conv_of, kernel_of, sum_of
+from sr_deploy.architectures.algebra import Kernel, chain_of, kernel_of
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
-from sr_deploy.architectures.blocks import (
-    LAPLACIAN,
-    SOBEL_X,
-    SOBEL_Y,
-    EdgeConv,
-    Network,
-    Options,
-    ParallelConvs,
-    PlainESA,
-    Replacement,
-    conv3,
-    scale_input,
-    scale_output,
-)
+from sr_deploy.architectures.blocks import Network, PlainESA, conv1, conv3, scale_input, scale_output
+from sr_deploy.architectures.branches import LAPLACIAN, SOBEL_X, SOBEL_Y, EdgeConv, MergedRepBlock, RepBlock
 
 
 @dataclass(frozen=True)
@@ -34,58 +22,33 @@ class RepRFNConfig(Config):
     merged: bool = True
 
 
-class MergedRepBlock(nn.Module):
-    """One conv and its activation."""
+class EdgeRepBlock(RepBlock):
+    """A RepBlock with four branches more: a wide one, and three that find edges."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.rbr_reparam = conv
-        self.act = nn.LeakyReLU(0.05)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.rbr_reparam(x))
-        return y
-
-
-class RepBlock(ParallelConvs):
-    """Nine parallel branches and the activation of their sum."""
+    fold = "RepBlock of nine branches merged into one conv"
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.rbr_3x3_branch = conv3(channels, channels)
-        self.rbr_3x1_branch = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
-        self.rbr_1x3_branch = nn.Conv2d(channels, channels, (1, 3), padding=(0, 1))
-        self.rbr_1x1_branch = nn.Conv2d(channels, channels, 1)
-        self.rbr_1x1_3x3_branch_1x1 = nn.Conv2d(channels, 2 * channels, 1, bias=False)
-        self.rbr_1x1_3x3_branch_3x3 = nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False)
+        super().__init__(channels, nn.LeakyReLU(0.05))
+        self.rbr_1x1_3x3_branch_1x1 = conv1(channels, 2 * channels, bias=False)
+        self.rbr_1x1_3x3_branch_3x3 = conv3(2 * channels, channels, bias=False)
         self.rbr_conv1x1_sbx_branch = EdgeConv(channels, channels, SOBEL_X)
         self.rbr_conv1x1_sby_branch = EdgeConv(channels, channels, SOBEL_Y)
         self.rbr_conv1x1_lpl_branch = EdgeConv(channels, channels, LAPLACIAN)
-        self.act = nn.LeakyReLU(0.05)
 
     def branches(self, x: Tensor) -> Tensor:
         y: Tensor = (
-            self.rbr_3x3_branch(x)
-            + self.rbr_3x1_branch(x)
-            + self.rbr_1x3_branch(x)
-            + self.rbr_1x1_branch(x)
+            super().branches(x)
             + self.rbr_1x1_3x3_branch_3x3(self.rbr_1x1_3x3_branch_1x1(x))
-            + x
             + self.rbr_conv1x1_sbx_branch(x)
             + self.rbr_conv1x1_sby_branch(x)
             + self.rbr_conv1x1_lpl_branch(x)
         )
         return y
 
-    def kernel(self) -> Kernel:
+    def kernels(self) -> list[Kernel]:
         expanded = chain_of(kernel_of(self.rbr_1x1_3x3_branch_1x1), kernel_of(self.rbr_1x1_3x3_branch_3x3))
         edges = (self.rbr_conv1x1_sbx_branch, self.rbr_conv1x1_sby_branch, self.rbr_conv1x1_lpl_branch)
-        convs = (self.rbr_3x3_branch, self.rbr_3x1_branch, self.rbr_1x3_branch, self.rbr_1x1_branch)
-        return sum_of([*map(kernel_of, convs), expanded, *(edge.kernel() for edge in edges)], identity=True)
-
-    def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
-        conv = conv_of(*self.kernel(), padding=1)
-        return Replacement(MergedRepBlock(conv), "RepBlock of nine branches merged into one conv")
+        return [*super().kernels(), expanded, *(edge.kernel() for edge in edges)]
 
 
 class RepRFB(nn.Module):
@@ -145,7 +108,7 @@ class RepRFN(Network):
 
 def _rep_block(config: RepRFNConfig) -> nn.Module:
     channels = config.channels
-    return MergedRepBlock(conv3(channels, channels)) if config.merged else RepBlock(channels)
+    return MergedRepBlock(conv3(channels, channels), nn.LeakyReLU(0.05)) if config.merged else EdgeRepBlock(channels)
 
 
 def _read_config(state: StateDict) -> RepRFNConfig:

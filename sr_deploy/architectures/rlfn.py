@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -21,14 +22,14 @@ class RLFNConfig(Config):
 
 
 class RLFB(nn.Module):
-    """Residual local feature block."""
+    """Residual local feature block. Without `bias` the convs outside of the attention have none, as in DIPNet."""
 
-    def __init__(self, config: RLFNConfig) -> None:
+    def __init__(self, config: RLFNConfig, *, bias: bool = True) -> None:
         super().__init__()
-        self.c1_r = conv3(config.channels, config.inner)
-        self.c2_r = conv3(config.inner, config.inner)
-        self.c3_r = conv3(config.inner, config.channels)
-        self.c5 = conv1(config.channels, config.channels)
+        self.c1_r = conv3(config.channels, config.inner, bias=bias)
+        self.c2_r = conv3(config.inner, config.inner, bias=bias)
+        self.c3_r = conv3(config.inner, config.channels, bias=bias)
+        self.c5 = conv1(config.channels, config.channels, bias=bias)
         self.esa = PlainESA(config.channels, config.esa)
         self.act = nn.LeakyReLU(0.05)
 
@@ -39,17 +40,20 @@ class RLFB(nn.Module):
 
 
 class RLFN(Network):
-    """Source: Kong et al., Residual Local Feature Network for Efficient Super-Resolution, CVPR Workshops 2022."""
+    """`blocks` on features of `channels`.
 
-    def __init__(self, config: RLFNConfig) -> None:
+    Source: Kong et al., Residual Local Feature Network for Efficient Super-Resolution, CVPR Workshops 2022.
+    """
+
+    def __init__(self, config: Config, blocks: Sequence[nn.Module], channels: int, *, bias: bool = True) -> None:
         super().__init__()
-        channels = config.channels
-        self.block_names = [f"block_{number}" for number in range(1, config.blocks + 1)]
-        self.conv_1 = conv3(config.colors, channels)
-        for name in self.block_names:
-            self.add_module(name, RLFB(config))
-        self.conv_2 = conv3(channels, channels)
-        self.upsampler = nn.Sequential(conv3(channels, config.colors * config.scale**2), nn.PixelShuffle(config.scale))
+        self.block_names = [f"block_{number}" for number in range(1, len(blocks) + 1)]
+        self.conv_1 = conv3(config.colors, channels, bias=bias)
+        for name, block in zip(self.block_names, blocks, strict=True):
+            self.add_module(name, block)
+        self.conv_2 = conv3(channels, channels, bias=bias)
+        last = conv3(channels, config.colors * config.scale**2, bias=bias)
+        self.upsampler = nn.Sequential(last, nn.PixelShuffle(config.scale))
 
     def forward(self, x: Tensor) -> Tensor:
         features = y = self.conv_1(x)
@@ -63,7 +67,12 @@ class RLFN(Network):
         scale_output(self.upsampler[0], 1 / value_range)
 
 
-def _read_config(state: StateDict) -> RLFNConfig:
+def rlfn(config: RLFNConfig, *, bias: bool = True) -> RLFN:
+    """The network of a config."""
+    return RLFN(config, [RLFB(config, bias=bias) for _ in range(config.blocks)], config.channels, bias=bias)
+
+
+def read_config(state: StateDict) -> RLFNConfig:
     channels, colors = state["conv_1.weight"].shape[:2]
     return RLFNConfig(
         scale=scale_of(state["upsampler.0.weight"].shape[0], colors, key="upsampler.0.weight"),
@@ -80,13 +89,13 @@ ARCHITECTURE = Architecture(
     title="RLFN",
     paper="Kong et al., Residual Local Feature Network for Efficient Super-Resolution, CVPR Workshops 2022",
     signature=Signature(
-        has_all=("block_1.c1_r.weight", "block_1.c5.weight", "block_1.esa.conv3.weight", "conv_2.weight"),
+        has_all=("block_1.c1_r.weight", "block_1.c5.weight", "block_1.esa.conv3.weight", "conv_1.bias", "conv_2.weight"),
         has_none=("block_1.esa.conv_max.weight",),
         shapes={"conv_1.weight": (None, None, 3, 3), "upsampler.0.weight": (None, None, 3, 3)},
     ),
     default=RLFNConfig(scale=4, colors=3),
-    read_config=_read_config,
-    build=RLFN,
+    read_config=read_config,
+    build=rlfn,
     value_range=255.0,
     min_size=15,
 )

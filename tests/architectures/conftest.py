@@ -19,6 +19,7 @@ from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.msrn import MSRNConfig
 from sr_deploy.architectures.pan import PANConfig
 from sr_deploy.architectures.reprfn import RepRFNConfig
+from sr_deploy.architectures.reprlfn import RepRLFNConfig
 from sr_deploy.architectures.rfdn import RFDNConfig
 from sr_deploy.architectures.rlfn import RLFNConfig
 
@@ -52,6 +53,11 @@ CONFIGS: tuple[tuple[str, Config], ...] = (
     ("rfdn_mga", MGAConfig(scale=2, colors=1, channels=8, blocks=1, refine_blocks=2)),
     ("pan_mga", MGAConfig(scale=4, colors=3, channels=8, blocks=3, refine_blocks=1)),
     ("pan_mga", MGAConfig(scale=3, colors=1, channels=8, blocks=2, refine_blocks=1)),
+    ("dipnet", RLFNConfig(scale=4, colors=3, channels=6, inner=5, esa=4, blocks=4)),
+    ("dipnet", RLFNConfig(scale=3, colors=1, channels=6, inner=6, esa=3, blocks=4)),
+    ("reprlfn", RepRLFNConfig(scale=4, colors=3, channels=6, esa=4, blocks=2, merged=True)),
+    ("reprlfn", RepRLFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=2, merged=False)),
+    ("reprlfn", RepRLFNConfig(scale=3, colors=1, channels=5, esa=3, blocks=1, merged=False)),
 )
 
 

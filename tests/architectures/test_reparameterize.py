@@ -142,6 +142,9 @@ def test_folding_twice_changes_nothing(built: Built, randomize: Randomize) -> No
             ("18 x conv(x) + x folded into one conv", "the mask's kernels folded into one conv", RANGE),
         ),
         ("pan_mga", {}, {}, ("the mask's kernels folded into one conv", RANGE)),
+        ("dipnet", {}, {}, (RANGE,)),
+        ("reprlfn", {}, {}, (RANGE,)),
+        ("reprlfn", {"merged": False}, {}, ("12 x RepBlock of five branches merged into one conv", RANGE)),
         (
             "ecbsr",
             {"merged": False, "identity": True},

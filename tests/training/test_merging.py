@@ -12,6 +12,8 @@ from sr_deploy.architectures.ecbsr import ARCHITECTURE as ECBSR
 from sr_deploy.architectures.ecbsr import ECBSRConfig
 from sr_deploy.architectures.reprfn import ARCHITECTURE as REPRFN
 from sr_deploy.architectures.reprfn import RepRFNConfig
+from sr_deploy.architectures.reprlfn import ARCHITECTURE as REPRLFN
+from sr_deploy.architectures.reprlfn import RepRLFNConfig
 from sr_deploy.errors import CheckpointError
 from sr_deploy.training.merging import merged_state, run_merged
 
@@ -19,6 +21,7 @@ FORMS = [
     (ECBSR, ECBSRConfig(scale=2, colors=3, channels=6, blocks=1, merged=False)),
     (ECBSR, ECBSRConfig(scale=3, colors=1, channels=6, blocks=2, merged=False, identity=True)),
     (REPRFN, RepRFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=1, merged=False)),
+    (REPRLFN, RepRLFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=1, merged=False)),
 ]
 
 
@@ -31,7 +34,7 @@ def randomized(network: Network) -> Network:
     return network
 
 
-@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn"])
+@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn", "reprlfn"])
 def test_running_merged_changes_neither_function_nor_gradients(architecture, config) -> None:  # type: ignore[no-untyped-def]
     network = randomized(architecture.build(config)).double()
     merged = copy.deepcopy(network)
@@ -46,7 +49,7 @@ def test_running_merged_changes_neither_function_nor_gradients(architecture, con
     assert merged.state_dict().keys() == network.state_dict().keys()
 
 
-@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn"])
+@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn", "reprlfn"])
 def test_the_merged_state_is_a_checkpoint_of_the_plain_form(architecture, config) -> None:  # type: ignore[no-untyped-def]
     network = randomized(architecture.build(config))
     state, difference = merged_state(network, config, architecture, torch.rand(1, config.colors, 20, 20))
