@@ -13,14 +13,19 @@ from sr_deploy.architectures import (
     compact,
     dipnet,
     ecbsr,
+    efdn,
+    fmen,
+    imdn,
     msrn,
     pan,
     pan_mga,
+    plainrfdn,
     reprfn,
     reprlfn,
     rfdn,
     rfdn_mga,
     rlfn,
+    safmnpp_light,
 )
 from sr_deploy.architectures.architecture import Architecture, Config, detect, require
 from sr_deploy.architectures.blocks import Network
@@ -59,6 +64,11 @@ REGISTRY: tuple[Architecture[Any], ...] = (
     pan_mga.ARCHITECTURE,
     dipnet.ARCHITECTURE,
     reprlfn.ARCHITECTURE,
+    efdn.ARCHITECTURE,
+    plainrfdn.ARCHITECTURE,
+    imdn.ARCHITECTURE,
+    fmen.ARCHITECTURE,
+    safmnpp_light.ARCHITECTURE,
 )
 
 

@@ -254,7 +254,7 @@ class DistillationBlock(nn.Module):
         distilled: int,
         *,
         act: nn.Module,
-        esa: ESA,
+        esa: nn.Module,
         conv: Callable[[int, int], nn.Module],
         refine: Callable[[int], nn.Module],
         pointwise: Callable[[int, int], nn.Module] = conv1,

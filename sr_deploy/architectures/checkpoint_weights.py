@@ -20,7 +20,7 @@ PLAIN = (
 
 AVERAGING = frozenset({"ema", "swa", "averaged", "average", "avg"})
 PREFIXES = ("module.", "model.", "network.", "generator.", "_orig_mod.", "net.")
-"""What training puts before every key."""
+"""What training puts before every key; before a number it is the name of a Sequential, and the network's own."""
 
 _GENERATORS = ("generator", "net_g")
 _COMPANIONS = re.compile(
@@ -112,7 +112,7 @@ def _holds_tensors(content: Mapping[Any, Any]) -> bool:
 
 def _without_prefixes(tensors: dict[str, Tensor], trail: list[str], left: list[str]) -> Weights:
     while True:
-        prefix = next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tensors)), None)
+        prefix = next((prefix for prefix in PREFIXES if all(_has_prefix(key, prefix) for key in tensors)), None)
         if prefix is None and (part := _network_part(tensors)) is not None:
             heads = dict.fromkeys(key.partition(".")[0] for key in tensors)
             left += [head for head in heads if head != part]
@@ -121,6 +121,10 @@ def _without_prefixes(tensors: dict[str, Tensor], trail: list[str], left: list[s
         if prefix is None:
             return Weights(tensors, ".".join(trail), tuple(left))
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _has_prefix(key: str, prefix: str) -> bool:
+    return key.startswith(prefix) and not key.removeprefix(prefix)[:1].isdigit()
 
 
 def _network_part(keys: Iterable[str]) -> str | None:

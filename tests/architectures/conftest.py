@@ -15,13 +15,18 @@ from sr_deploy.architectures.bsrn import BSRNConfig
 from sr_deploy.architectures.bsrn_s import BSRNSConfig
 from sr_deploy.architectures.compact import CompactConfig
 from sr_deploy.architectures.ecbsr import ECBSRConfig
+from sr_deploy.architectures.efdn import EFDNConfig
+from sr_deploy.architectures.fmen import FMENConfig
+from sr_deploy.architectures.imdn import IMDNConfig
 from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.msrn import MSRNConfig
 from sr_deploy.architectures.pan import PANConfig
+from sr_deploy.architectures.plainrfdn import PlainRFDNConfig
 from sr_deploy.architectures.reprfn import RepRFNConfig
 from sr_deploy.architectures.reprlfn import RepRLFNConfig
 from sr_deploy.architectures.rfdn import RFDNConfig
 from sr_deploy.architectures.rlfn import RLFNConfig
+from sr_deploy.architectures.safmnpp_light import SAFMNPPLightConfig
 
 CONFIGS: tuple[tuple[str, Config], ...] = (
     ("rfdn", RFDNConfig(scale=4, colors=3, channels=8, distilled=3, esa=2, blocks=2)),
@@ -58,6 +63,21 @@ CONFIGS: tuple[tuple[str, Config], ...] = (
     ("reprlfn", RepRLFNConfig(scale=4, colors=3, channels=6, esa=4, blocks=2, merged=True)),
     ("reprlfn", RepRLFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=2, merged=False)),
     ("reprlfn", RepRLFNConfig(scale=3, colors=1, channels=5, esa=3, blocks=1, merged=False)),
+    ("efdn", EFDNConfig(scale=4, colors=3, channels=6, distilled=4, esa=2, merged=True)),
+    ("efdn", EFDNConfig(scale=2, colors=1, channels=5, distilled=2, esa=3, merged=True)),
+    ("efdn", EFDNConfig(scale=4, colors=3, channels=6, distilled=3, esa=2, merged=False, branches="plain")),
+    ("efdn", EFDNConfig(scale=3, colors=1, channels=4, distilled=2, esa=2, merged=False, branches="expanded")),
+    ("efdn", EFDNConfig(scale=2, colors=3, channels=4, distilled=2, esa=2, merged=False, branches="identity")),
+    ("efdn", EFDNConfig(scale=2, colors=3, channels=4, distilled=2, esa=2, merged=False, branches="expanded_identity")),
+    ("efdn", EFDNConfig(scale=2, colors=1, channels=4, distilled=2, esa=2, merged=False, branches="converted")),
+    ("plainrfdn", PlainRFDNConfig(scale=4, colors=3, channels=8, distilled=3, esa=2, blocks=2)),
+    ("plainrfdn", PlainRFDNConfig(scale=2, colors=1, channels=6, distilled=4, esa=3, blocks=1)),
+    ("imdn", IMDNConfig(scale=4, colors=3, channels=8, distilled=2, blocks=2)),
+    ("imdn", IMDNConfig(scale=3, colors=1, channels=6, distilled=2, blocks=1)),
+    ("fmen", FMENConfig(scale=4, colors=3, channels=6, blocks=2, warmup=4, attention=3)),
+    ("fmen", FMENConfig(scale=2, colors=1, channels=5, blocks=1, warmup=3, warmup_pairs=1, attention=4, attention_pairs=2)),
+    ("safmnpp_light", SAFMNPPLightConfig(scale=4, colors=3, channels=6, hidden=9, blocks=2)),
+    ("safmnpp_light", SAFMNPPLightConfig(scale=2, colors=1, channels=4, hidden=5, blocks=2)),
 )
 
 

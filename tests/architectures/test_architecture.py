@@ -40,6 +40,12 @@ OURS = {
     "sudo_UltraCompact_2x_1.121.175_G.pth": "compact",
     "DIPNet.pth": "dipnet",
     "team25_RepRLFN.pth": "reprlfn",
+    "EFDN_gv.pth": "efdn",
+    "EFDNx2_baseline.pth": "efdn",
+    "team05_efdn.pt": "plainrfdn",
+    "imdn_x4.pth": "imdn",
+    "team03_fmen.pth": "fmen",
+    "light_safmnpp.pth": "safmnpp_light",
 }
 
 
@@ -183,6 +189,8 @@ def test_readings_state_only_what_is_open(tmp_path: Path) -> None:
     assert {reading["scale"] for reading in assumed("pan", scale=2)} == {2, 3}
     assert assumed("pan", scale=4) == [{"value_range": 1.0}, {"value_range": 255.0}]
     assert assumed("msrn", blocks=1) == [{}]
+    assert assumed("efdn") == [{}]
+    assert [reading["branches"] for reading in assumed("efdn", merged=False)][:2] == ["plain", "expanded"]
 
 
 def test_ours_are_recognized_and_all_others_refused(shared: Path) -> None:

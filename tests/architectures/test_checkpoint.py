@@ -61,6 +61,13 @@ def test_averaged_weights_are_preferred(tmp_path: Path) -> None:
     _assert_state(_save(tmp_path, {"params": zeros, "params_ema": STATE}), "params_ema")
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_name_of_a_sequential_is_no_prefix(tmp_path: Path, prefix: str) -> None:
+    keys = ("model.0.weight", "model.1.sub.0.weight")
+    state = read_checkpoint(_save(tmp_path, {f"{prefix}{key}": torch.ones(2) for key in keys})).state
+    assert tuple(state) == keys
+
+
 def test_nested_wrappers(tmp_path: Path) -> None:
     _assert_state(_save(tmp_path, {"model": {"params": _prefixed("module.")}}), "model.params")
 

@@ -145,6 +145,12 @@ def test_folding_twice_changes_nothing(built: Built, randomize: Randomize) -> No
         ("dipnet", {}, {}, (RANGE,)),
         ("reprlfn", {}, {}, (RANGE,)),
         ("reprlfn", {"merged": False}, {}, ("12 x RepBlock of five branches merged into one conv", RANGE)),
+        ("efdn", {}, {}, (RANGE,)),
+        ("efdn", {"merged": False}, {}, ("8 x EDBB of parallel branches merged into one conv", RANGE)),
+        ("plainrfdn", {}, {}, (RANGE,)),
+        ("imdn", {}, {}, (RANGE,)),
+        ("fmen", {}, {}, ("5 x HFAB rescaled by powers of two", RANGE)),
+        ("safmnpp_light", {}, {}, ("2 x 1x1 conv folded into the 3x3 behind it", RANGE)),
         (
             "ecbsr",
             {"merged": False, "identity": True},
