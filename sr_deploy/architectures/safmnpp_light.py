@@ -26,18 +26,16 @@ class SAFMNPPLightConfig(Config):
 
 
 def shrunk(x: Tensor, axis: int) -> Tensor:
-    """Adaptive max pooling of one axis to an eighth of it, rounded down, in operators of ONNX. Needs 8 pixels.
+    """Adaptive max pooling of one axis to an eighth of its size, rounded down, in operators of ONNX. Needs 8 pixels.
 
-    Window i of n begins at floor(i * size / n) and ends before ceil((i + 1) * size / n): 8 to 16 pixels, which are the first 8
-    of them and the last 8.
+    Window i of n begins at floor(i * size / n) and ends before ceil((i + 1) * size / n), which is where window n - 1 - i begins
+    when counted from the other end. It has 8 to 16 pixels: its first 8 and its last 8.
     """
     size = x.shape[axis]
     number = size // SHRINK
     maxima = F.max_pool2d(x, (SHRINK, 1) if axis == 2 else (1, SHRINK), stride=1)
-    # A sum of ones: ONNX's shape inference does not follow the length of a range.
-    after = torch.ones(number, dtype=torch.int64, device=x.device).cumsum(0)
-    first = torch.div((after - 1) * size, number, rounding_mode="trunc")
-    last = torch.div(after * size + (number - 1), number, rounding_mode="trunc") - SHRINK
+    first = torch.arange(number, device=x.device) * size // number
+    last = size - SHRINK - first.flip(0)
     return torch.maximum(maxima.index_select(axis, first), maxima.index_select(axis, last))
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from onnx import ModelProto, NodeProto, helper, shape_inference
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper, shape_inference
 
 from sr_deploy.engines.engine import Shapes
 from sr_deploy.errors import EngineError, first_line
@@ -119,17 +120,63 @@ def infer_shapes(model: ModelProto, height: int, width: int) -> Shapes:
             elif not dim.HasField("dim_value"):
                 dim.Clear()
     try:
-        inferred = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True)
+        shapes = _inferred(fixed)
+        while _fold_sizes(fixed, shapes):
+            shapes |= _inferred(fixed)
     except Exception as exc:
         raise EngineError(f"the graph does not take {width}x{height} pixels: {first_line(exc)}") from exc
-    shapes: Shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
-    for value in (*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info):
-        dims = value.type.tensor_type.shape.dim
-        if all(dim.HasField("dim_value") for dim in dims):
-            shapes[value.name] = tuple(dim.dim_value for dim in dims)
     if model.graph.output[0].name not in shapes:
         raise EngineError("the graph's output size does not follow from its input; simplify the graph before using it here")
     return shapes
+
+
+def _inferred(model: ModelProto) -> Shapes:
+    graph = shape_inference.infer_shapes(model, data_prop=True, strict_mode=True).graph
+    shapes: Shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes
+
+
+def _fold_sizes(model: ModelProto, shapes: Shapes) -> bool:
+    """Compute what follows from known sizes alone, where ONNX's inference does not, as behind Div and Range.
+
+    Changes the model; says whether there was anything to compute.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    if all(name in shapes for node in graph.node for name in node.output if name):
+        return False
+    constants = {tensor.name for tensor in graph.initializer}
+    known: list[NodeProto] = []
+    for node in graph.node:
+        sized = node.op_type == "Shape" and node.input[0] in shapes
+        if sized or all(name in constants for name in node.input if name):
+            known.append(_size_of(node, shapes) if sized else node)
+            constants.update(node.output)
+    if not known:
+        return False
+    names = [name for node in known for name in node.output if name]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in names]
+    part = helper.make_model(
+        helper.make_graph(known, "sizes", [], outputs, list(graph.initializer)), opset_imports=model.opset_import
+    )
+    values = ReferenceEvaluator(part).run(None, {})
+    rest = [node for node in graph.node if not constants.issuperset(node.output)]
+    del graph.node[:]
+    graph.node.extend(rest)
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in zip(names, values, strict=True)
+    )
+    return True
+
+
+def _size_of(node: NodeProto, shapes: Shapes) -> NodeProto:
+    size = shapes[node.input[0]][attribute(node, "start", 0) : attribute(node, "end", None)]
+    return helper.make_node("Constant", [], list(node.output), value_ints=size)
 
 
 def _min_size(model: ModelProto) -> int:

@@ -5,7 +5,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from sr_deploy.engines import open_engine
-from sr_deploy.engines.facts import graph_facts
+from sr_deploy.engines.facts import graph_facts, infer_shapes
 from sr_deploy.errors import EngineError
 from tests.graphs import image_graph
 
@@ -50,6 +50,28 @@ def test_normalization_over_all_pixels_is_never_exact(operator: str) -> None:
     inputs, attributes = (["conv0", "gain", "offset"], {}) if operator[0] == "I" else (["conv0"], {"axes": [2, 3]})
     nodes.insert(1, helper.make_node(operator, inputs, ["normalized"], name="normal", **attributes))
     nodes[2].input[0] = "normalized"
+    assert not graph_facts(model).exact
+
+
+def test_sizes_behind_a_division_and_a_range_are_followed() -> None:
+    """Every second row, by its number: ONNX's own inference loses them."""
+    model = image_graph(depth=1)
+    for name, value in (("zero", 0), ("one", 1), ("two", 2)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    rows = [
+        helper.make_node("Shape", ["conv0"], ["rows"], start=2, end=3),
+        helper.make_node("Squeeze", ["rows"], ["height"]),
+        helper.make_node("Div", ["height", "two"], ["half"]),
+        helper.make_node("Range", ["zero", "half", "one"], ["numbers"]),
+        helper.make_node("Mul", ["numbers", "two"], ["chosen"]),
+        helper.make_node("Gather", ["conv0", "chosen"], ["gathered"], axis=2),
+        helper.make_node("Shape", ["conv0"], ["full"]),
+        helper.make_node("Resize", ["gathered", "", "", "full"], ["resized"], mode="linear"),
+    ]
+    for position, node in enumerate(rows):
+        model.graph.node.insert(1 + position, node)
+    model.graph.node[1 + len(rows)].input[0] = "resized"
+    assert infer_shapes(model, 10, 6)["gathered"] == (1, 3, 5, 6)
     assert not graph_facts(model).exact
 
 
