@@ -67,7 +67,9 @@ def graph_of() -> Callable[[str], ModelProto]:
             torch.manual_seed(0)
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
-            config = dataclasses.replace(entry.default, blocks=2)
+            config = entry.default
+            if hasattr(config, "blocks"):
+                config = dataclasses.replace(config, blocks=2)
             module = reparameterize(entry.build(config).eval(), 1.0).module
             model = trace(module, channels=config.colors)
             probe = np.random.default_rng(0).random((1, config.colors, 24, 24), dtype=np.float32)
