@@ -39,7 +39,7 @@ class RepConv(nn.Module):
         return y
 
 
-class Pair(nn.Module):
+class ConvPair(nn.Module):
     """Two convs and an activation between them."""
 
     def __init__(self, channels: int) -> None:
@@ -70,7 +70,7 @@ class HFAB(Foldable):
     def __init__(self, channels: int, width: int, pairs: int) -> None:
         super().__init__()
         self.squeeze = conv3(channels, width)
-        self.convs = nn.Sequential(*(Pair(width) for _ in range(pairs)))
+        self.convs = nn.Sequential(*(ConvPair(width) for _ in range(pairs)))
         self.excitate = conv3(width, channels)
         self.act = nn.LeakyReLU(0.1)
 
@@ -110,7 +110,7 @@ class FMEN(Network):
         channels, numbers = config.channels, range(config.blocks)
         self.head = conv3(config.colors, channels)
         self.warmup = nn.Sequential(conv3(channels, channels), HFAB(channels, config.warmup, config.warmup_pairs))
-        self.basic_blocks = nn.ModuleList(Pair(channels) for _ in numbers)
+        self.basic_blocks = nn.ModuleList(ConvPair(channels) for _ in numbers)
         self.hfabs = nn.ModuleList(HFAB(channels, config.attention, config.attention_pairs) for _ in numbers)
         self.lr_conv = conv3(channels, channels)
         self.tail = nn.Sequential(conv3(channels, config.colors * config.scale**2), nn.PixelShuffle(config.scale))
