@@ -12,13 +12,17 @@ from sr_deploy.architectures import (
     bsrn_s,
     compact,
     dipnet,
+    disp,
+    dscf,
     ecbsr,
     efdn,
+    espan,
     fmen,
     imdn,
     msrn,
     pan,
     pan_mga,
+    pds,
     plainrfdn,
     reprfn,
     reprlfn,
@@ -26,11 +30,14 @@ from sr_deploy.architectures import (
     rfdn_mga,
     rlfn,
     safmnpp_light,
+    span,
+    spanf,
+    spanv2,
 )
 from sr_deploy.architectures.architecture import Architecture, Config, detect, require
 from sr_deploy.architectures.blocks import Network
 from sr_deploy.architectures.checkpoint import Checkpoint, read_checkpoint
-from sr_deploy.architectures.reparameterize import Reparameterized, reference, reparameterize
+from sr_deploy.architectures.reparameterize import Reparameterized, merge, reference, reparameterize
 from sr_deploy.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -45,6 +52,7 @@ __all__ = [
     "architecture_named",
     "detect",
     "load_checkpoint",
+    "merge",
     "read_checkpoint",
     "reference",
     "reparameterize",
@@ -60,6 +68,13 @@ REGISTRY: tuple[Architecture[Any], ...] = (
     msrn.ARCHITECTURE,
     ecbsr.ARCHITECTURE,
     compact.ARCHITECTURE,
+    span.ARCHITECTURE,
+    spanf.ARCHITECTURE,
+    pds.ARCHITECTURE,
+    espan.ARCHITECTURE,
+    disp.ARCHITECTURE,
+    spanv2.ARCHITECTURE,
+    dscf.ARCHITECTURE,
     rfdn_mga.ARCHITECTURE,
     pan_mga.ARCHITECTURE,
     dipnet.ARCHITECTURE,

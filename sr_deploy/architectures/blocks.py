@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from sr_deploy.architectures.algebra import Kernel, conv_of, identity_kernel
 
+MEAN = (0.4488, 0.4371, 0.4040)
+"""Mean color of DIV2K's photos, in [0, 1]."""
+
 
 @dataclass(frozen=True)
 class Options:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sr_deploy.architectures.algebra import conv_of, identity_kernel
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count
 from sr_deploy.architectures.blocks import (
+    MEAN,
     Foldable,
     Network,
     Options,
@@ -20,8 +21,6 @@ from sr_deploy.architectures.blocks import (
     scale_input,
     scale_output,
 )
-
-MEAN = (0.4488, 0.4371, 0.4040)
 
 
 @dataclass(frozen=True)

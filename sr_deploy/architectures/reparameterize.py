@@ -52,16 +52,28 @@ def reparameterize(
     networks without such blocks; `folds` tells what was done.
     """
     dtype = next(network.parameters()).dtype
-    module = copy.deepcopy(network).eval().double()
-    found: Counter[str] = Counter()
+    module, found = _blocks_replaced(network, Options(dense_bsconv=dense_bsconv, merge_parallel=merge_parallel))
     with torch.no_grad():
-        _replace_children(module, Options(dense_bsconv=dense_bsconv, merge_parallel=merge_parallel), found)
         ends = list(module.fold_ends())
         if value_range != 1:
             module.fold_value_range(value_range)
             ends.append(f"value range {value_range:g} folded into the first and last conv")
     blocks = [fold if number == 1 else f"{number} x {fold}" for fold, number in found.items()]
     return Reparameterized(module.to(dtype), (*blocks, *ends))
+
+
+def merge(network: Network) -> Network:
+    """A copy of a network in its training form with branches merged, and nothing else: its state dict is the merged form's."""
+    return _blocks_replaced(network, Options())[0].to(next(network.parameters()).dtype)
+
+
+def _blocks_replaced(network: Network, options: Options) -> tuple[Network, Counter[str]]:
+    """A copy in float64, and how often each fold was made."""
+    module = copy.deepcopy(network).eval().double()
+    found: Counter[str] = Counter()
+    with torch.no_grad():
+        _replace_children(module, options, found)
+    return module, found
 
 
 def _replace_children(parent: nn.Module, options: Options, found: Counter[str]) -> None:

@@ -14,8 +14,11 @@ from sr_deploy.architectures import REGISTRY, Architecture, Config
 from sr_deploy.architectures.bsrn import BSRNConfig
 from sr_deploy.architectures.bsrn_s import BSRNSConfig
 from sr_deploy.architectures.compact import CompactConfig
+from sr_deploy.architectures.disp import DISPConfig
+from sr_deploy.architectures.dscf import DSCFConfig
 from sr_deploy.architectures.ecbsr import ECBSRConfig
 from sr_deploy.architectures.efdn import EFDNConfig
+from sr_deploy.architectures.espan import ESPANConfig
 from sr_deploy.architectures.fmen import FMENConfig
 from sr_deploy.architectures.imdn import IMDNConfig
 from sr_deploy.architectures.mga import MGAConfig
@@ -27,6 +30,9 @@ from sr_deploy.architectures.reprlfn import RepRLFNConfig
 from sr_deploy.architectures.rfdn import RFDNConfig
 from sr_deploy.architectures.rlfn import RLFNConfig
 from sr_deploy.architectures.safmnpp_light import SAFMNPPLightConfig
+from sr_deploy.architectures.span import SPANConfig
+from sr_deploy.architectures.spanf import SPANFConfig
+from sr_deploy.architectures.spanv2 import SPANV2Config
 
 CONFIGS: tuple[tuple[str, Config], ...] = (
     ("rfdn", RFDNConfig(scale=4, colors=3, channels=8, distilled=3, esa=2, blocks=2)),
@@ -54,6 +60,22 @@ CONFIGS: tuple[tuple[str, Config], ...] = (
     ("compact", CompactConfig(scale=1, colors=3, channels=4, blocks=1)),
     ("compact", CompactConfig(scale=3, colors=3, channels=4, blocks=2, activation="relu")),
     ("compact", CompactConfig(scale=2, colors=3, channels=4, blocks=1, activation="lrelu")),
+    ("span", SPANConfig(scale=4, colors=3, channels=5, joined=4, blocks=2)),
+    ("span", SPANConfig(scale=3, colors=3, channels=4, joined=4, blocks=1, merged=False, mean="half", img_range=1.0)),
+    ("span", SPANConfig(scale=2, colors=3, channels=4, joined=4, blocks=2, mean="stored")),
+    ("span", SPANConfig(2, 1, channels=4, joined=6, blocks=2, merged=False, mean="none", img_range=1.0, no_norm=True)),
+    ("spanf", SPANFConfig(scale=4, colors=3, channels=5, joined=4, blocks=3)),
+    ("spanf", SPANFConfig(scale=2, colors=1, channels=4, joined=5, blocks=1)),
+    ("pds", SPANFConfig(scale=4, colors=3, channels=5, joined=3, blocks=2)),
+    ("pds", SPANFConfig(scale=3, colors=1, channels=4, joined=4, blocks=2)),
+    ("espan", ESPANConfig(scale=4, colors=3, channels=5, blocks=2)),
+    ("espan", ESPANConfig(scale=2, colors=1, channels=4, blocks=1)),
+    ("disp", DISPConfig(scale=4, colors=3, channels=5, blocks=2)),
+    ("disp", DISPConfig(scale=3, colors=1, channels=4, blocks=1)),
+    ("spanv2", SPANV2Config(scale=4, colors=3, channels=5, blocks=2)),
+    ("spanv2", SPANV2Config(scale=2, colors=1, channels=4, blocks=1)),
+    ("dscf", DSCFConfig(scale=4, colors=3, channels=5, blocks=3)),
+    ("dscf", DSCFConfig(scale=2, colors=3, channels=4, blocks=2)),
     ("rfdn_mga", MGAConfig(scale=4, colors=3, channels=8, blocks=2, refine_blocks=1)),
     ("rfdn_mga", MGAConfig(scale=2, colors=1, channels=8, blocks=1, refine_blocks=2)),
     ("pan_mga", MGAConfig(scale=4, colors=3, channels=8, blocks=3, refine_blocks=1)),

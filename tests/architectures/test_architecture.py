@@ -46,6 +46,7 @@ OURS = {
     "imdn_x4.pth": "imdn",
     "team03_fmen.pth": "fmen",
     "light_safmnpp.pth": "safmnpp_light",
+    "team38_span_ch28_slim.pth": "span",
 }
 
 

@@ -30,6 +30,7 @@ GOLDEN = (
     *("ecbsr_m4c32_x3", "ecbsr_m4c16_train_x2", "ecbsr_m4c8_train_x4_idt", "compact_animevideov3_x4", "compact_sudo_ultra_x2"),
     *("dipnet_x4", "reprlfn_x4", "reprlfn_train_x4", "efdn_x4", "efdn_x2", "efdn_train_x4", "efdn_train_x4_13idt"),
     *("efdn_train_x4_gv", "plainrfdn_neesr_x4", "imdn_x4", "fmen_x4", "safmnpp_light_x4", "safmnpp_light_x4_ema"),
+    *("span_ch28_x4", "span_train_x4", "span_train_no_norm_x2", "spanf_x4", "espan_x4", "disp_x4", "spanv2_x4"),
 )
 ASSUMED: dict[str, dict[str, Any]] = {
     "rfdn_aim_x4": {"inner_skips": True},
@@ -39,6 +40,8 @@ ASSUMED: dict[str, dict[str, Any]] = {
     "efdn_train_x4": {"branches": "plain"},
     "efdn_train_x4_13idt": {"branches": "expanded_identity"},
     "efdn_train_x4_gv": {"branches": "converted"},
+    "span_ch28_x4": {"mean": "div2k", "img_range": 255.0},
+    "span_train_x4": {"mean": "div2k", "img_range": 255.0},
 }
 CLAMPED = {"efdn_x4", "efdn_x2", "efdn_train_x4", "efdn_train_x4_13idt", "efdn_train_x4_gv"}
 """Whose published forward clamps to [0, 1]; here the graph does."""

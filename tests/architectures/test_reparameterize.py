@@ -136,6 +136,16 @@ def test_folding_twice_changes_nothing(built: Built, randomize: Randomize) -> No
         ),
         ("ecbsr", {}, {}, (RANGE,)),
         (
+            "span",
+            {"merged": False},
+            {},
+            (
+                "20 x 1x1, 3x3, 1x1 and the 1x1 beside them merged into one conv",
+                "img_range 255 folded into the first conv",
+                RANGE,
+            ),
+        ),
+        (
             "rfdn_mga",
             {},
             {},

@@ -14,6 +14,8 @@ from sr_deploy.architectures.reprfn import ARCHITECTURE as REPRFN
 from sr_deploy.architectures.reprfn import RepRFNConfig
 from sr_deploy.architectures.reprlfn import ARCHITECTURE as REPRLFN
 from sr_deploy.architectures.reprlfn import RepRLFNConfig
+from sr_deploy.architectures.span import ARCHITECTURE as SPAN
+from sr_deploy.architectures.span import SPANConfig
 from sr_deploy.errors import CheckpointError
 from sr_deploy.training.merging import merged_state, run_merged
 
@@ -22,6 +24,7 @@ FORMS = [
     (ECBSR, ECBSRConfig(scale=3, colors=1, channels=6, blocks=2, merged=False, identity=True)),
     (REPRFN, RepRFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=1, merged=False)),
     (REPRLFN, RepRLFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=1, merged=False)),
+    (SPAN, SPANConfig(scale=2, colors=3, channels=6, joined=6, blocks=2, merged=False, img_range=1.0)),
 ]
 
 
@@ -34,7 +37,7 @@ def randomized(network: Network) -> Network:
     return network
 
 
-@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn", "reprlfn"])
+@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn", "reprlfn", "span"])
 def test_running_merged_changes_neither_function_nor_gradients(architecture, config) -> None:  # type: ignore[no-untyped-def]
     network = randomized(architecture.build(config)).double()
     merged = copy.deepcopy(network)
@@ -49,7 +52,7 @@ def test_running_merged_changes_neither_function_nor_gradients(architecture, con
     assert merged.state_dict().keys() == network.state_dict().keys()
 
 
-@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn", "reprlfn"])
+@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn", "reprlfn", "span"])
 def test_the_merged_state_is_a_checkpoint_of_the_plain_form(architecture, config) -> None:  # type: ignore[no-untyped-def]
     network = randomized(architecture.build(config))
     state, difference = merged_state(network, config, architecture, torch.rand(1, config.colors, 20, 20))
