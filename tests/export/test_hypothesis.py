@@ -22,6 +22,7 @@ DECIDED = [
     ("ECBSR_M4C16_x2.pth", {"value_range": 1.0}),
     ("ECBSR_M4C32_x3.pth", {"value_range": 1.0}),
     ("ECBSR_M4C16_x4.pth", {"value_range": 1.0}),
+    ("team38_span_ch28_slim.pth", {"mean": "div2k", "img_range": 255.0}),
 ]
 
 

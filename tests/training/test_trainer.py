@@ -18,6 +18,7 @@ from sr_deploy.training.losses import Loss
 from tests.training.conftest import MakeRecipe
 
 REPRFN = "scale = 2\ncolors = 3\nchannels = 8\nblocks = 1\nesa = 4"
+SPAN = "scale = 2\ncolors = 3\nchannels = 8\njoined = 8\nblocks = 1"
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -36,7 +37,7 @@ def after(steps: int) -> Callable[[], bool]:
     return lambda: next(asked) == steps
 
 
-@pytest.mark.parametrize(("architecture", "network"), [("ecbsr", None), ("reprfn", REPRFN)])
+@pytest.mark.parametrize(("architecture", "network"), [("ecbsr", None), ("reprfn", REPRFN), ("span", SPAN)])
 def test_a_run_leaves_a_checkpoint_that_is_recognized(
     make_recipe: MakeRecipe, tmp_path: Path, architecture: str, network: str | None
 ) -> None:
