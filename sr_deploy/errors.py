@@ -7,6 +7,7 @@
     ├── CheckpointError                   1   a file does not hold usable weights
     │   ├── UnknownArchitectureError          readable, but none of the known networks
     │   └── AmbiguousCheckpointError          weights fit several functions equally well
+    ├── FetchError                        1   a published file cannot be had
     ├── BundleError                       1   a bundle is missing, incomplete or was changed
     ├── ExportError                       1   a network cannot become a graph
     │   └── CertificationError                a graph does not compute what its checkpoint computes
@@ -61,6 +62,10 @@ class UnknownArchitectureError(CheckpointError):
 
 class AmbiguousCheckpointError(CheckpointError):
     """A state dict fits several functions, and the measurement does not tell which."""
+
+
+class FetchError(SrDeployError):
+    """A published file cannot be had from where it is, or is not the one that its recipe names."""
 
 
 class BundleError(SrDeployError):

@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all, through power cuts too, files that others may change meanwhile, and addresses."""
+"""Files that are there whole or not at all, through power cuts too, files that others may change meanwhile, and addresses.
+
+Where files for the user stand, too, and how one process at a time makes them.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,17 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote
 
+if sys.platform == "win32":
+    import msvcrt
+
+_POLL = 0.1
 _PART = re.compile(r".{0,40}\.(?P<process>[0-9a-f]{1,8})-[0-9a-f]{8}\.part", re.DOTALL)
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -113,6 +121,47 @@ def _lock(file: BinaryIO) -> bool:
     except OSError:
         return True
     return True
+
+
+@contextlib.contextmanager
+def alone(lock: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Keep other processes out of blocks of the same lock, a file that is made for it; the system lets go with the process.
+
+    waiting: called once where another process is in such a block; this one waits for it.
+
+    Raises: OSError.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        told = False
+        while not _acquire(file):
+            if waiting is not None and not told:
+                waiting()
+                told = True
+            time.sleep(_POLL)
+        yield
+
+
+def _acquire(file: BinaryIO) -> bool:
+    """As `_lock`, on Windows too, where nobody can read the file meanwhile."""
+    if sys.platform == "win32":
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    return _lock(file)
+
+
+def data_folder() -> Path:
+    """Where what was fetched for this user stays."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / "Library" / "Application Support"
+    else:
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "sr-deploy"
 
 
 def _is_alive(process: int) -> bool:

@@ -57,4 +57,5 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is kept for the user stays out of the user's own folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         yield

@@ -25,8 +25,8 @@ from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployErr
 __all__ = ["main", "program"]
 
 COMMANDS = (
-    *("upscale", "plan", "segment", "join", "models", "doctor", "export", "inspect", "verify", "evaluate"),
-    *("bench", "tune", "build", "engines", "train", "architectures"),
+    *("upscale", "plan", "segment", "join", "models", "fetch", "doctor", "export", "inspect", "verify"),
+    *("evaluate", "bench", "tune", "build", "engines", "train", "architectures"),
 )
 INTERNAL_ERROR = 1
 MEANT_FOR_EXPORT = ("torch", "safetensors", "onnxscript")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
 from sr_deploy.cli import Command, json_option, verbose_option
-from sr_deploy.cli.output import print_json
+from sr_deploy.cli.output import print_json, warnings_on_stderr
 from sr_deploy.filetypes import read_start
 
 
@@ -64,9 +63,7 @@ def command(
 
     from sr_deploy.export import export_bundle
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+    with warnings_on_stderr():
         bundle = export_bundle(
             checkpoint,
             value_range=None if value_range is None else float(value_range),

@@ -15,7 +15,7 @@ from sr_deploy.cli.output import print_facts, print_json, print_table
 from sr_deploy.cli.verify import print_links
 from sr_deploy.errors import EngineError, UnknownArchitectureError, UsageError
 from sr_deploy.filetypes import read_start
-from sr_deploy.models import hint, is_in_the_box, resolve
+from sr_deploy.models import fetched, hint, is_in_the_box, resolve
 
 
 @click.command(
@@ -32,7 +32,7 @@ from sr_deploy.models import hint, is_in_the_box, resolve
 @verbose_option
 def command(path: Path, as_json: bool) -> None:
     """Say what PATH is: a checkpoint, a bundle, an ONNX file or an engine."""
-    path = resolve(path) if is_in_the_box(str(path)) else path
+    path = resolve(path) if is_in_the_box(str(path)) or str(path) in fetched() else path
     if not path.exists():
         expected = "expected a checkpoint, a bundle, an ONNX file or an engine"
         raise UsageError(f"{path}: no such file or folder; {expected}{hint(str(path))}")

@@ -1,4 +1,4 @@
-"""`sr-deploy models`: the networks in the box."""
+"""`sr-deploy models`: the networks in the box, and those that `fetch` gets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import click
 from sr_deploy.bundle import Bundle
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
-from sr_deploy.models import Model, aliases, available
+from sr_deploy.models import Model, aliases, available, fetched
+from sr_deploy.models.recipe import Recipe, recipes
 
 TEST_SET = "Set5"
 WIDTH, HEIGHT, RUNS = 480, 270, 3
@@ -33,10 +34,25 @@ class Row:
     milliseconds: float | None = None
 
 
+@dataclass(frozen=True)
+class Published:
+    """One that a recipe knows. `kilobytes`: of its file; None, and no `download`, where it has no address of its own. `asks`:
+    whether the license has to be agreed to."""
+
+    network: str
+    kilobytes: int | None
+    psnr_y: dict[str, float]
+    license: str
+    asks: bool
+    url: str
+    download: str
+    fetched: bool
+
+
 @click.command(
     "models",
     cls=Command,
-    short_help="List the networks in the box.",
+    short_help="List the networks in the box, and those to fetch.",
     examples=(
         "sr-deploy models",
         "sr-deploy models --measure",
@@ -46,14 +62,20 @@ class Row:
 @json_option
 @verbose_option
 def command(measure: bool, as_json: bool) -> None:
-    """List the networks that come with sr-deploy, for the -m of other commands."""
-    rows = [_row(model, measure) for model in available()]
+    """List the networks that come with sr-deploy, for the -m of other commands, and those that `sr-deploy fetch` gets."""
+    rows, there = [_row(model, measure) for model in available()], fetched()
+    published = [_published(recipe, recipe.name in there) for recipe in recipes()]
     if as_json:
-        print_json({"input": [WIDTH, HEIGHT], "models": rows})
+        print_json({"input": [WIDTH, HEIGHT], "models": rows, "published": published})
         return
-    if not rows:
+    if rows:
+        _print_box(rows, measure)
+    else:
         click.echo("this installation has no network in the box; make a bundle with `sr-deploy export CHECKPOINT`", err=True)
-        return
+    print_table([_published_cells(row) for row in published], ("published", "kB", f"{TEST_SET} PSNR-Y dB", "license", ""))
+
+
+def _print_box(rows: list[Row], measure: bool) -> None:
     header = ("-m", "scale", "kB", "parameters", f"{TEST_SET} PSNR-Y dB", "license", *(("ms",) if measure else ()))
     print_table([_cells(row) for row in rows], header)
     click.echo()
@@ -63,6 +85,7 @@ def command(measure: bool, as_json: bool) -> None:
     for row in rows:
         if row.recipe is not None:
             click.echo(f"train {row.network} again: sr-deploy train {row.recipe} --hr PHOTOS")
+    click.echo()
 
 
 def _row(model: Model, measure: bool) -> Row:
@@ -80,10 +103,36 @@ def _row(model: Model, measure: bool) -> Row:
     )
 
 
+def _published(recipe: Recipe, is_there: bool) -> Published:
+    return Published(
+        recipe.name,
+        recipe.bytes // 1000 if recipe.download else None,
+        recipe.expected,
+        recipe.license,
+        recipe.asks,
+        recipe.url,
+        recipe.download,
+        is_there,
+    )
+
+
 def _cells(row: Row) -> tuple[object, ...]:
-    psnr = f"{row.psnr_y[TEST_SET]:.3f}" if TEST_SET in row.psnr_y else "-"
     speed = () if row.milliseconds is None else (round(row.milliseconds, 1),)
-    return row.network, f"x{row.scale}", row.kilobytes, row.parameters, psnr, row.license, *speed
+    return row.network, f"x{row.scale}", row.kilobytes, row.parameters, _psnr(row.psnr_y), row.license, *speed
+
+
+def _published_cells(row: Published) -> tuple[object, ...]:
+    if row.fetched:
+        state = "fetched"
+    elif row.download:
+        state = f"sr-deploy fetch {row.network}{' --yes' if row.asks else ''}"
+    else:
+        state = f"not to be fetched: get it from {row.url}"
+    return row.network, row.kilobytes or "-", _psnr(row.psnr_y), row.license, state
+
+
+def _psnr(measured: dict[str, float]) -> str:
+    return f"{measured[TEST_SET]:.3f}" if TEST_SET in measured else "-"
 
 
 def _milliseconds(folder: Path) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,15 @@ def to_json(document: Mapping[str, Any], *, indent: int | None = None) -> bytes:
     """
     text = json.dumps(_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
     return re.sub("[\ud800-\udfff]", "\ufffd", text).encode("utf-8")
+
+
+@contextlib.contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """Warnings for users are told in a line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+        yield
 
 
 def print_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:

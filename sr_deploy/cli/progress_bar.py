@@ -31,7 +31,7 @@ class BarReport(Report):
             file=sys.stderr,
             leave=False,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}",
-            **_width(),
+            **terminal_width(),
         )
         self._drawn = 0.0
 
@@ -84,7 +84,7 @@ class BarReport(Report):
             self._bar.refresh()
 
 
-def _width() -> dict[str, Any]:
+def terminal_width() -> dict[str, Any]:
     """Follow the terminal's width; some terminals, in containers above all, say that it is 0."""
     try:
         known = os.get_terminal_size(sys.stderr.fileno()).columns > 0

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from sr_deploy.batch import UpscalerSpec
 from sr_deploy.card import PrecisionChoice
 from sr_deploy.files import Address
-from sr_deploy.models import DEFAULT, find, names, portable_name, resolve
+from sr_deploy.models import DEFAULT, fetched, find, names, portable_name, resolve
 
 if TYPE_CHECKING:
     from sr_deploy.batch.folder import WriteOptions
@@ -202,14 +202,14 @@ class InputPath(click.Path):
 
 
 class ModelReference(click.ParamType[str]):
-    """A bundle, an ONNX file, or a network in the box."""
+    """A bundle, an ONNX file, a network in the box, or a fetched one."""
 
     name = "network"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The names that begin so, and files."""
         del ctx, param
-        known = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        known = [CompletionItem(name) for name in (*names(), *fetched()) if name.startswith(incomplete)]
         return [*known, CompletionItem(incomplete, type="file")]
 
 

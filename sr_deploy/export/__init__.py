@@ -31,11 +31,11 @@ from sr_deploy.export.masked import (
 )
 from sr_deploy.export.precision import HalfPrecision, to_fp16
 from sr_deploy.export.probes import noise_probes, parity_probes, range_probes
-from sr_deploy.export.recipe import Recipe, check_recipe, read_recipe, recipe_of
 from sr_deploy.export.report import write_report
 from sr_deploy.export.staging import check_target, staged
 from sr_deploy.export.subject import Request, Subject, subject_of
 from sr_deploy.export.trace import OPSET, trace, trace_parts
+from sr_deploy.models.recipe import Recipe, check_recipe, read_recipe, recipe_of
 
 __all__ = ["Recipe", "export_bundle", "read_recipe"]
 

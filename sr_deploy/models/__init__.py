@@ -1,9 +1,13 @@
-"""The networks in the box: bundles that come with the package, a folder NAME-xSCALE for each, beside this file.
+"""Networks by name: those in the box, and published ones that were fetched.
+
+The box are bundles that come with the package, a folder NAME-xSCALE for each, beside this file:
 
 fast-x4/
   card.json ...   as in every bundle; the card's source has the license and the measured PSNR
   recipe.toml     what `sr-deploy train` made the weights from, its seed too
   log.csv         how the training went
+
+Fetched ones are in the user's data folder, called like their recipes.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from pathlib import Path
 
 from sr_deploy.bundle import CARD_FILE
 from sr_deploy.errors import UsageError, did_you_mean
+from sr_deploy.files import data_folder
+from sr_deploy.settings import shipped
 
 DEFAULT = "fast"
 """The network that runs when none is named."""
@@ -63,18 +69,23 @@ def find(name: str, scale: float | None = None) -> Path:
 
 
 def resolve(model: str | Path, scale: float | None = None) -> Path:
-    """The path that `model` names: a file or a bundle on disk before a network in the box, see `find`.
+    """The path that `model` names: a file or a bundle on disk before a network in the box, see `find`, or a fetched one.
 
-    Other folders do not hide the box, so that results may go to a folder called `fast`. Anything with a slash or a suffix is
+    Other folders do not hide these, so that results may go to a folder called `fast`. Anything with a slash or a suffix is
     a path, whether it exists or not.
 
-    Raises: UsageError for a bare name that is neither.
+    Raises: UsageError for a bare name that is neither; of a published network it says how to fetch it.
     """
     path, name = Path(model), str(model)
-    if is_in_the_box(name) and not path.is_file() and not (path / CARD_FILE).exists():
-        return find(name, scale)
+    if not path.is_file() and not (path / CARD_FILE).exists():
+        if is_in_the_box(name):
+            return find(name, scale)
+        if name in fetched():
+            return fetched_folder(name)
     if path.exists() or path.name != name or path.suffix:
         return path
+    if name in shipped("export"):
+        raise UsageError(f"{name}: is published, and not fetched yet; `sr-deploy fetch {name}` gets it, or says where it is")
     raise UsageError(
         f"{name}: not a bundle, no such folder, and no network of that name in the box; {_contents(available())}{hint(name)}"
     )
@@ -97,13 +108,24 @@ def is_in_the_box(name: str) -> bool:
 
 
 def hint(name: str) -> str:
-    """The end of a message about a wrong name: `; did you mean 'fast'?`, or '' where nothing in the box is called like it."""
-    return did_you_mean(name, names())
+    """The end of a message about a wrong name: `; did you mean 'fast'?`, or '' where nothing is called like it."""
+    return did_you_mean(name, (*names(), *fetched(), *shipped("export")))
 
 
 def names() -> tuple[str, ...]:
     """All names of the networks in the box, those with and those without their scale, sorted."""
     return tuple(sorted({word for model in available() for word in (model.name, model.folder.name)}))
+
+
+def fetched() -> tuple[str, ...]:
+    """The names of fetched networks, sorted."""
+    folders = (path.parent for path in fetched_folder("").glob(f"*/{CARD_FILE}"))
+    return tuple(sorted(folder.name for folder in folders if ".part-" not in folder.name))
+
+
+def fetched_folder(name: str) -> Path:
+    """Where the bundle of a fetched network stands, or would stand."""
+    return data_folder() / "models" / name
 
 
 def aliases() -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import io
 import re
-import ssl
 import threading
 import time
 import urllib.error
@@ -19,16 +18,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from sr_deploy.errors import VideoError
 from sr_deploy.files import Address
+from sr_deploy.web import HEADERS, TIMEOUT, WAITS, why_it_failed
 
-TIMEOUT = 30.0
-"""Seconds that a server may be silent."""
-WAITS = (1.0, 2.0, 4.0)
-"""Seconds before each new try, where a server had given something."""
 _BUFFER = 1 << 18
 _NEAR = 1 << 18
 """Bytes that are rather read and thrown away than asked for anew."""
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
-"""What servers answer that may answer otherwise soon."""
 _SAFE = "/%!$&'()*+,;=:@~-._"
 
 
@@ -137,14 +131,14 @@ class RemoteFile:
             try:
                 return self._requested(at)
             except (OSError, http.client.HTTPException, ValueError) as exc:
-                reason, lasting = _reason(exc)
+                reason, lasting = why_it_failed(exc)
                 if lasting or not waits:
                     raise VideoError(f"{self.address}: cannot be read ({reason}); check the address and the server") from exc
                 time.sleep(waits.pop(0))
 
     def _requested(self, at: int) -> http.client.HTTPResponse | None:
         request = urllib.request.Request(_encoded(self.address.url))
-        for name, value in {"Range": f"bytes={at}-", "Accept-Encoding": "identity", "User-Agent": "sr-deploy"}.items():
+        for name, value in {"Range": f"bytes={at}-", **HEADERS}.items():
             request.add_header(name, value)
         if credentials := _credentials(self.address.url):
             request.add_unredirected_header("Authorization", credentials)
@@ -185,7 +179,7 @@ class _RemoteCursor(_Cursor):
                     self._response_at += got
                     return got
             except (OSError, http.client.HTTPException) as exc:
-                reason = _reason(exc)[0]
+                reason = why_it_failed(exc)[0]
             self._drop()
             if not waits:
                 raise VideoError(
@@ -231,18 +225,6 @@ def _size(response: http.client.HTTPResponse, at: int, address: Address) -> int:
 
 def _version(headers: Message) -> str:
     return headers.get("ETag") or headers.get("Last-Modified") or ""
-
-
-def _reason(exc: Exception) -> tuple[str, bool]:
-    """Why a request failed, in words, and whether another would fail too."""
-    if isinstance(exc, urllib.error.HTTPError):
-        exc.close()
-        return f"the server says {exc.code} {exc.reason}".rstrip(), exc.code not in _PASSING
-    cause = exc.reason if isinstance(exc, urllib.error.URLError) and isinstance(exc.reason, Exception) else exc
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {cause.verify_message}", True
-    lasting = isinstance(cause, ValueError | http.client.InvalidURL)
-    return str(getattr(cause, "strerror", None) or cause or type(cause).__name__), lasting
 
 
 def _encoded(url: str) -> str:

@@ -17,17 +17,19 @@ from click.testing import Result
 
 from sr_deploy import cli
 from sr_deploy.cli.output import SCHEMA, to_json
+from sr_deploy.models import fetched_folder
 from sr_deploy.pictures.image import Picture, write_image
 from tests.cli.test_build import _fake_library, target
 from tests.cli.test_export import calls
 from tests.cli.test_train import RECIPE, recipe
 from tests.cli.test_tune import QUICKLY
+from tests.fetch.conftest import data, make_bundle, write_recipe
 from tests.graphs import masked_bundle
 from tests.upscaling.gpu.test_frames import Machine, _warp
 from tests.upscaling.gpu.test_tune import machine
 from tests.video.clips import Clips
 
-__all__ = ["RECIPE", "_fake_library", "_warp", "calls", "machine", "recipe", "target"]
+__all__ = ["RECIPE", "_fake_library", "_warp", "calls", "data", "machine", "recipe", "target"]
 
 Invoke = Callable[..., Result]
 Keys = dict[str, set[str]]
@@ -106,6 +108,14 @@ def test_plan_segment_and_join(invoke: Invoke, bundle: Path, tmp_path: Path) -> 
     (segment,) = check("segment", invoke("segment", "out/film.mkv.part", "--json").stdout)["segments"]
     assert segment["index"] == 0
     assert check("join", invoke("join", "out/film.mkv.part", "--json").stdout)["frames"] == segment["frames"]
+
+
+@pytest.mark.usefixtures("data")
+def test_fetch(invoke: Invoke, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "tiny.toml", b"weights")
+    made = make_bundle(fetched_folder("tiny"), b"weights").folder
+    document = check("fetch", invoke("fetch", recipe, "--json").stdout)
+    assert (document["network"], document["bundle"], document["new"]) == ("tiny", str(made), False)
 
 
 @pytest.mark.usefixtures("calls")

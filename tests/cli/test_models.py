@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from sr_deploy import models
 from sr_deploy.batch import UpscalerSpec
 from sr_deploy.bundle import Bundle
 from sr_deploy.card import Source
+from sr_deploy.cli import models as listing
 from sr_deploy.errors import UsageError
 from sr_deploy.models import resolve
+from sr_deploy.models.recipe import recipes
 from sr_deploy.pictures.image import read_image
 
 Invoke = Callable[..., Result]
@@ -36,8 +39,9 @@ def box(bundle: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 def test_a_table(invoke: Invoke, box: Path) -> None:
     result = invoke("models")
     assert result.exit_code == 0, result.stderr
-    header, _, fast, plain, _, *short, _, again = result.stdout.splitlines()
+    header, _, fast, plain, _, *short, _, again, _, titles, _ = result.stdout.partition("\nbsrn_s_x4")[0].splitlines()
     assert short == ["fast: fast-x2, by the factor", "plain: plain-x2, by the factor"]
+    assert titles.split() == ["published", "kB", "Set5", "PSNR-Y", "dB", "license"]
     assert header.split() == ["-m", "scale", "kB", "parameters", "Set5", "PSNR-Y", "dB", "license"]
     size = sum(path.stat().st_size for path in (box / "fast-x2").iterdir()) // 1000
     assert fast.split() == ["fast-x2", "x2", str(size), "12345", "36.988", "Apache-2.0"]
@@ -56,6 +60,23 @@ def test_json_and_speed(invoke: Invoke, box: Path) -> None:
     assert (plain["psnr_y"], plain["recipe"]) == ({}, None)
     assert fast["milliseconds"] > 0 and plain["milliseconds"] > 0
     assert json.loads(invoke("models", "--json").stdout)["models"][0]["milliseconds"] is None
+
+
+def test_what_can_be_fetched(invoke: Invoke, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    shutil.copytree(bundle, models.fetched_folder("rlfn_x2"))
+    kept = [recipe for recipe in recipes() if recipe.name in ("pan_x2", "rlfn_x2", "rlfn_x4")]
+    kept.append(dataclasses.replace(kept[-1], name="elsewhere", download=""))
+    monkeypatch.setattr(listing, "recipes", lambda: kept)
+    assert [re.split("  +", line) for line in invoke("models").stdout.splitlines()[-4:]] == [
+        ["pan_x2", "1076", "38.001", "none stated", "sr-deploy fetch pan_x2 --yes"],
+        ["rlfn_x2", "2145", "38.066", "Apache-2.0", "fetched"],
+        ["rlfn_x4", "2212", "32.238", "Apache-2.0", "sr-deploy fetch rlfn_x4"],
+        ["elsewhere", "-", "32.238", "Apache-2.0", "not to be fetched: get it from https://github.com/bytedance/RLFN"],
+    ]
+    pan, there, _, elsewhere = json.loads(invoke("models", "--json").stdout)["published"]
+    assert (pan["asks"], pan["fetched"], pan["download"].partition("://")[0]) == (True, False, "https")
+    assert there["fetched"] and (elsewhere["kilobytes"], elsewhere["download"]) == (None, "")
 
 
 def test_every_alias_is_listed_and_runs(invoke: Invoke) -> None:
@@ -79,7 +100,7 @@ def test_speed_in_the_table(invoke: Invoke) -> None:
 def test_an_empty_box(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "FOLDER", tmp_path)
     result = invoke("models")
-    assert (result.exit_code, result.stdout) == (0, "")
+    assert (result.exit_code, result.stdout.splitlines()[0].split()[0]) == (0, "published")
     assert "no network in the box" in result.stderr and "sr-deploy export" in result.stderr
     assert json.loads(invoke("models", "--json").stdout)["models"] == []
 

@@ -1,11 +1,12 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-import sr_deploy.export.recipe as recipes
+import sr_deploy.models.recipe as recipes
 from sr_deploy.architectures import load_checkpoint
 from sr_deploy.bundle import sha256_of
 from sr_deploy.errors import CheckpointError, UsageError
@@ -22,6 +23,8 @@ def test_recipes_fit_their_checkpoints(shared: Path, path: Path) -> None:
     folders = (shared / "checkpoints", shared / "next" / "checkpoints")
     checkpoint = next(folder / recipe.checkpoint for folder in folders if (folder / recipe.checkpoint).exists())
     assert sha256_of(checkpoint) == recipe.sha256
+    assert recipe.file is None or recipe.file.bytes == checkpoint.stat().st_size
+    assert recipe.download == "" or re.fullmatch(rf"https://[\w.]+/.*/{re.escape(recipe.checkpoint)}", recipe.download)
     loaded = load_checkpoint(checkpoint, architecture=recipe.architecture)
     wanted = {"value_range": recipe.value_range, **recipe.variant}
     fits = [

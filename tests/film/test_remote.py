@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +26,7 @@ from sr_deploy.video import cursor
 from sr_deploy.video.input import input_of
 from tests.film.test_run import Nearest
 from tests.video.clips import Clips
-from tests.video.server import Served, serving
+from tests.video.server import Served, certify_here, serving
 
 FAST = VideoOptions(preset="ultrafast", segment_frames=5)
 KINDS = ["cfr_sound", "rich", "vfr", "cfr_ts", "gif", "webp", "y4m"]
@@ -177,26 +175,11 @@ def test_a_server_that_is_gone_before_the_end_loses_nothing(clips: Clips, tmp_pa
 def test_only_a_server_with_a_trusted_certificate_is_read(
     clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Any
 ) -> None:
-    openssl, both = shutil.which("openssl"), tmp_path / "both.pem"
-    if openssl is None:
-        pytest.skip("no openssl on this machine")
-    made = [
-        "-subj",
-        "/CN=here",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-keyout",
-        both,
-        "-out",
-        tmp_path / "certificate.pem",
-    ]
-    newkey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    subprocess.run([openssl, "req", "-x509", "-nodes", "-days", "2", *newkey, *made], check=True, capture_output=True)
-    both.write_bytes(both.read_bytes() + (tmp_path / "certificate.pem").read_bytes())
+    certificate, both = certify_here(tmp_path)
     served = serve(clips["cfr"].read_bytes(), certificate=both)
     with pytest.raises(VideoError, match=r"its certificate is not trusted: self.signed certificate"):
         input_of(served.url("/film.mkv")).read()
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with input_of(served.url("/film.mkv")).open() as opened:
         assert sum(1 for packet in opened.demux() if packet.size) == 60
     with pytest.raises(VideoError, match=r"its certificate is not trusted: .*localhost"):

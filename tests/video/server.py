@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,14 +14,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 
 @dataclass
 class Served:
     """What is served, under which decoded path, and how.
 
     ranges: whether parts are given. cut: the byte before which connections end that come to it, None for none. wanted: the
-    Authorization that is asked for. moved: whether every request is sent on to another path first. certificate: with its
-    key, for https.
+    Authorization that is asked for. moved: whether every request is sent on first, to `location`. certificate: with its
+    key, for https. silent: whether a connection that was cut stays open, and says nothing until the server ends.
     """
 
     data: bytes
@@ -29,14 +33,29 @@ class Served:
     etag: str = '"1"'
     wanted: str = ""
     moved: bool = False
+    location: str = "/elsewhere"
+    silent: bool = False
     certificate: Path | None = None
     status: int = 0
     origin: str = ""
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str, user: str = "") -> str:
         """The address of a path, which may be encoded or not."""
         return f"http{'s' if self.certificate else ''}://{user}{self.origin}{path}"
+
+
+def certify_here(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody trusts, and the file of both, it and its key; skips where there is no openssl."""
+    openssl, both, certificate = shutil.which("openssl"), folder / "both.pem", folder / "certificate.pem"
+    if openssl is None:
+        pytest.skip("no openssl on this machine")
+    names = ["-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1"]
+    newkey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", both, "-out", certificate]
+    subprocess.run([openssl, "req", "-x509", "-nodes", "-days", "2", *newkey, *names], check=True, capture_output=True)
+    both.write_bytes(both.read_bytes() + certificate.read_bytes())
+    return certificate, both
 
 
 @contextmanager
@@ -58,6 +77,7 @@ def serving(served: Served) -> Iterator[Served]:
     try:
         yield served
     finally:
+        served.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -71,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         what.seen.append((self.path, dict(self.headers)))
         path = unquote(urlsplit(self.path).path)
         if what.moved and path != "/elsewhere":
-            self._answer(302, Location="/elsewhere")
+            self._answer(302, Location=what.location)
         elif what.status:
             self._answer(what.status)
         elif path not in (what.path, "/elsewhere"):
@@ -95,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, **headers, **{"Content-Length": str(len(part)), "ETag": what.etag})
         with suppress(OSError):
             self.wfile.write(part[:end])
+            if what.silent and end < len(part):
+                what.ended.wait()
 
     def _answer(self, status: int, **headers: str) -> None:
         self.send_response(status)
