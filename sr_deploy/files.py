@@ -153,14 +153,21 @@ def _acquire(file: BinaryIO) -> bool:
     return _lock(file)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept for this user."""
+    return _user_folder("XDG_CACHE_HOME", Path(".cache"))
+
+
 def data_folder() -> Path:
     """Where what was fetched for this user stays."""
+    return _user_folder("XDG_DATA_HOME", Path("Library/Application Support" if sys.platform == "darwin" else ".local/share"))
+
+
+def _user_folder(variable: str, usual: Path) -> Path:
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = os.environ.get("XDG_DATA_HOME") or Path.home() / "Library" / "Application Support"
     else:
-        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        base = os.environ.get(variable) or Path.home() / usual
     return Path(base) / "sr-deploy"
 
 

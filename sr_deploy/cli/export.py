@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sr_deploy.cli import Command, json_option, verbose_option
-from sr_deploy.cli.output import print_json, warnings_on_stderr
+from sr_deploy.cli.output import print_json, say_on_stderr, warnings_told
 from sr_deploy.filetypes import read_start
 
 
@@ -63,12 +63,12 @@ def command(
 
     from sr_deploy.export import export_bundle
 
-    with warnings_on_stderr():
+    with warnings_told(say_on_stderr):
         bundle = export_bundle(
             checkpoint,
             value_range=None if value_range is None else float(value_range),
             variant=dict(variant),
-            progress=lambda text: click.echo(text, err=True),
+            progress=say_on_stderr,
             **options,
         )
     if as_json:
@@ -76,6 +76,19 @@ def command(
         print_json({"network": bundle.card.name, "bundle": bundle.folder, **facts})
     else:
         click.echo(bundle.folder)
+
+
+def bundle_of(checkpoint: Path, report: str | None) -> Path:
+    """What -m runs of a checkpoint, told as `upscale` tells its progress.
+
+    Raises: as `export_once`.
+    """
+    from sr_deploy.cli.progress import make_report
+    from sr_deploy.fetch.exported import export_once
+
+    say = make_report("json" if report == "json" else "line").say
+    with warnings_told(say):
+        return export_once(checkpoint, say, None if report == "none" else say)
 
 
 def _value(text: str) -> Any:

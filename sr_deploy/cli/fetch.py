@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from sr_deploy.cli import Command, json_option, verbose_option
-from sr_deploy.cli.output import print_json, warnings_on_stderr
+from sr_deploy.cli.output import print_json, say_on_stderr, warnings_told
 from sr_deploy.settings import shipped
 
 
@@ -71,8 +71,8 @@ def command(name: str, yes: bool, as_json: bool) -> None:
     """
     from sr_deploy.fetch import fetch
 
-    with warnings_on_stderr(), closing(ByteBar()) as bar:
-        found = fetch(name, agreed=yes, say=lambda text: click.echo(text, err=True), progress=bar)
+    with warnings_told(say_on_stderr), closing(ByteBar()) as bar:
+        found = fetch(name, agreed=yes, say=say_on_stderr, progress=bar)
     recipe = found.recipe
     if as_json:
         facts = {"license": recipe.license, "url": recipe.url, "sha256": recipe.sha256, "new": found.new}

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,17 @@ def to_json(document: Mapping[str, Any], *, indent: int | None = None) -> bytes:
 
 
 @contextlib.contextmanager
-def warnings_on_stderr() -> Iterator[None]:
-    """Warnings for users are told in a line each."""
+def warnings_told(say: Callable[[str], None]) -> Iterator[None]:
+    """Inside the block, each warning for users is told in a line."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+        warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         yield
+
+
+def say_on_stderr(text: str) -> None:
+    """A line for people, beside the result on stdout."""
+    click.echo(text, err=True)
 
 
 def print_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:

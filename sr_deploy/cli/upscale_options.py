@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from sr_deploy.batch import UpscalerSpec
 from sr_deploy.card import PrecisionChoice
 from sr_deploy.files import Address
-from sr_deploy.models import DEFAULT, fetched, find, names, portable_name, resolve
+from sr_deploy.models import DEFAULT, fetched, find, is_checkpoint, names, portable_name, resolve
 
 if TYPE_CHECKING:
     from sr_deploy.batch.folder import WriteOptions
@@ -170,7 +170,7 @@ class UpscaleOptions:
         Raises: UsageError.
         """
         factor = size.numbers[0] if size is not None and size.kind == "factor" else None
-        name = self.refine or self.model
+        name, base = self._ready(self.refine or self.model), self._ready(self.base)
         chosen: dict[str, Any] = {"backend": "auto", "precision": "auto", "tile": None, "memory": None, "threads": None}
         if self.target:
             from sr_deploy.engines.tensorrt.target import load_target
@@ -180,7 +180,7 @@ class UpscaleOptions:
         chosen |= {name: getattr(self, name) for name in chosen if getattr(self, name) is not None}
         return UpscalerSpec(
             portable_name(find(DEFAULT, factor) if name is None else resolve(name, factor)),
-            base=self.base and portable_name(self.base),
+            base=base and portable_name(base),
             budget=self.budget,
             patches=self.patches,
             backend=chosen["backend"],
@@ -192,6 +192,14 @@ class UpscaleOptions:
             allow_cpu=self.allow_cpu,
             gpus=self.gpus,
         )
+
+    def _ready(self, model: str | None) -> str | None:
+        """What was given; of a checkpoint its bundle, which is made when it is first used."""
+        if model is None or not is_checkpoint(model):
+            return model
+        from sr_deploy.cli.export import bundle_of
+
+        return str(bundle_of(Path(model), self.report))
 
 
 class InputPath(click.Path):

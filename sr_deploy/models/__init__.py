@@ -28,6 +28,7 @@ DEFAULT = "fast"
 FOLDER = Path(__file__).parent
 RECIPE_FILE = "recipe.toml"
 _USUAL_SCALE = 4
+_CHECKPOINTS = (".pth", ".pt", ".pkl", ".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ def portable_name(model: str | Path) -> str:
 def is_in_the_box(name: str) -> bool:
     """Whether `find` knows the name."""
     return bool(_family(name))
+
+
+def is_checkpoint(model: str | Path) -> bool:
+    """Whether there is a file that has a name as of weights: no network yet, but what one is exported from."""
+    return Path(model).suffix.lower() in _CHECKPOINTS and Path(model).is_file()
 
 
 def hint(name: str) -> str:

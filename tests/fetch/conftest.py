@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import sr_deploy.export
 from sr_deploy.bundle import Bundle
 from sr_deploy.card import Source
 from sr_deploy.fetch import https
@@ -28,6 +29,19 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's data folder of ours, which is not there yet."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path / "data" / "sr-deploy"
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The checkpoints that were exported; it takes no time."""
+    calls: list[Path] = []
+
+    def export(checkpoint: Path, output: Path, **_: Any) -> Bundle:
+        calls.append(checkpoint)
+        return make_bundle(output, checkpoint.read_bytes())
+
+    monkeypatch.setattr(sr_deploy.export, "export_bundle", export)
+    return calls
 
 
 @pytest.fixture(scope="session")

@@ -25,19 +25,6 @@ WEIGHTS = bytes(range(256)) * 400
 
 
 @pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The checkpoints that were exported; it takes no time."""
-    calls: list[Path] = []
-
-    def export(checkpoint: Path, output: Path, **_: Any) -> Bundle:
-        calls.append(checkpoint)
-        return make_bundle(output, checkpoint.read_bytes())
-
-    monkeypatch.setattr(sr_deploy.export, "export_bundle", export)
-    return calls
-
-
-@pytest.fixture
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "_FOR_EXPORT", ("no_torch",))
 

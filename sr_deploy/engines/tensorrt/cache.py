@@ -216,11 +216,7 @@ def kernels_path(engine: Path, gpu: str) -> Path:
 
 def default_folder() -> Path:
     """Where engines lie that were built because they were needed; one per user."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "sr-deploy" / "engines"
+    return files.cache_folder() / "engines"
 
 
 def read_entry(path: Path) -> EngineFile:

@@ -256,7 +256,7 @@ def test_the_users_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     assert default_folder() == tmp_path / "home" / ".cache" / "sr-deploy" / "engines"
-    monkeypatch.setattr("sr_deploy.engines.tensorrt.cache.sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr("sr_deploy.files.sys", SimpleNamespace(platform="win32"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert default_folder() == tmp_path / "local" / "sr-deploy" / "engines"
 
