@@ -11,6 +11,9 @@ import av.logging
 _ONE_AT_A_TIME = threading.RLock()
 """The level is one for all threads: who restores it must not take it from another."""
 
+_SILENT = -9
+"""A level that no message has. PyAV's None is one, too, but a decoder's thread that is about to log when it is set fails at it."""
+
 
 @contextmanager
 def heard(level: int) -> Iterator[list[tuple[int, str, str]]]:
@@ -26,5 +29,15 @@ def heard(level: int) -> Iterator[list[tuple[int, str, str]]]:
                 messages.clear()
                 yield messages
         finally:
-            av.logging.set_level(before)
+            if before in (None, _SILENT):
+                _silence()
+            else:
+                av.logging.set_level(before)
             av.logging.set_skip_repeated(skips)
+
+
+def _silence() -> None:
+    """As PyAV is by default: nothing is logged, and no thread of FFmpeg waits for Python to log it."""
+    av.logging.set_level(_SILENT)
+    av.logging.set_libav_level(av.logging.PANIC - 1)
+    av.logging.restore_default_callback()
