@@ -12,7 +12,7 @@ _ONE_AT_A_TIME = threading.RLock()
 """The level is one for all threads: who restores it must not take it from another."""
 
 _SILENT = -9
-"""A level that no message has. PyAV's None is one, too, but a decoder's thread that is about to log when it is set fails at it."""
+"""A level that no message has. A decoder's thread that is about to log when PyAV's own, None, is set fails at it."""
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -159,7 +160,7 @@ class _Reader:
             self._look(packet, track)
 
     def _listen(self, packet: Packet[Any], messages: list[Any]) -> None:
-        complaints = [text.strip() for _, name, text in messages if name == self._container.format.name]
+        complaints = _complaints(self._container, messages)
         messages.clear()
         if complaints and (packet.size or not CUT.search(complaints[0])):
             self.faults.append((self.latest, f"FFmpeg says: {complaints[0]}"))
@@ -240,7 +241,10 @@ def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream]
     video_of: gives the stream that will be decoded. times: gets the pts of its packets that are shown, NO_TIME where there is
     none.
     """
-    with source.open() as container, source.read() as file:
+    with ExitStack() as stack:
+        with heard(av.logging.ERROR) as messages:
+            container = stack.enter_context(source.open())
+        said, file = _complaints(container, messages), stack.enter_context(source.read())
         tables, video = sample_tables(file), video_of(container)
         missing = missing_bytes(file, video, tables)
         try:
@@ -248,10 +252,11 @@ def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream]
         except ContradictionError:
             with source.open() as again:
                 found = survey(again, video_of(again), times)
+    faults = found.faults or tuple((NO_TIME, f"FFmpeg says: {text}") for text in said[:1])
     if not missing:
-        return found
+        return replace(found, faults=faults)
     cut = (None, f"{missing} bytes are missing, it was cut short")
-    return replace(found, faults=(*(fault for fault in found.faults if fault[0] is not None), cut))
+    return replace(found, faults=(*(fault for fault in faults if fault[0] is not None), cut))
 
 
 def survey(
@@ -314,6 +319,10 @@ def _holes(times: array[int], keys: set[int]) -> list[tuple[int, int]]:
         return []
     holes = [(pts, step // usual - 1) for pts, step, key in steps if step != usual and not key]
     return holes if len(holes) <= max(1, count // 8) else []
+
+
+def _complaints(container: InputContainer, messages: list[Any]) -> list[str]:
+    return [text.strip() for _, name, text in messages if name == container.format.name]
 
 
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
