@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -268,16 +269,17 @@ def test_a_picture_lost_behind_a_place_where_times_start_anew(stream: Path, tmp_
 def test_what_ffmpeg_says_of_the_first_packets_is_heard(tmp_path: Path) -> None:
     """The first pictures belong to a track that there is not: the demuxer says so when it looks for what streams there are."""
     path = tmp_path / "film.mkv"
-    reader.ffmpeg(*reader.pattern("48x32", 12, "12"), "-c:v", "ffv1", "-cluster_time_limit", "400", path)
+    reader.ffmpeg(*reader.pattern("48x32", 24, "12"), "-c:v", "ffv1", "-g", "1", "-cluster_time_limit", "400", path)
     data = bytearray(path.read_bytes())
-    block = data.index(b"\xa3", data.index(b"\x1f\x43\xb6\x75"))
-    place = data.index(b"\x81\x00\x00\x80", block)
+    block = re.search(rb"\xa3[\x40-\x7f].\x81\0\0\x80", data, re.DOTALL)
+    assert block
+    place = block.start() + 3
     data[place] = 0x91
     path.write_bytes(data)
     count, error, _ = read(path)
     assert count == 0 and "is damaged at 0:00:00.000: FFmpeg says: Invalid track number 17" in error
     count, error, notes = read(path, on_damage="skip")
-    assert (count, error) == (11, "") and any("Invalid track number" in note for note in notes)
+    assert 0 < count < 24 and not error and any("Invalid track number" in note for note in notes)
 
 
 def test_pictures_before_the_first_keyframe_are_told(tmp_path: Path) -> None:
