@@ -7,7 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sr_deploy.architectures import bsrn, bsrn_s, compact, ecbsr, msrn, pan, pan_mga, reprfn, rfdn, rfdn_mga, rlfn
+from sr_deploy.architectures import (
+    abpn,
+    bsrn,
+    bsrn_s,
+    compact,
+    ecbsr,
+    ecbsr_et,
+    espcn,
+    etds,
+    fsrcnn,
+    msrn,
+    pan,
+    pan_mga,
+    plain,
+    reprfn,
+    rfdn,
+    rfdn_mga,
+    rlfn,
+)
 from sr_deploy.architectures.architecture import Architecture, Config, detect, require
 from sr_deploy.architectures.blocks import Network
 from sr_deploy.architectures.checkpoint import Checkpoint, read_checkpoint
@@ -43,6 +61,12 @@ REGISTRY: tuple[Architecture[Any], ...] = (
     compact.ARCHITECTURE,
     rfdn_mga.ARCHITECTURE,
     pan_mga.ARCHITECTURE,
+    plain.ARCHITECTURE,
+    etds.ARCHITECTURE,
+    ecbsr_et.ARCHITECTURE,
+    abpn.ARCHITECTURE,
+    espcn.ARCHITECTURE,
+    fsrcnn.ARCHITECTURE,
 )
 
 

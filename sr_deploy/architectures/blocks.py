@@ -84,7 +84,7 @@ def scale_input(conv: nn.Module, factor: float) -> None:
 
 def scale_output(conv: nn.Module, factor: float) -> None:
     """Make a conv compute factor * conv(x)."""
-    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
     with torch.no_grad():
         conv.weight.mul_(factor)
         if conv.bias is not None:

@@ -52,22 +52,25 @@ def reparameterize(
     networks without such blocks; `folds` tells what was done.
     """
     dtype = next(network.parameters()).dtype
-    module = copy.deepcopy(network).eval().double()
+    options = Options(dense_bsconv=dense_bsconv, merge_parallel=merge_parallel)
     found: Counter[str] = Counter()
     with torch.no_grad():
-        _replace_children(module, Options(dense_bsconv=dense_bsconv, merge_parallel=merge_parallel), found)
+        module = _replaced(copy.deepcopy(network).double(), options, found)
+        assert isinstance(module, Network)
         ends = list(module.fold_ends())
         if value_range != 1:
             module.fold_value_range(value_range)
             ends.append(f"value range {value_range:g} folded into the first and last conv")
     blocks = [fold if number == 1 else f"{number} x {fold}" for fold, number in found.items()]
-    return Reparameterized(module.to(dtype), (*blocks, *ends))
+    return Reparameterized(module.to(dtype).eval(), (*blocks, *ends))
 
 
-def _replace_children(parent: nn.Module, options: Options, found: Counter[str]) -> None:
-    for name, child in list(parent.named_children()):
-        _replace_children(child, options, found)
-        replacement = child.reparameterized(options) if isinstance(child, Foldable) else None
-        if replacement is not None:
-            setattr(parent, name, replacement.module)
-            found[replacement.fold] += 1
+def _replaced(module: nn.Module, options: Options, found: Counter[str]) -> nn.Module:
+    """What takes the place of a module: all in it that folds is replaced, then the module itself."""
+    for name, child in list(module.named_children()):
+        setattr(module, name, _replaced(child, options, found))
+    replacement = module.reparameterized(options) if isinstance(module, Foldable) else None
+    if replacement is None:
+        return module
+    found[replacement.fold] += 1
+    return replacement.module

@@ -11,13 +11,19 @@ import torch
 from torch import nn
 
 from sr_deploy.architectures import REGISTRY, Architecture, Config
+from sr_deploy.architectures.abpn import ABPNConfig
 from sr_deploy.architectures.bsrn import BSRNConfig
 from sr_deploy.architectures.bsrn_s import BSRNSConfig
 from sr_deploy.architectures.compact import CompactConfig
 from sr_deploy.architectures.ecbsr import ECBSRConfig
+from sr_deploy.architectures.ecbsr_et import ECBSRETConfig
+from sr_deploy.architectures.espcn import ESPCNConfig
+from sr_deploy.architectures.etds import ETDSConfig
+from sr_deploy.architectures.fsrcnn import FSRCNNConfig
 from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.msrn import MSRNConfig
 from sr_deploy.architectures.pan import PANConfig
+from sr_deploy.architectures.plain import PlainConfig
 from sr_deploy.architectures.reprfn import RepRFNConfig
 from sr_deploy.architectures.rfdn import RFDNConfig
 from sr_deploy.architectures.rlfn import RLFNConfig
@@ -52,6 +58,21 @@ CONFIGS: tuple[tuple[str, Config], ...] = (
     ("rfdn_mga", MGAConfig(scale=2, colors=1, channels=8, blocks=1, refine_blocks=2)),
     ("pan_mga", MGAConfig(scale=4, colors=3, channels=8, blocks=3, refine_blocks=1)),
     ("pan_mga", MGAConfig(scale=3, colors=1, channels=8, blocks=2, refine_blocks=1)),
+    ("plain", PlainConfig(scale=4, colors=3, channels=6, blocks=2)),
+    ("plain", PlainConfig(scale=3, colors=1, channels=5, blocks=1)),
+    ("etds", ETDSConfig(scale=2, colors=3, channels=6, blocks=2)),
+    ("etds", ETDSConfig(scale=3, colors=3, channels=6, blocks=1)),
+    ("etds", ETDSConfig(scale=4, colors=3, channels=8, blocks=2, residual=3)),
+    ("etds", ETDSConfig(scale=3, colors=1, channels=7, blocks=1, residual=2)),
+    ("ecbsr_et", ECBSRETConfig(scale=2, colors=3, channels=6, blocks=2)),
+    ("ecbsr_et", ECBSRETConfig(scale=3, colors=3, channels=5, blocks=0)),
+    ("abpn", ABPNConfig(scale=4, colors=3, channels=6, blocks=2)),
+    ("abpn", ABPNConfig(scale=3, colors=1, channels=5, blocks=1)),
+    ("espcn", ESPCNConfig(scale=3, colors=3, channels=6, inner=5)),
+    ("espcn", ESPCNConfig(scale=2, colors=1, channels=6, inner=4, sigmoid=False)),
+    ("fsrcnn", FSRCNNConfig(scale=2, colors=3, channels=8, shrunk=3, blocks=2)),
+    ("fsrcnn", FSRCNNConfig(scale=3, colors=1, channels=6, shrunk=4, blocks=1)),
+    ("fsrcnn", FSRCNNConfig(scale=4, colors=3, channels=6, shrunk=3, blocks=2)),
 )
 
 

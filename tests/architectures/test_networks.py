@@ -28,12 +28,15 @@ GOLDEN = (
     *("rfdn_aim_x4", "rlfn_x4", "rlfn_x2", "rlfn_s_x4", "rlfn_ntire_x4", "reprfn_ntire_x4", "reprfn_train_x4"),
     *("bsrn_x4", "bsrn_x2", "bsrn_s_x4", "pan_x4", "pan_x2", "msrn_x2", "ecbsr_m4c16_x4", "ecbsr_m4c16_x2"),
     *("ecbsr_m4c32_x3", "ecbsr_m4c16_train_x2", "ecbsr_m4c8_train_x4_idt", "compact_animevideov3_x4", "compact_sudo_ultra_x2"),
+    *("plain_m6c32_x4", "etds_m5c16_x4", "etds_train_m5c16_x4", "ecbsr_et_m4c16_x2", "abpn_m4c28_x4", "espcn_x3", "fsrcnn_x2"),
 )
 ASSUMED: dict[str, dict[str, Any]] = {
     "rfdn_aim_x4": {"inner_skips": True},
     "ecbsr_m4c16_train_x2": {"identity": False},
     "ecbsr_m4c8_train_x4_idt": {"identity": True},
     "pan_x2": {"scale": 2},
+    "espcn_x3": {"sigmoid": True},
+    "fsrcnn_x2": {"scale": 2},
 }
 
 
