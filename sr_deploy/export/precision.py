@@ -40,7 +40,8 @@ def to_fp16(model: ModelProto, activations: Mapping[str, float]) -> HalfPrecisio
 
     `activations` has the largest absolute value of every float tensor, from `measure_activations`. In fp32 stay: nodes that
     write or read a value above LARGEST_ALLOWED, weights that fp16 cannot hold, reductions over all pixels with the
-    differences and squares that feed them, and operators that ONNX defines for fp32 only. Shape arithmetic is not touched.
+    differences and squares that feed them, exponentials up to their division, and operators that ONNX defines for fp32 only.
+    Shape arithmetic is not touched.
 
     Raises: ExportError for graphs with control flow, or when ONNX's checker refuses the result.
     """
@@ -140,6 +141,7 @@ def _select(graph: _GraphIndex, activations: Mapping[str, float]) -> dict[str, s
             if reason:
                 kept[node.name] = reason
     _add_around_reductions(graph, kept)
+    _add_behind_exponentials(graph, kept)
     _add_bridges(graph, kept)
     return {node.name: kept[node.name] for node in graph.nodes if node.name in kept}
 
@@ -207,6 +209,21 @@ def _add_feeding(graph: _GraphIndex, node: NodeProto, kept: dict[str, str]) -> N
         if maker.op_type == "Sub":
             return
         maker = graph.maker.get(maker.input[0])
+
+
+def _add_behind_exponentials(graph: _GraphIndex, kept: dict[str, str]) -> None:
+    """Exponentials, and what is computed with them up to the division that makes ordinary values of them again."""
+    grown: set[str] = set()
+    for node in graph.nodes:
+        reads = any(name in grown for name in node.input) and node.op_type not in _MATRIX
+        if node.op_type == "Exp" and node.input[0] in graph.pixels:
+            kept.setdefault(node.name, "an exponential, which fp16 loses below -17 and above 11")
+        elif reads and any(graph.is_float(name) for name in node.output):
+            kept.setdefault(node.name, "computes with exponentials")
+        else:
+            continue
+        if node.op_type != "Div":
+            grown.update(node.output)
 
 
 def _add_bridges(graph: _GraphIndex, kept: dict[str, str]) -> None:
