@@ -21,15 +21,19 @@ from sr_deploy.architectures import (
     pan,
     pan_mga,
     plain,
+    plainusr,
+    plainusr_ultra,
     reprfn,
     rfdn,
     rfdn_mga,
     rlfn,
+    rt4ksr,
+    rvsr,
 )
 from sr_deploy.architectures.architecture import Architecture, Config, detect, require
 from sr_deploy.architectures.blocks import Network
 from sr_deploy.architectures.checkpoint import Checkpoint, read_checkpoint
-from sr_deploy.architectures.reparameterize import Reparameterized, reference, reparameterize
+from sr_deploy.architectures.reparameterize import Reparameterized, merge, reference, reparameterize
 from sr_deploy.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -44,6 +48,7 @@ __all__ = [
     "architecture_named",
     "detect",
     "load_checkpoint",
+    "merge",
     "read_checkpoint",
     "reference",
     "reparameterize",
@@ -67,6 +72,10 @@ REGISTRY: tuple[Architecture[Any], ...] = (
     abpn.ARCHITECTURE,
     espcn.ARCHITECTURE,
     fsrcnn.ARCHITECTURE,
+    rvsr.ARCHITECTURE,
+    rt4ksr.ARCHITECTURE,
+    plainusr.ARCHITECTURE,
+    plainusr_ultra.ARCHITECTURE,
 )
 
 

@@ -100,6 +100,11 @@ def repeated(x: Tensor, times: int) -> Tensor:
     return F.conv2d(x, weight[:, :, None, None])
 
 
+def enlarged(x: Tensor, scale: int) -> Tensor:
+    """The image upscaled by bilinear interpolation."""
+    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
 class SkipConv(nn.Conv2d, Foldable):
     """conv3(x) + x."""
 

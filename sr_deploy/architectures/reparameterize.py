@@ -65,6 +65,15 @@ def reparameterize(
     return Reparameterized(module.to(dtype).eval(), (*blocks, *ends))
 
 
+def merge(network: Network) -> Network:
+    """A copy of the network in its deployed form: branches merged, all else as it was."""
+    dtype = next(network.parameters()).dtype
+    with torch.no_grad():
+        module = _replaced(copy.deepcopy(network).double(), Options(), Counter())
+    assert isinstance(module, Network)
+    return module.to(dtype).eval()
+
+
 def _replaced(module: nn.Module, options: Options, found: Counter[str]) -> nn.Module:
     """What takes the place of a module: all in it that folds is replaced, then the module itself."""
     for name, child in list(module.named_children()):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.architectures import Architecture, Config, Network, reparameterize
+from sr_deploy.architectures import Architecture, Config, Network, merge
 from sr_deploy.architectures.blocks import ParallelConvs
 from sr_deploy.errors import CheckpointError
 
@@ -38,7 +38,7 @@ def merged_state(
     """
     if not getattr(config, "merged", True):
         merged = architecture.build(dataclasses.replace(config, merged=True))  # type: ignore[call-arg]
-        merged.load_state_dict(reparameterize(network, 1.0).module.state_dict(), strict=True)
+        merged.load_state_dict(merge(network).state_dict(), strict=True)
         difference = _difference(network, merged, lr * architecture.value_range) / architecture.value_range
     else:
         merged, difference = network, 0.0

@@ -24,9 +24,13 @@ from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.msrn import MSRNConfig
 from sr_deploy.architectures.pan import PANConfig
 from sr_deploy.architectures.plain import PlainConfig
+from sr_deploy.architectures.plainusr import PlainUSRConfig
+from sr_deploy.architectures.plainusr_ultra import PlainUSRUltraConfig
 from sr_deploy.architectures.reprfn import RepRFNConfig
 from sr_deploy.architectures.rfdn import RFDNConfig
 from sr_deploy.architectures.rlfn import RLFNConfig
+from sr_deploy.architectures.rt4ksr import RT4KSRConfig
+from sr_deploy.architectures.rvsr import RVSRConfig
 
 CONFIGS: tuple[tuple[str, Config], ...] = (
     ("rfdn", RFDNConfig(scale=4, colors=3, channels=8, distilled=3, esa=2, blocks=2)),
@@ -73,6 +77,17 @@ CONFIGS: tuple[tuple[str, Config], ...] = (
     ("fsrcnn", FSRCNNConfig(scale=2, colors=3, channels=8, shrunk=3, blocks=2)),
     ("fsrcnn", FSRCNNConfig(scale=3, colors=1, channels=6, shrunk=4, blocks=1)),
     ("fsrcnn", FSRCNNConfig(scale=4, colors=3, channels=6, shrunk=3, blocks=2)),
+    ("rvsr", RVSRConfig(scale=4, colors=3, channels=6, attention=4, blocks=2)),
+    ("rvsr", RVSRConfig(scale=3, colors=1, channels=5, attention=3, blocks=1, merged=False)),
+    ("rt4ksr", RT4KSRConfig(scale=2, colors=3, channels=6, blocks=2)),
+    ("rt4ksr", RT4KSRConfig(scale=3, colors=1, channels=5, blocks=1, unused=False)),
+    ("rt4ksr", RT4KSRConfig(scale=2, colors=3, channels=5, blocks=2, merged=False)),
+    ("plainusr", PlainUSRConfig(scale=4, colors=3, channels=8, middle=6, inner=4, attention=3)),
+    ("plainusr", PlainUSRConfig(scale=2, colors=1, channels=6, middle=5, inner=2, attention=2, convs=3)),
+    ("plainusr", PlainUSRConfig(scale=3, colors=3, channels=6, middle=4, inner=3, attention=2, merged=False)),
+    ("plainusr", PlainUSRConfig(scale=2, colors=3, channels=4, middle=3, inner=2, attention=2, convs=3, merged=False)),
+    ("plainusr_ultra", PlainUSRUltraConfig(scale=4, colors=3, channels=6, inner=3)),
+    ("plainusr_ultra", PlainUSRUltraConfig(scale=2, colors=1, channels=5, inner=3, merged=False)),
 )
 
 

@@ -44,6 +44,13 @@ OURS = {
     "ABPN_M4C28_x4.pth": "abpn",
     "ESPCN_x3.pth": "espcn",
     "FSRCNN_x2.pth": "fsrcnn",
+    "RVSR_rep.pth": "rvsr",
+    "RVSR_train_state_dict.pth": "rvsr",
+    "rt4ksr_x2.pth": "rt4ksr",
+    "RT4KSR_lightning_best.ckpt": "rt4ksr",
+    "PlainUSRS_Rep_x2.pth": "plainusr",
+    "PlainUSRS_Rep_x4.pth": "plainusr",
+    "PlainUSRU_Rep_x4.pth": "plainusr_ultra",
 }
 
 

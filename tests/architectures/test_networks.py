@@ -29,6 +29,8 @@ GOLDEN = (
     *("bsrn_x4", "bsrn_x2", "bsrn_s_x4", "pan_x4", "pan_x2", "msrn_x2", "ecbsr_m4c16_x4", "ecbsr_m4c16_x2"),
     *("ecbsr_m4c32_x3", "ecbsr_m4c16_train_x2", "ecbsr_m4c8_train_x4_idt", "compact_animevideov3_x4", "compact_sudo_ultra_x2"),
     *("plain_m6c32_x4", "etds_m5c16_x4", "etds_train_m5c16_x4", "ecbsr_et_m4c16_x2", "abpn_m4c28_x4", "espcn_x3", "fsrcnn_x2"),
+    *("rvsr_x4", "rvsr_train_x4", "rt4ksr_train_x2", "plainusr_s_x2", "plainusr_s_x4", "plainusr_u_x4", "plainusr_u_train_x4"),
+    "plainusr_s_train_x2",
 )
 ASSUMED: dict[str, dict[str, Any]] = {
     "rfdn_aim_x4": {"inner_skips": True},
@@ -116,13 +118,14 @@ def test_a_halo_makes_a_tile_exact(
     if architecture.halo is None:
         pytest.skip("sees the whole image")
     network = randomize(architecture.build(config))
-    halo, tile, scale = architecture.halo(config), 5, config.scale
-    size = 2 * halo + tile + 6
+    halo, scale, multiple = architecture.halo(config), config.scale, architecture.size_multiple
+    tile, away = 5 * multiple, 3 * multiple
+    size, cut = 2 * halo + tile + 2 * away, slice((halo + away) * scale, (halo + away + tile) * scale)
     torch.manual_seed(0)
     x = torch.rand(1, config.colors, size, size, dtype=torch.float64)
     with torch.inference_mode():
-        whole = network(x)[..., (halo + 3) * scale : (halo + 3 + tile) * scale, (halo + 3) * scale : (halo + 3 + tile) * scale]
-        part = network(x[..., 3:-3, 3:-3])[..., halo * scale : -halo * scale, halo * scale : -halo * scale]
+        whole = network(x)[..., cut, cut]
+        part = network(x[..., away:-away, away:-away])[..., halo * scale : -halo * scale, halo * scale : -halo * scale]
     _assert_close(part, whole, 1e-12 * max(1.0, float(whole.abs().max())))
 
 
