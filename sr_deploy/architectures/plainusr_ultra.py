@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, scale_of
 from sr_deploy.architectures.blocks import conv3
-from sr_deploy.architectures.plainusr import PAPER, PlainUNet, block, width_of
+from sr_deploy.architectures.plain_unet import PAPER, PlainUNet, block, width_of
 
 
 @dataclass(frozen=True)
