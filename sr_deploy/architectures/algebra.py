@@ -33,6 +33,17 @@ def sum_of(kernels: Sequence[Kernel], *, identity: bool) -> Kernel:
     return weight + identity_kernel(weight) if identity else weight, bias
 
 
+def stack_of(*kernels: Kernel) -> Kernel:
+    """The kernel whose outputs are those of convs of one size over the same input, one after the other."""
+    biases = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in kernels]
+    return torch.cat([weight for weight, _ in kernels]), torch.cat(biases)
+
+
+def joint_of(*kernels: Kernel) -> Kernel:
+    """The kernel over concatenated inputs that equals the sum of convs of one size, one over each input."""
+    return torch.cat([weight for weight, _ in kernels], 1), _sum_of_biases([bias for _, bias in kernels])
+
+
 def _sum_of_biases(biases: Sequence[Tensor | None]) -> Tensor | None:
     given = [bias for bias in biases if bias is not None]
     return torch.stack(given).sum(0) if given else None

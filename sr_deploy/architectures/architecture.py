@@ -37,13 +37,14 @@ class Signature:
     """Facts about a state dict that hold for one network only.
 
     All of `has_all`, one of `has_any` (when given) and none of `has_none` are keys; `shapes` gives the shape of some, with
-    None for a size that is free.
+    None for a size that is free. `rule` holds for what no fixed key tells, as the last of numbered parts.
     """
 
     has_all: tuple[str, ...]
     has_any: tuple[str, ...] = ()
     has_none: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    rule: Callable[[StateDict], bool] = lambda _state: True
 
     def matches(self, state: StateDict) -> bool:
         return (
@@ -51,6 +52,7 @@ class Signature:
             and (not self.has_any or any(key in state for key in self.has_any))
             and not any(key in state for key in self.has_none)
             and all(key in state and _fits(state[key].shape, shape) for key, shape in self.shapes.items())
+            and self.rule(state)
         )
 
 

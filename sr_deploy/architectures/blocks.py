@@ -87,7 +87,7 @@ def scale_input(conv: nn.Module, factor: float) -> None:
 
 def scale_output(conv: nn.Module, factor: float) -> None:
     """Make a conv compute factor * conv(x)."""
-    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
     with torch.no_grad():
         conv.weight.mul_(factor)
         if conv.bias is not None:
@@ -101,6 +101,11 @@ def repeated(x: Tensor, times: int) -> Tensor:
     """
     weight = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).repeat_interleave(times, dim=0)
     return F.conv2d(x, weight[:, :, None, None])
+
+
+def enlarged(x: Tensor, scale: int) -> Tensor:
+    """The image upscaled by bilinear interpolation."""
+    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 class SkipConv(nn.Conv2d, Foldable):

@@ -125,6 +125,12 @@ def _read_config(state: StateDict) -> ECBSRConfig:
     )
 
 
+def ends_in_1x1(state: StateDict) -> bool:
+    """Whether the last part of the backbone is a 1x1 conv, as in ECBSR-ET."""
+    last = state.get(f"backbone.{count(state, 'backbone.{}.', first=1)}.0.weight")
+    return last is not None and last.shape[2:] == (1, 1)
+
+
 def _variants(config: ECBSRConfig) -> tuple[ECBSRConfig, ...]:
     widths = config.widths
     if config.merged or not any(before == after for before, after in pairwise(widths)):
@@ -139,6 +145,7 @@ ARCHITECTURE = Architecture(
     signature=Signature(
         has_all=(),
         has_any=("backbone.1.0.weight", "backbone.1.conv3x3.weight"),
+        rule=lambda state: not ends_in_1x1(state),
     ),
     default=ECBSRConfig(scale=2, colors=1),
     read_config=_read_config,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import Foldable, Network, Options, Replacement, conv3, scale_input, scale_output
+from sr_deploy.architectures.rrrb import rep_conv
 
 
 @dataclass(frozen=True)
@@ -27,25 +28,13 @@ class FMENConfig(Config):
     attention_pairs: int = 1
 
 
-class RepConv(nn.Module):
-    """A 3x3 conv where the training form has parallel ones."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.rep_conv = conv3(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.rep_conv(x)
-        return y
-
-
 class ConvPair(nn.Module):
     """Two convs and an activation between them."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = RepConv(channels)
-        self.conv2 = RepConv(channels)
+        self.conv1 = rep_conv(conv3(channels, channels))
+        self.conv2 = rep_conv(conv3(channels, channels))
         self.act = nn.LeakyReLU(0.1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count
-from sr_deploy.architectures.blocks import Network, conv1, conv3, scale_input, scale_output
+from sr_deploy.architectures.blocks import Network, conv1, conv3, enlarged, scale_input, scale_output
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,6 @@ class PAN(PANTail):
     def fold_value_range(self, value_range: float) -> None:
         scale_input(self.conv_first, value_range)
         scale_output(self.conv_last, 1 / value_range)
-
-
-def enlarged(x: Tensor, scale: int) -> Tensor:
-    """The image upscaled by bilinear interpolation."""
-    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 def _read_config(state: StateDict) -> PANConfig:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Signature, StateDict, count
-from sr_deploy.architectures.blocks import conv3, scale_output
+from sr_deploy.architectures.blocks import conv3, enlarged, scale_output
 from sr_deploy.architectures.mga import MASK_KEYS, PADDING, PAPER, PATCH, MaskGuided, MaskPredictor, MGAConfig
-from sr_deploy.architectures.pan import PAN, SCPA, PANConfig, PANTail, enlarged
+from sr_deploy.architectures.pan import PAN, SCPA, PANConfig, PANTail
 
 SHIFT = 4.0
 """Features of PAN are seldom below -SHIFT."""

@@ -52,34 +52,34 @@ def reparameterize(
     networks without such blocks; `folds` tells what was done.
     """
     dtype = next(network.parameters()).dtype
-    module, found = _blocks_replaced(network, Options(dense_bsconv=dense_bsconv, merge_parallel=merge_parallel))
+    options = Options(dense_bsconv=dense_bsconv, merge_parallel=merge_parallel)
+    found: Counter[str] = Counter()
     with torch.no_grad():
+        module = _replaced(copy.deepcopy(network).double(), options, found)
+        assert isinstance(module, Network)
         ends = list(module.fold_ends())
         if value_range != 1:
             module.fold_value_range(value_range)
             ends.append(f"value range {value_range:g} folded into the first and last conv")
     blocks = [fold if number == 1 else f"{number} x {fold}" for fold, number in found.items()]
-    return Reparameterized(module.to(dtype), (*blocks, *ends))
+    return Reparameterized(module.to(dtype).eval(), (*blocks, *ends))
 
 
 def merge(network: Network) -> Network:
-    """A copy of a network in its training form with branches merged, and nothing else: its state dict is the merged form's."""
-    return _blocks_replaced(network, Options())[0].to(next(network.parameters()).dtype)
-
-
-def _blocks_replaced(network: Network, options: Options) -> tuple[Network, Counter[str]]:
-    """A copy in float64, and how often each fold was made."""
-    module = copy.deepcopy(network).eval().double()
-    found: Counter[str] = Counter()
+    """A copy of the network in its deployed form: branches merged, all else as it was."""
+    dtype = next(network.parameters()).dtype
     with torch.no_grad():
-        _replace_children(module, options, found)
-    return module, found
+        module = _replaced(copy.deepcopy(network).double(), Options(), Counter())
+    assert isinstance(module, Network)
+    return module.to(dtype).eval()
 
 
-def _replace_children(parent: nn.Module, options: Options, found: Counter[str]) -> None:
-    for name, child in list(parent.named_children()):
-        _replace_children(child, options, found)
-        replacement = child.reparameterized(options) if isinstance(child, Foldable) else None
-        if replacement is not None:
-            setattr(parent, name, replacement.module)
-            found[replacement.fold] += 1
+def _replaced(module: nn.Module, options: Options, found: Counter[str]) -> nn.Module:
+    """What takes the place of a module: all in it that folds is replaced, then the module itself."""
+    for name, child in list(module.named_children()):
+        setattr(module, name, _replaced(child, options, found))
+    replacement = module.reparameterized(options) if isinstance(module, Foldable) else None
+    if replacement is None:
+        return module
+    found[replacement.fold] += 1
+    return replacement.module

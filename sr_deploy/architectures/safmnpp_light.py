@@ -69,7 +69,7 @@ class Mixer(nn.Module):
         return y
 
 
-class Block(Foldable):
+class ModulationBlock(Foldable):
     """Modulation, then mixing of channels."""
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -98,7 +98,7 @@ class SAFMNPPLight(Network):
         super().__init__()
         channels = config.channels
         self.to_feat = conv3(config.colors, channels, bias=False)
-        self.feats = nn.Sequential(*(Block(channels, config.hidden) for _ in range(config.blocks)))
+        self.feats = nn.Sequential(*(ModulationBlock(channels, config.hidden) for _ in range(config.blocks)))
         last = conv3(channels, config.colors * config.scale**2, bias=False)
         self.to_img = nn.Sequential(last, nn.PixelShuffle(config.scale))
 

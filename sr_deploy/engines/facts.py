@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,9 @@ class Cost:
     activation_bytes: int
 
 
-def graph_facts(model: ModelProto, *, min_size: int | None = None) -> GraphFacts:
+def graph_facts(model: ModelProto, *, min_size: int | None = None, size_multiple: int = 1) -> GraphFacts:
     """Facts of an image graph (N,C,H,W) -> (N,C,sH,sW), without running it; `min_size` is searched for where it is not known.
+    `exact` and `halo` hold for tiles that begin at multiples of `size_multiple`.
 
     Raises: EngineError when the graph's shapes do not follow from its input.
     """
@@ -70,7 +72,7 @@ def graph_facts(model: ModelProto, *, min_size: int | None = None) -> GraphFacts
     source, target = model.graph.input[0].name, model.graph.output[0].name
     _, channels, height, _ = shapes[source]
     scale = shapes[target][2] // height
-    reach = _reach(model, shapes)
+    reach = _reach(model, shapes, size_multiple)
     area = _PROBE_SIZE * _PROBE_SIZE
     cost = _cost(model, shapes)
     return GraphFacts(
@@ -202,23 +204,22 @@ def _windows_fit(node: NodeProto, shapes: Shapes) -> bool:
 def _window(node: NodeProto, shapes: Shapes) -> tuple[int, int]:
     """Height and width that one output pixel of a convolution or pooling sees."""
     kernel = shapes[node.input[1]][2:] if node.op_type == "Conv" else attribute(node, "kernel_shape", [1, 1])
-    tall, wide = ((size - 1) * dilation + 1 for size, dilation in _pairs(node, kernel, "dilations"))
+    dilations = _two(node, "dilations", attribute(node, "dilations", [1, 1]))
+    tall, wide = (
+        (size - 1) * dilation + 1 for size, dilation in zip(_two(node, "sides of its kernel", kernel), dilations, strict=True)
+    )
     return tall, wide
 
 
-def _pairs(node: NodeProto, kernel: Sequence[int], name: str) -> Iterator[tuple[int, int]]:
-    """Sides of a kernel, each with its value of an attribute, 1 by default.
-
-    Raises: EngineError unless there are two of both.
-    """
-    values = attribute(node, name, [1, 1])
-    if not len(kernel) == len(values) == 2:
-        raise EngineError(f"a {node.op_type} of the graph has {len(kernel)} sides and {len(values)} {name}, expected 2 and 2")
-    return zip(kernel, values, strict=True)
+def _two(node: NodeProto, what: str, values: Sequence[int]) -> tuple[int, int]:
+    """Values of height and width. Raises: EngineError unless there are two."""
+    if len(values) != 2:
+        raise EngineError(f"a {node.op_type} of the graph has {len(values)} {what}, expected 2")
+    return values[0], values[1]
 
 
-def _reach(model: ModelProto, shapes: Shapes) -> Fraction | None:
-    """How far an output pixel sees, in LR pixels; None when tiles can never be exact (strides, global pooling)."""
+def _reach(model: ModelProto, shapes: Shapes, size_multiple: int) -> Fraction | None:
+    """How far an output pixel sees, in LR pixels; None when tiles can never be exact (other strides, global pooling)."""
     source = model.graph.input[0].name
     height = shapes[source][2]
     reaches: dict[str, Fraction] = {source: Fraction(0)}
@@ -226,9 +227,9 @@ def _reach(model: ModelProto, shapes: Shapes) -> Fraction | None:
         seen = [name for name in node.input if name in reaches]
         if not seen or node.op_type == "Shape":
             continue
-        if not _is_shift_invariant(node, shapes, reaches):
-            return None
         grid = Fraction(height, shapes[seen[0]][2])
+        if not _is_shift_invariant(node, shapes, reaches, size_multiple / grid):
+            return None
         reach = max(reaches[name] for name in seen) + _radius(node, shapes) * grid
         for name in node.output:
             if name in shapes and len(shapes[name]) == 4:
@@ -236,24 +237,42 @@ def _reach(model: ModelProto, shapes: Shapes) -> Fraction | None:
     return reaches.get(model.graph.output[0].name)
 
 
-def _is_shift_invariant(node: NodeProto, shapes: Shapes, reaches: Iterable[str]) -> bool:
+def _is_shift_invariant(node: NodeProto, shapes: Shapes, reaches: Iterable[str], step: Fraction) -> bool:
+    """Whether a node makes the same of a picture that moved by `step` pixels of its own input."""
     if node.op_type in _GLOBAL:
         return False
     if node.op_type in _REDUCTIONS and any(shapes.get(name, (0, 0, 1, 1))[2:] == (1, 1) for name in node.output):
         return False
-    if node.op_type in _WINDOWED and any(stride != 1 for stride in attribute(node, "strides", [1])):
+    if node.op_type in _WINDOWED and any(step % stride for stride in _strides(node)):
         return False
     inside = next(name for name in node.input if name in reaches)
-    grows = all(shapes[name][2] >= shapes[inside][2] for name in node.output if len(shapes.get(name, ())) == 4)
+    shrinks = max(_strides(node)) if node.op_type in _WINDOWED else 1
+    grows = all(shapes[name][2] * shrinks >= shapes[inside][2] for name in node.output if len(shapes.get(name, ())) == 4)
     return grows and all(name not in shapes or len(shapes[name]) in (4, 6) for name in node.output)
+
+
+def _radius_of_window(side: int, stride: int, pad: int) -> Fraction:
+    """How far a window sees beyond the `stride` pixels that are its output's."""
+    return Fraction(side - 1, 2) if stride == 1 else Fraction(max(pad, side - stride - pad))
+
+
+def _strides(node: NodeProto) -> tuple[int, int]:
+    return _two(node, "strides", attribute(node, "strides", [1, 1]))
+
+
+def _pads(node: NodeProto) -> tuple[int, int]:
+    """Pixels added above and to the left."""
+    return _two(node, "pads at the beginning", attribute(node, "pads", [0, 0, 0, 0])[:2])
 
 
 def _radius(node: NodeProto, shapes: Shapes) -> Fraction:
     """Radius that one node adds, in pixels of its own input."""
     if node.op_type in _WINDOWED:
-        return Fraction(max(_window(node, shapes)) - 1, 2)
+        return max(starmap(_radius_of_window, zip(_window(node, shapes), _strides(node), _pads(node), strict=True)))
     if node.op_type == "ConvTranspose":
-        return Fraction(max(-(-size // stride) for size, stride in _pairs(node, shapes[node.input[1]][2:], "strides")))
+        kernel = _two(node, "sides of its kernel", shapes[node.input[1]][2:])
+        sides = zip(kernel, _strides(node), _pads(node), strict=True)
+        return Fraction(max(max(side - 1 - pad, pad + stride - 1) // stride for side, stride, pad in sides))
     if node.op_type == "Resize":
         return Fraction({"nearest": 0, "linear": 1, "cubic": 2}[attribute(node, "mode", b"nearest").decode()])
     return Fraction(0)

@@ -159,7 +159,11 @@ class _Graphs:
 def _graphs(subject: Subject, name: str, source: Source, say: Callable[[str], None]) -> _Graphs:
     say("tracing")
     traced = _traced(subject)
-    masked, facts = (None, graph_facts(traced[""])) if "" in traced else masked_facts(traced["base"], traced["refine"])
+    masked, facts = (
+        (None, graph_facts(traced[""], size_multiple=subject.size_multiple))
+        if "" in traced
+        else masked_facts(traced["base"], traced["refine"])
+    )
     smallest = -(-max(facts.min_size, subject.smallest) // subject.size_multiple) * subject.size_multiple
     sizes: dict[str, Any] = {"min_size": smallest, "size_multiple": subject.size_multiple}
     say("measuring activations")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from sr_deploy.export.precision import LARGEST_ALLOWED, LARGEST_FP16
+from sr_deploy.export.kept import LARGEST_ALLOWED, LARGEST_FP16
 
 
 @dataclass(frozen=True)

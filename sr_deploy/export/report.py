@@ -19,7 +19,8 @@ from sr_deploy.export.activations import Activations
 from sr_deploy.export.certify import ImageFunction
 from sr_deploy.export.charts import Layer, activation_chart, linear_bar, log_bar
 from sr_deploy.export.hypothesis import describe
-from sr_deploy.export.precision import LARGEST_ALLOWED, HalfPrecision
+from sr_deploy.export.kept import LARGEST_ALLOWED
+from sr_deploy.export.precision import HalfPrecision
 from sr_deploy.export.probes import as_input, degrade, probe_picture
 from sr_deploy.metrics import luma, psnr_y
 from sr_deploy.probe_picture import gain

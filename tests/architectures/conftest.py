@@ -11,24 +11,34 @@ import torch
 from torch import nn
 
 from sr_deploy.architectures import REGISTRY, Architecture, Config
+from sr_deploy.architectures.abpn import ABPNConfig
 from sr_deploy.architectures.bsrn import BSRNConfig
 from sr_deploy.architectures.bsrn_s import BSRNSConfig
 from sr_deploy.architectures.compact import CompactConfig
 from sr_deploy.architectures.disp import DISPConfig
 from sr_deploy.architectures.dscf import DSCFConfig
 from sr_deploy.architectures.ecbsr import ECBSRConfig
+from sr_deploy.architectures.ecbsr_et import ECBSRETConfig
 from sr_deploy.architectures.efdn import EFDNConfig
 from sr_deploy.architectures.espan import ESPANConfig
+from sr_deploy.architectures.espcn import ESPCNConfig
+from sr_deploy.architectures.etds import ETDSConfig
 from sr_deploy.architectures.fmen import FMENConfig
+from sr_deploy.architectures.fsrcnn import FSRCNNConfig
 from sr_deploy.architectures.imdn import IMDNConfig
 from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.msrn import MSRNConfig
 from sr_deploy.architectures.pan import PANConfig
+from sr_deploy.architectures.plain import PlainConfig
 from sr_deploy.architectures.plainrfdn import PlainRFDNConfig
+from sr_deploy.architectures.plainusr import PlainUSRConfig
+from sr_deploy.architectures.plainusr_ultra import PlainUSRUltraConfig
 from sr_deploy.architectures.reprfn import RepRFNConfig
 from sr_deploy.architectures.reprlfn import RepRLFNConfig
 from sr_deploy.architectures.rfdn import RFDNConfig
 from sr_deploy.architectures.rlfn import RLFNConfig
+from sr_deploy.architectures.rt4ksr import RT4KSRConfig
+from sr_deploy.architectures.rvsr import RVSRConfig
 from sr_deploy.architectures.safmnpp_light import SAFMNPPLightConfig
 from sr_deploy.architectures.span import SPANConfig
 from sr_deploy.architectures.spanf import SPANFConfig
@@ -100,6 +110,32 @@ CONFIGS: tuple[tuple[str, Config], ...] = (
     ("fmen", FMENConfig(scale=2, colors=1, channels=5, blocks=1, warmup=3, warmup_pairs=1, attention=4, attention_pairs=2)),
     ("safmnpp_light", SAFMNPPLightConfig(scale=4, colors=3, channels=6, hidden=9, blocks=2)),
     ("safmnpp_light", SAFMNPPLightConfig(scale=2, colors=1, channels=4, hidden=5, blocks=2)),
+    ("plain", PlainConfig(scale=4, colors=3, channels=6, blocks=2)),
+    ("plain", PlainConfig(scale=3, colors=1, channels=5, blocks=1)),
+    ("etds", ETDSConfig(scale=2, colors=3, channels=6, blocks=2)),
+    ("etds", ETDSConfig(scale=3, colors=3, channels=6, blocks=1)),
+    ("etds", ETDSConfig(scale=4, colors=3, channels=8, blocks=2, residual=3)),
+    ("etds", ETDSConfig(scale=3, colors=1, channels=7, blocks=1, residual=2)),
+    ("ecbsr_et", ECBSRETConfig(scale=2, colors=3, channels=6, blocks=2)),
+    ("ecbsr_et", ECBSRETConfig(scale=3, colors=3, channels=5, blocks=0)),
+    ("abpn", ABPNConfig(scale=4, colors=3, channels=6, blocks=2)),
+    ("abpn", ABPNConfig(scale=3, colors=1, channels=5, blocks=1)),
+    ("espcn", ESPCNConfig(scale=3, colors=3, channels=6, inner=5)),
+    ("espcn", ESPCNConfig(scale=2, colors=1, channels=6, inner=4, sigmoid=False)),
+    ("fsrcnn", FSRCNNConfig(scale=2, colors=3, channels=8, shrunk=3, blocks=2)),
+    ("fsrcnn", FSRCNNConfig(scale=3, colors=1, channels=6, shrunk=4, blocks=1)),
+    ("fsrcnn", FSRCNNConfig(scale=4, colors=3, channels=6, shrunk=3, blocks=2)),
+    ("rvsr", RVSRConfig(scale=4, colors=3, channels=6, attention=4, blocks=2)),
+    ("rvsr", RVSRConfig(scale=3, colors=1, channels=5, attention=3, blocks=1, merged=False)),
+    ("rt4ksr", RT4KSRConfig(scale=2, colors=3, channels=6, blocks=2)),
+    ("rt4ksr", RT4KSRConfig(scale=3, colors=1, channels=5, blocks=1, unused=False)),
+    ("rt4ksr", RT4KSRConfig(scale=2, colors=3, channels=5, blocks=2, merged=False)),
+    ("plainusr", PlainUSRConfig(scale=4, colors=3, channels=8, middle=6, inner=4, attention=3)),
+    ("plainusr", PlainUSRConfig(scale=2, colors=1, channels=6, middle=5, inner=2, attention=2, convs=3)),
+    ("plainusr", PlainUSRConfig(scale=3, colors=3, channels=6, middle=4, inner=3, attention=2, merged=False)),
+    ("plainusr", PlainUSRConfig(scale=2, colors=3, channels=4, middle=3, inner=2, attention=2, convs=3, merged=False)),
+    ("plainusr_ultra", PlainUSRUltraConfig(scale=4, colors=3, channels=6, inner=3)),
+    ("plainusr_ultra", PlainUSRUltraConfig(scale=2, colors=1, channels=5, inner=3, merged=False)),
 )
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_deploy.architectures.algebra import Kernel, chain_of, sum_of
+from sr_deploy.architectures.algebra import Kernel, chain_of, joint_of, stack_of, sum_of
 
 
 def _kernel(generator: torch.Generator, outputs: int, inputs: int, size: tuple[int, int], *, biased: bool) -> Kernel:
@@ -34,6 +34,17 @@ def test_two_large_ones_are_no_single_conv() -> None:
     large = _kernel(generator, 3, 3, (3, 3), biased=True)
     with pytest.raises(ValueError, match="no single conv at the borders"):
         chain_of(large, large)
+
+
+@pytest.mark.parametrize("biased", [(True, True, True, True), (True, False, False, True), (False, False, False, False)])
+def test_convs_over_parts_of_maps_are_one(biased: tuple[bool, bool, bool, bool]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    sizes = ((4, 3), (4, 2), (5, 3), (5, 2))
+    a, b, c, d = (_kernel(generator, *size, (3, 3), biased=has) for size, has in zip(sizes, biased, strict=True))
+    x, y = (torch.randn(1, width, 6, 7, generator=generator, dtype=torch.float64) for width in (3, 2))
+    expected = torch.cat([F.conv2d(x, *a) + F.conv2d(y, *b), F.conv2d(x, *c) + F.conv2d(y, *d)], 1)
+    found = F.conv2d(torch.cat([x, y], 1), *stack_of(joint_of(a, b), joint_of(c, d)))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("identity", [True, False])

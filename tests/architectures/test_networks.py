@@ -31,6 +31,9 @@ GOLDEN = (
     *("dipnet_x4", "reprlfn_x4", "reprlfn_train_x4", "efdn_x4", "efdn_x2", "efdn_train_x4", "efdn_train_x4_13idt"),
     *("efdn_train_x4_gv", "plainrfdn_neesr_x4", "imdn_x4", "fmen_x4", "safmnpp_light_x4", "safmnpp_light_x4_ema"),
     *("span_ch28_x4", "span_train_x4", "span_train_no_norm_x2", "spanf_x4", "espan_x4", "disp_x4", "spanv2_x4"),
+    *("plain_m6c32_x4", "etds_m5c16_x4", "etds_train_m5c16_x4", "ecbsr_et_m4c16_x2", "abpn_m4c28_x4", "espcn_x3", "fsrcnn_x2"),
+    *("rvsr_x4", "rvsr_train_x4", "rt4ksr_train_x2", "plainusr_s_x2", "plainusr_s_x4", "plainusr_u_x4", "plainusr_u_train_x4"),
+    "plainusr_s_train_x2",
 )
 ASSUMED: dict[str, dict[str, Any]] = {
     "rfdn_aim_x4": {"inner_skips": True},
@@ -42,6 +45,8 @@ ASSUMED: dict[str, dict[str, Any]] = {
     "efdn_train_x4_gv": {"branches": "converted"},
     "span_ch28_x4": {"mean": "div2k", "img_range": 255.0},
     "span_train_x4": {"mean": "div2k", "img_range": 255.0},
+    "espcn_x3": {"sigmoid": True},
+    "fsrcnn_x2": {"scale": 2},
 }
 CLAMPED = {"efdn_x4", "efdn_x2", "efdn_train_x4", "efdn_train_x4_13idt", "efdn_train_x4_gv"}
 """Whose published forward clamps to [0, 1]; here the graph does."""
@@ -131,13 +136,14 @@ def test_a_halo_makes_a_tile_exact(
     if architecture.halo is None:
         pytest.skip("sees the whole image")
     network = randomize(architecture.build(config))
-    halo, tile, scale = architecture.halo(config), 5, config.scale
-    size = 2 * halo + tile + 6
+    halo, scale, multiple = architecture.halo(config), config.scale, architecture.size_multiple
+    tile, away = 5 * multiple, 3 * multiple
+    size, cut = 2 * halo + tile + 2 * away, slice((halo + away) * scale, (halo + away + tile) * scale)
     torch.manual_seed(0)
     x = torch.rand(1, config.colors, size, size, dtype=torch.float64)
     with torch.inference_mode():
-        whole = network(x)[..., (halo + 3) * scale : (halo + 3 + tile) * scale, (halo + 3) * scale : (halo + 3 + tile) * scale]
-        part = network(x[..., 3:-3, 3:-3])[..., halo * scale : -halo * scale, halo * scale : -halo * scale]
+        whole = network(x)[..., cut, cut]
+        part = network(x[..., away:-away, away:-away])[..., halo * scale : -halo * scale, halo * scale : -halo * scale]
     _assert_close(part, whole, 1e-12 * max(1.0, float(whole.abs().max())))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 
 from sr_deploy.architectures import REGISTRY, Architecture, Config, reference, reparameterize
+from sr_deploy.architectures.algebra import identity_kernel
 from sr_deploy.architectures.blocks import BSConvU, Foldable, Network, SkipConv
+from sr_deploy.architectures.clip import FOLD, ClipConv
 from sr_deploy.architectures.msrn import MSRN, MeanShift, MSRNConfig, Subtract
 from sr_deploy.architectures.rfdn import RFDN, RFDNConfig
 
@@ -30,12 +33,12 @@ def _assert_exact(
     torch.manual_seed(3)
     for batch, *size in ((1, 15, 15), (2, 17, 23)):
         shape = (batch, colors, *(side - side % size_multiple for side in size))
-        x = torch.rand(shape, dtype=torch.float64)
+        x = torch.rand(shape, dtype=torch.float64) / value_range  # Biases are lost beside 255, and exponentials too large.
         with torch.inference_mode():
             expected, found = original(x), folded.module(x)
-        error = (found - expected).abs().max() / expected.abs().max().clamp(min=1)
+        error = (found - expected).abs().max() / expected.abs().max().clamp(min=1 / value_range)
         assert error <= 1e-11, f"max error {error:.3g} of the largest pixel at {shape}"
-        assert expected.std() > 1e-3
+        assert expected.std() > 1e-3 / value_range
     return folded.folds
 
 
@@ -135,6 +138,29 @@ def test_folding_twice_changes_nothing(built: Built, randomize: Randomize) -> No
             ),
         ),
         ("ecbsr", {}, {}, (RANGE,)),
+        ("rvsr", {"merged": False}, {}, ("9 x RepConv of four branches and identity merged into one conv", RANGE)),
+        (
+            "rt4ksr",
+            {"merged": False},
+            {},
+            (
+                "6 x convs of 1x1, 3x3 and 1x1 with their skips merged into one",
+                "pixel unshuffle and first conv made one conv of stride 2",
+                "the branch for high frequencies dropped, which is not run",
+                RANGE,
+            ),
+        ),
+        (
+            "plainusr",
+            {"merged": False},
+            {},
+            (
+                "10 x convs of 1x1, 3x3 and 1x1 with their skips merged into one",
+                "5 x 1x1 conv of one channel folded into the 3x3",
+                RANGE,
+            ),
+        ),
+        ("etds", {"residual": 3}, {}, ("two streams of convs made one", RANGE)),
         (
             "span",
             {"merged": False},
@@ -177,6 +203,20 @@ def test_folds_are_named(name: str, fields: dict[str, Any], options: dict[str, b
     architecture = next(entry for entry in REGISTRY if entry.name == name)
     config = type(architecture.default)(**{**vars(architecture.default), **fields})
     assert set(reparameterize(architecture.build(config), 255.0, **options).folds) == set(folds)
+
+
+@pytest.mark.parametrize("value_range", [1.0, 255.0])
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize("name", ["etds", "ecbsr_et"])
+def test_a_clip_becomes_a_clamp(name: str, scale: int, value_range: float, randomize: Randomize) -> None:
+    architecture = next(entry for entry in REGISTRY if entry.name == name)
+    config = dataclasses.replace(architecture.default, scale=scale, channels=8, blocks=1)
+    network = randomize(architecture.build(config))
+    (clip,) = (module for module in network.modules() if isinstance(module, ClipConv))
+    clip.weight.data = -identity_kernel(clip.weight.data)
+    nn.init.ones_(clip.bias)
+    assert FOLD in _assert_exact(network, value_range, 3)
+    assert not any(isinstance(module, ClipConv) for module in reparameterize(network, value_range).module.modules())
 
 
 def test_the_mean_is_subtracted_in_the_unit_range() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.facts import graph_facts, infer_shapes
@@ -26,6 +26,46 @@ def test_the_halo_is_the_measured_receptive_field(depth: int, scale: int) -> Non
     facts = graph_facts(image_graph(depth=depth, scale=scale))
     assert facts.exact
     assert facts.halo == measured_halo(depth, scale) == depth + 1
+
+
+def reach_of(model: ModelProto, at: int, *, cell: int = 1) -> int:
+    """How far a change of one pixel is seen, in LR pixels from the cell of `cell` pixels that sees it."""
+    x = np.zeros((1, 3, 32, 32), np.float32)
+    y = x.copy()
+    y[..., at, at] = 1
+    with open_engine(model) as engine:
+        changed = np.abs(engine.run({"input": x})["output"] - engine.run({"input": y})["output"]).max(axis=(0, 1, 2)) > 0
+    touched = np.flatnonzero(changed) * 32 // len(changed) // cell * cell
+    return int(max(at - (touched[0] + cell - 1), touched[-1] - at))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_transposed_convolution_sees_as_far_as_it_does(scale: int) -> None:
+    model = image_graph(depth=1, noise=0.2)
+    conv, last, clamp = model.graph.node[0], model.graph.node[-2], model.graph.node[-1]
+    del model.graph.node[1:]
+    kernel = np.random.default_rng(1).normal(0, 0.2, (3, 3, 9, 9)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
+    sizes = {"strides": [scale] * 2, "pads": [4] * 4, "output_padding": [scale - 1] * 2}
+    model.graph.node.append(helper.make_node("ConvTranspose", [conv.output[0], "kernel"], [last.output[0]], **sizes))
+    model.graph.node.append(clamp)
+    facts = graph_facts(model)
+    assert (facts.exact, facts.scale) == (True, scale)
+    assert facts.halo == max(reach_of(model, 15), reach_of(model, 16))
+
+
+@pytest.mark.parametrize(("side", "pad"), [(6, 2), (3, 1), (2, 0)])
+def test_strides_are_exact_in_tiles_of_their_multiples(side: int, pad: int) -> None:
+    """A strided convolution to half the size, and a pixel shuffle by four."""
+    model = image_graph(depth=1, scale=4, noise=0.2)
+    kernel = np.random.default_rng(1).normal(0, 0.2, (3, 3, side, side)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
+    strided = helper.make_node("Conv", ["input", "kernel"], ["conv0"], strides=[2, 2], pads=[pad] * 4)
+    model.graph.node[0].CopyFrom(strided)
+    assert not graph_facts(model).exact
+    facts = graph_facts(model, size_multiple=2)
+    assert (facts.exact, facts.scale) == (True, 2)
+    assert facts.halo == max(reach_of(model, at, cell=2) for at in (15, 16))
 
 
 def test_costs_are_those_counted_by_hand() -> None:

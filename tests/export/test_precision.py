@@ -218,3 +218,21 @@ def test_infinite_activations_keep_everything_that_touches_them() -> None:
         helper.make_node("Clip", ["a", "", "one"], ["output"], name="clip"),
     ]
     assert list(half(graph(nodes, {"one": f32(1.0)}), 1000 * X).kept) == ["explode", "clip"]
+
+
+def test_exponentials_stay_in_fp32_up_to_their_division() -> None:
+    """The mean of what the exponentials of -20 and less weigh: all of them are zero in fp16."""
+    window = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Sub", ["input", "far"], ["low"], name="low"),
+        helper.make_node("Exp", ["low"], ["weights"], name="exp"),
+        helper.make_node("Mul", ["weights", "low"], ["weighted"], name="weigh"),
+        helper.make_node("AveragePool", ["weighted"], ["above"], name="above", **window),
+        helper.make_node("AveragePool", ["weights"], ["below"], name="below", **window),
+        helper.make_node("Div", ["above", "below"], ["mean"], name="divide"),
+        helper.make_node("Add", ["mean", "far"], ["output"], name="back"),
+    ]
+    model = graph(nodes, {"far": f32(20.0)})
+    result = half(model)
+    assert set(result.kept) == {"exp", "weigh", "above", "below", "divide"}
+    agree(model, result, atol=0.03)

@@ -21,7 +21,7 @@ def test_recipes_fit_their_checkpoints(shared: Path, path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.name == path.stem
     folders = (shared / "checkpoints", shared / "next" / "checkpoints")
-    checkpoint = next(folder / recipe.checkpoint for folder in folders if (folder / recipe.checkpoint).exists())
+    (checkpoint,) = (path for folder in folders for path in folder.rglob(recipe.checkpoint))
     assert sha256_of(checkpoint) == recipe.sha256
     assert recipe.file is None or recipe.file.bytes == checkpoint.stat().st_size
     assert recipe.download == "" or re.fullmatch(rf"https://[\w.]+/.*/{re.escape(recipe.checkpoint)}", recipe.download)

@@ -10,10 +10,16 @@ import torch
 from sr_deploy.architectures import REGISTRY, Network
 from sr_deploy.architectures.ecbsr import ARCHITECTURE as ECBSR
 from sr_deploy.architectures.ecbsr import ECBSRConfig
+from sr_deploy.architectures.plainusr import ARCHITECTURE as PLAINUSR
+from sr_deploy.architectures.plainusr import PlainUSRConfig
 from sr_deploy.architectures.reprfn import ARCHITECTURE as REPRFN
 from sr_deploy.architectures.reprfn import RepRFNConfig
 from sr_deploy.architectures.reprlfn import ARCHITECTURE as REPRLFN
 from sr_deploy.architectures.reprlfn import RepRLFNConfig
+from sr_deploy.architectures.rt4ksr import ARCHITECTURE as RT4KSR
+from sr_deploy.architectures.rt4ksr import RT4KSRConfig
+from sr_deploy.architectures.rvsr import ARCHITECTURE as RVSR
+from sr_deploy.architectures.rvsr import RVSRConfig
 from sr_deploy.architectures.span import ARCHITECTURE as SPAN
 from sr_deploy.architectures.span import SPANConfig
 from sr_deploy.errors import CheckpointError
@@ -25,7 +31,11 @@ FORMS = [
     (REPRFN, RepRFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=1, merged=False)),
     (REPRLFN, RepRLFNConfig(scale=2, colors=3, channels=6, esa=4, blocks=1, merged=False)),
     (SPAN, SPANConfig(scale=2, colors=3, channels=6, joined=6, blocks=2, merged=False, img_range=1.0)),
+    (RVSR, RVSRConfig(scale=2, colors=3, channels=4, attention=2, blocks=1, merged=False)),
+    (RT4KSR, RT4KSRConfig(scale=2, colors=3, channels=4, blocks=1, unused=False, merged=False)),
+    (PLAINUSR, PlainUSRConfig(scale=2, colors=3, channels=4, middle=3, inner=2, attention=2, merged=False)),
 ]
+IDS = ["ecbsr", "identity", "reprfn", "reprlfn", "span", "rvsr", "rt4ksr", "plainusr"]
 
 
 def randomized(network: Network) -> Network:
@@ -37,12 +47,12 @@ def randomized(network: Network) -> Network:
     return network
 
 
-@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn", "reprlfn", "span"])
+@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=IDS)
 def test_running_merged_changes_neither_function_nor_gradients(architecture, config) -> None:  # type: ignore[no-untyped-def]
     network = randomized(architecture.build(config)).double()
     merged = copy.deepcopy(network)
     run_merged(merged)
-    x = torch.rand(2, config.colors, 17, 19, dtype=torch.float64)
+    x = torch.rand(2, config.colors, 18, 20, dtype=torch.float64)
     outputs = [net(x) for net in (network, merged)]
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-10, atol=1e-10)
     for output in outputs:
@@ -52,7 +62,7 @@ def test_running_merged_changes_neither_function_nor_gradients(architecture, con
     assert merged.state_dict().keys() == network.state_dict().keys()
 
 
-@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=["ecbsr", "identity", "reprfn", "reprlfn", "span"])
+@pytest.mark.parametrize(("architecture", "config"), FORMS, ids=IDS)
 def test_the_merged_state_is_a_checkpoint_of_the_plain_form(architecture, config) -> None:  # type: ignore[no-untyped-def]
     network = randomized(architecture.build(config))
     state, difference = merged_state(network, config, architecture, torch.rand(1, config.colors, 20, 20))

@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sr_deploy.architectures.blocks import enlarged
 from sr_deploy.architectures.ecbsr import ARCHITECTURE as ECBSR
 from sr_deploy.architectures.ecbsr import ECBSRConfig
 from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.pan import ARCHITECTURE as PAN
-from sr_deploy.architectures.pan import PANConfig, enlarged
+from sr_deploy.architectures.pan import PANConfig
 from sr_deploy.architectures.pan_mga import ARCHITECTURE as PAN_MGA
 from sr_deploy.architectures.rfdn import ARCHITECTURE as RFDN
 from sr_deploy.architectures.rfdn import RFDNConfig
