@@ -100,7 +100,7 @@ def upscale_on_ray(
         require_answer(chosen.address or os.environ.get("RAY_ADDRESS"))
         try:
             library.init(address=chosen.address, include_dashboard=False, log_to_driver=False, logging_level="error")
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as exc:
+        except Exception as exc:  # Ray has no type of its own for what goes wrong there
             raise UsageError(f"no cluster of Ray can be had: {first_line(exc)}") from exc
     try:
         with Crew(work, cpus=chosen.worker_cpus, gpus=chosen.worker_gpus, most=chosen.workers) as crew:

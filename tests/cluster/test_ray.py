@@ -43,16 +43,26 @@ def cluster() -> Iterator[Any]:
     (temporary / "ray").mkdir(parents=True)
     with FileLock(Path(tempfile.gettempdir()) / "sr_deploy_ray.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(temporary))
-        patch.setenv("RAY_raylet_start_wait_time_s", "120")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        made = Cluster()
         with on_all_cores():
-            made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-            made.add_node(num_cpus=1)
+            patient_node(made, num_cpus=0, include_dashboard=False)
+            patient_node(made, num_cpus=1)
             ray.init(address=made.address, log_to_driver=False, logging_level="error")
         yield made
         ray.shutdown()
         made.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def patient_node(cluster: Any, **options: Any) -> Any:
+    """A node more. Ray gives one up that has not come up within half a minute, which takes longer beside other work."""
+    for left in reversed(range(4)):
+        try:
+            return cluster.add_node(**options)
+        except Exception as exc:
+            if "timed out during startup" not in str(exc) or not left:
+                raise
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def upscaled(state: dict[str, torch.Tensor], config: Config, folder: Path, x: np
 
 
 @pytest.mark.filterwarnings("ignore:.*on the test picture")
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [name if name == "span" else pytest.param(name, marks=pytest.mark.long) for name in TRAINED])
 def test_both_forms_make_the_same_picture(
     name: str,
     randomize: Callable[[nn.Module], Network],  # noqa: F811
