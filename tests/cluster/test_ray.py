@@ -57,12 +57,13 @@ def cluster() -> Iterator[Any]:
 
 def patient_node(cluster: Any, **options: Any) -> Any:
     """A node more. Ray gives one up that has not come up within half a minute, which takes longer beside other work."""
-    for left in reversed(range(4)):
+    for _ in range(3):
         try:
             return cluster.add_node(**options)
         except Exception as exc:
-            if "timed out during startup" not in str(exc) or not left:
+            if "timed out during startup" not in str(exc):
                 raise
+    return cluster.add_node(**options)
 
 
 @pytest.fixture
