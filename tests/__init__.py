@@ -5,13 +5,22 @@ quarter longer than with one each. The fixture `all_cores` is for a test that ne
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+import pytest
 
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 if CORES and (worker := os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")):
     os.sched_setaffinity(0, {sorted(CORES)[int(worker) % len(CORES)]})
+
+
+def few_and_long(cases: Sequence[Any], few: int = 4) -> list[Any]:
+    """The first ones for every run of the tests, the others for long ones."""
+    long = (case if isinstance(case, tuple) else (case,) for case in cases[few:])
+    return [*cases[:few], *(pytest.param(*values, marks=pytest.mark.long) for values in long)]
 
 
 @contextmanager

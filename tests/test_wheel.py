@@ -214,6 +214,7 @@ def test_an_engine_is_built_without_a_file_of_ours(run: Run) -> None:
     assert built["record"]["key"]["capabilities"] == ["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"]
 
 
+@pytest.mark.long
 def test_every_recipe_and_target_is_read(programs: Path, environment: dict[str, str], tmp_path: Path) -> None:
     code = (
         "from sr_deploy.engines.tensorrt.target import load_target; from sr_deploy.settings import shipped\n"

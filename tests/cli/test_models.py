@@ -39,7 +39,7 @@ def box(bundle: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 def test_a_table(invoke: Invoke, box: Path) -> None:
     result = invoke("models")
     assert result.exit_code == 0, result.stderr
-    header, _, fast, plain, _, *short, _, again, _, titles, _ = result.stdout.partition("\nbsrn_s_x4")[0].splitlines()
+    header, _, fast, plain, _, *short, _, again, _, titles, _ = result.stdout.partition("\nabpn_m4c28_x4")[0].splitlines()
     assert short == ["fast: fast-x2, by the factor", "plain: plain-x2, by the factor"]
     assert titles.split() == ["published", "kB", "Set5", "PSNR-Y", "dB", "license"]
     assert header.split() == ["-m", "scale", "kB", "parameters", "Set5", "PSNR-Y", "dB", "license"]

@@ -173,7 +173,7 @@ def test_a_y_network_with_random_weights_passes_with_a_warning(shared: Path, tmp
     np.testing.assert_allclose(found, np.clip(stored["y"] / 255, 0, 1), atol=1e-4)
 
 
-@pytest.mark.parametrize("checkpoint", ["team41_harn.pth", "ESPCN_x3.pth"])
+@pytest.mark.parametrize("checkpoint", ["team41_harn.pth", "bicubic_pp_x3.pth"])
 def test_an_unknown_network_gets_one_hint(shared: Path, tmp_path: Path, checkpoint: str) -> None:
     with pytest.raises(UnknownArchitectureError) as raised:
         export_bundle(shared / "checkpoints" / checkpoint, tmp_path / "net")
