@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def main(work: Callable[..., None]) -> None:
     if (seconds := os.environ.get(_SECONDS)) and sys.platform != "win32":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 1))
+        limit = int(time.process_time()) + int(seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
     try:
         work(*arguments)
     except Exception as exc:

@@ -195,9 +195,13 @@ def _min_size(model: ModelProto) -> int:
 def _windows_fit(node: NodeProto, shapes: Shapes) -> bool:
     if node.op_type not in _WINDOWED:
         return True
-    pads = attribute(node, "pads", [0, 0, 0, 0])
-    height, width = shapes[node.input[0]][2:]
     tall, wide = _window(node, shapes)
+    if tall == wide == 1:
+        return True
+    pads, source = attribute(node, "pads", [0, 0, 0, 0]), node.input[0]
+    if source not in shapes:
+        raise EngineError(f"the size of '{source}' does not follow from the graph's input; simplify the graph")
+    height, width = shapes[source][2:]
     return bool(height + pads[0] + pads[2] >= tall and width + pads[1] + pads[3] >= wide)
 
 
@@ -248,7 +252,7 @@ def _is_shift_invariant(node: NodeProto, shapes: Shapes, reaches: Iterable[str],
     inside = next(name for name in node.input if name in reaches)
     shrinks = max(_strides(node)) if node.op_type in _WINDOWED else 1
     grows = all(shapes[name][2] * shrinks >= shapes[inside][2] for name in node.output if len(shapes.get(name, ())) == 4)
-    return grows and all(name not in shapes or len(shapes[name]) in (4, 6) for name in node.output)
+    return grows and all(len(shapes.get(name, ())) in (4, 6) for name in node.output if name)
 
 
 def _radius_of_window(side: int, stride: int, pad: int) -> Fraction:

@@ -38,6 +38,12 @@ def test_one_file(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
     assert np.array_equal(large, small.repeat(2, 0).repeat(2, 1))
 
 
+def test_a_network_that_restores_keeps_the_size(invoke: Invoke, pictures: list[Path], tmp_path: Path) -> None:
+    result = invoke("upscale", pictures[0], "-m", save(image_graph(scale=1), tmp_path, "restore.onnx"))
+    assert (result.exit_code, result.stdout) == (0, "in/a_restore_x1.png\n"), result.stderr
+    assert read_image(Path("in/a_restore_x1.png")).pixels.shape == read_image(pictures[0]).pixels.shape
+
+
 def test_a_folder_and_once_more(invoke: Invoke, bundle: Path, pictures: list[Path]) -> None:
     result = invoke("upscale", "in", "-m", bundle, "-o", "out")
     targets = [Path("out") / path.relative_to("in") for path in pictures]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.facts import graph_facts, infer_shapes
@@ -133,6 +133,45 @@ def test_a_graph_of_fixed_size_that_does_not_scale_is_refused() -> None:
     model.graph.node[-2].op_type = "NoSuchOperator"
     with pytest.raises(EngineError):
         graph_facts(model)
+
+
+def test_what_has_an_unknown_size_on_its_way_is_never_exact() -> None:
+    """As the windows of attention have, where shapes cannot be followed."""
+    model = image_graph(depth=1)
+    nodes, weights = model.graph.node, model.graph.initializer
+    weights.append(numpy_helper.from_array(np.array([4], np.int64), "four"))
+    for operator, inputs, output, attributes in (
+        ("ReduceMax", ["input"], "largest", {"keepdims": 0}),
+        ("Expand", ["largest", "four"], "sizes", {}),
+        ("Cast", ["sizes"], "shape", {"to": TensorProto.INT64}),
+        ("Shape", ["conv0"], "back", {}),
+        ("Reshape", ["conv0", "shape"], "odd", {}),
+        ("Reshape", ["odd", "back"], "even", {}),
+    ):
+        nodes.insert(len(nodes) - 3, helper.make_node(operator, inputs, [output], **attributes))
+    assert graph_facts(model).exact is False
+
+
+@pytest.mark.parametrize(("side", "refused"), [(1, False), (3, True)])
+def test_a_window_on_a_size_that_depends_on_pixels_is_refused(side: int, refused: bool) -> None:
+    """One of a single pixel fits everywhere."""
+    model = image_graph(depth=1)
+    nodes, weights = model.graph.node, model.graph.initializer
+    weights.append(numpy_helper.from_array(np.array([4], np.int64), "four"))
+    weights.append(numpy_helper.from_array(np.ones((3, 3, side, side), np.float32), "kernel"))
+    for operator, inputs, output, attributes in (
+        ("ReduceMax", ["input"], "largest", {"keepdims": 0}),
+        ("Expand", ["largest", "four"], "sizes", {}),
+        ("Cast", ["sizes"], "shape", {"to": TensorProto.INT64}),
+        ("Reshape", ["input", "shape"], "odd", {}),
+        ("Conv", ["odd", "kernel"], "aside", {"pads": [side // 2] * 4}),
+    ):
+        nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+    if refused:
+        with pytest.raises(EngineError, match="the size of 'odd' does not follow from the graph's input"):
+            graph_facts(model)
+    else:
+        assert graph_facts(model).min_size == 1
 
 
 @pytest.mark.parametrize("value", ["input", "output"])

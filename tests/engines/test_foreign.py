@@ -138,6 +138,44 @@ def test_a_restorer_keeps_the_size(tmp_path: Path) -> None:
     assert np.abs(upscaled(path).astype(int) - nearest(scale=1)).max() <= 1
 
 
+def artcnn(filters: int = 16, layers: int = 4) -> ModelProto:
+    """Luma x2 as ArtCNN C4F16 has it: a conv, four with ReLU, one without, the sum of both ends, a conv, depth to space."""
+    random = np.random.default_rng(3)
+    nodes, constants = [], {"low": np.float32(0), "high": np.float32(1)}
+
+    def conv(source: str, name: str, inside: int, outside: int) -> str:
+        kernel = random.normal(0, 0.03, (outside, inside, 3, 3)).astype(np.float32)
+        kernel[:, :, 1, 1] += 0.25 if 1 in (inside, outside // 4) else 0
+        constants.update({f"{name}.kernel": kernel, f"{name}.bias": random.normal(0, 0.01, outside).astype(np.float32)})
+        nodes.append(helper.make_node("Conv", [source, f"{name}.kernel", f"{name}.bias"], [name], pads=[1, 1, 1, 1]))
+        return name
+
+    first = tensor = conv("x", "first", 1, filters)
+    for layer in range(layers):
+        nodes.append(helper.make_node("Relu", [conv(tensor, f"conv{layer}", filters, filters)], [f"relu{layer}"]))
+        tensor = f"relu{layer}"
+    nodes.append(helper.make_node("Add", [first, conv(tensor, "last", filters, filters)], ["sum"]))
+    nodes.append(helper.make_node("DepthToSpace", [conv("sum", "wide", filters, 4)], ["large"], blocksize=2, mode="DCR"))
+    nodes.append(helper.make_node("Clip", ["large", "low", "high"], ["y"]))
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, name, f"{name}'"]) for name in ("x", "y")]
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "artcnn", ports[:1], ports[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_luma_doubler_as_artcnn_is(tmp_path: Path) -> None:
+    path = save(artcnn(), tmp_path)
+    card = open_bundle(path).card
+    assert (card.scale, card.channels, card.value_range, card.tiling, card.halo) == (2, 1, 1, "exact", 7)
+    gray = PIXELS[..., 1]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    luma = (16 + gray[None, None] * np.float32(219 / 255)) / 255
+    wanted = (session.run(None, {"x": luma})[0][0, 0] * 255 - 16) * 255 / 219
+    with Upscaler(path, backend="onnxruntime", precision="fp32") as upscale:
+        assert np.abs(upscale(gray) - wanted.clip(0, 255)).max() <= 1
+        assert upscale(PIXELS).shape == (2 * PIXELS.shape[0], 2 * PIXELS.shape[1], 3)
+
+
 def test_what_was_measured_is_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = save(DRESSES["white is 255"], tmp_path, "a.onnx")
