@@ -3,8 +3,6 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-# One more than cores: some tests wait, for programs and for time limits.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # What the tests compile engines with; of TensorRT itself the bindings alone, to compare our calls with.
 TENSORRT := tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings tensorrt-cu13-bindings
 # To compare our calls with; it cannot be imported without a driver.
@@ -30,13 +28,13 @@ demo-checkpoint: $(VENV)/.export
 	$(BIN)/sr-deploy verify $(DEMO)/bundle
 	$(BIN)/sr-deploy upscale "$(IMAGE)" -m $(DEMO)/bundle -o $(DEMO)/images --overwrite
 
-## test [WORKERS=N]: the test suite, on all cores
+## test: the test suite, on all cores
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 ## test-all: the long tests, too: every network, every way in which a node dies
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ""
+	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 ## check: lint, formatting and types
 check: $(VENV)/.dev

@@ -28,7 +28,7 @@ from tests.video.clips import ffmpeg, need_ffmpeg
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by Linux")
 
-CASES = {"picture": 80, "video": 10, "checkpoint": 4, "card": 10, "onnx": 10}
+CASES = {"picture": 80, "video": 10, "checkpoint": 6, "card": 10, "onnx": 10}
 
 
 @pytest.mark.parametrize("kind", KINDS)

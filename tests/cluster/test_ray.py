@@ -131,11 +131,11 @@ def test_pictures_alone_begin_without_a_video(inputs: Path, expected: dict[str, 
 
 
 def test_a_node_that_dies_and_one_that_joins(cluster: Any, inputs: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
-    doomed = cluster.add_node(num_cpus=1)
+    doomed = patient_node(cluster, num_cpus=1)
 
     def kill() -> None:
         cluster.remove_node(doomed, allow_graceful=False)
-        cluster.add_node(num_cpus=1)
+        patient_node(cluster, num_cpus=1)
 
     upscale_on_ray([inputs], tmp_path / "out", SPEC, video=FAST, ray=ONE, observer=Watch(2, kill))
     assert contents(tmp_path / "out") == expected
@@ -203,7 +203,7 @@ class Deadly:
 @pytest.mark.long
 def test_what_a_worker_hangs_at_is_done_by_another(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sr_deploy.cluster.crew.LATE_SECONDS", 0.5)
-    node = cluster.add_node(num_cpus=1)
+    node = patient_node(cluster, num_cpus=1)
     work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST)
     done: list[Any] = []
     with Crew(work, cpus=1, gpus=0, most=2) as crew:

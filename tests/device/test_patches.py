@@ -167,7 +167,7 @@ def test_patches_are_judged_as_on_the_host_at_the_very_limits(device: Device) ->
     np.testing.assert_array_equal(pasted, good)
 
 
-@pytest.mark.parametrize("patches", [1, 2, 1023, 1025, 9001])
+@pytest.mark.parametrize("patches", [1, 1023, 9001])
 def test_blocks_of_many_threads_compute_the_same(blocks: Device, patches: int) -> None:
     random = np.random.default_rng(patches)
     for scores in (random.normal(size=patches), random.integers(-1, 2, patches), np.full(patches, np.nan)):

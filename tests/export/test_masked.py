@@ -57,6 +57,7 @@ def run(bundle: Bundle, key: str, x: np.ndarray) -> list[np.ndarray]:
     return list(session.run(None, {session.get_inputs()[0].name: x}))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "dtype", "tolerance"), [("fp32", np.float32, 1e-4), ("fp16", np.float16, 4e-3)])
 def test_the_golden_image_comes_out_of_the_graphs(
     shared: Path, golden: Bundle, precision: str, dtype: type[np.floating], tolerance: float
@@ -76,6 +77,7 @@ def test_the_golden_image_comes_out_of_the_graphs(
     np.testing.assert_allclose(coarse, np.clip(expected["y"], 0, 1), atol=tolerance)
 
 
+@pytest.mark.long
 def test_a_bundle_has_its_files_and_facts(golden: Bundle) -> None:
     graphs = {f"{part}-{precision}.onnx" for part in ("base", "refine") for precision in ("fp32", "fp16")}
     assert {path.name for path in golden.folder.iterdir()} == {CARD_FILE, PROBE_FILE, REPORT_FILE, *graphs}
@@ -96,6 +98,7 @@ def test_a_bundle_has_its_files_and_facts(golden: Bundle) -> None:
         assert ModelCard.from_json(entry.value, where=graph.file) == card
 
 
+@pytest.mark.long
 def test_costs_are_those_that_torch_counts(shared: Path, golden: Bundle) -> None:
     loaded = load_checkpoint(shared / "golden" / "rfdn_mga_x4.pth")
     network = reparameterize(loaded.network(loaded.readings[0]), 1.0).module
@@ -116,6 +119,7 @@ def test_random_weights_do_not_tell_their_range(shared: Path, tmp_path: Path) ->
         export_bundle(shared / "golden" / "rfdn_mga_x4.pth", tmp_path / "mga", anyway=True)
 
 
+@pytest.mark.long
 def test_the_parts_and_the_image_are_certified(golden: Bundle) -> None:
     steps = {link.target.rpartition(": ")[0] for link in golden.certificate}
     assert {"reparameterized", "fp32 on onnxruntime", "fp16 on onnxruntime", "fp32 on openvino", "fp16 on openvino"} <= steps

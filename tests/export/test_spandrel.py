@@ -32,6 +32,7 @@ def forget_compact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architectures, "REGISTRY", tuple(entry for entry in REGISTRY if entry.name != "compact"))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*bicubic has")
 def test_what_spandrel_knows(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = shared / "checkpoints" / COMPACT
