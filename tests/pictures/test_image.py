@@ -368,7 +368,7 @@ def test_what_others_write_to_stderr_meanwhile_is_kept(tmp_path: Path, capfd: py
 
     def write() -> None:
         nonlocal written
-        while not done.is_set():
+        while not done.wait(0.0005):
             written += os.write(2, b"x")
 
     thread = threading.Thread(target=write)
