@@ -25,6 +25,9 @@ _ENTRY = np.dtype([("dts", np.int64), ("size", np.int64), ("flags", np.int64)])
 _PLACES, _COMPARED = 16, 100
 """At how many places packets are held against the index, and how many at each behind the first."""
 
+_KEYFRAMES = 2000
+"""So many keyframes are read; what has captions has them long before."""
+
 
 class ContradictionError(Exception):
     """A packet is not as the index tells."""
@@ -49,7 +52,7 @@ class Index:
         self._keys = int((told["flags"] & _KEY).sum())
 
     def verify(self, container: InputContainer, stream: VideoStream, captions: CaptionSearch) -> None:
-        """Read the first packets, some at places all over the file, and keyframes; captions are looked for in all of them.
+        """Read the first packets, some at places all over the file, and the first keyframes; look for captions in all of them.
 
         The container may be anywhere, and is left anywhere. Raises: ContradictionError for one packet that differs.
         """
@@ -66,8 +69,9 @@ class Index:
                     if late != shift or self.hidden[entry] != packet.is_discard or packet.pts is None:
                         raise ContradictionError
             stream.discard = Discard.nonkey
-            keyframes = [self._entry(captions.look(packet)) for packet in (_packets(container, stream, int(self._dts[0])))]
-        if len(keyframes) != self._keys or any(name == container.format.name for _, name, _ in messages):
+            packets = islice(_packets(container, stream, int(self._dts[0])), _KEYFRAMES)
+            keyframes = [self._entry(captions.look(packet)) for packet in packets]
+        if len(keyframes) != min(self._keys, _KEYFRAMES) or any(name == container.format.name for _, name, _ in messages):
             raise ContradictionError
         self.pts += shift or 0
         self.until += shift or 0
