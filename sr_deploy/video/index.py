@@ -16,7 +16,7 @@ from av.stream import Discard
 from av.video.stream import VideoStream
 
 from sr_deploy.video.captions import ALL_LOOKED_AT, CaptionSearch
-from sr_deploy.video.log import heard
+from sr_deploy.video.log import complaints_of, heard
 from sr_deploy.video.sample_tables import SampleTable
 
 _DISCARD, _KEY = 2, 1
@@ -71,7 +71,7 @@ class Index:
             stream.discard = Discard.nonkey
             packets = islice(_packets(container, stream, int(self._dts[0])), _KEYFRAMES)
             keyframes = [self._entry(captions.look(packet)) for packet in packets]
-        if len(keyframes) != min(self._keys, _KEYFRAMES) or any(name == container.format.name for _, name, _ in messages):
+        if len(keyframes) != min(self._keys, _KEYFRAMES) or complaints_of(container, messages):
             raise ContradictionError
         self.pts += shift or 0
         self.until += shift or 0

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import av.logging
+from av.container import InputContainer
+
+Message = tuple[int, str, str]
+"""Level, who says it, and the text."""
 
 _ONE_AT_A_TIME = threading.RLock()
 """The level is one for all threads: who restores it must not take it from another."""
@@ -16,8 +20,8 @@ _SILENT = -9
 
 
 @contextmanager
-def heard(level: int) -> Iterator[list[tuple[int, str, str]]]:
-    """What this thread's calls log from that level on: level, who says it, and the text, as they come."""
+def heard(level: int) -> Iterator[list[Message]]:
+    """What this thread's calls log from that level on, as it comes."""
     with _ONE_AT_A_TIME:
         before, skips = av.logging.get_level(), av.logging.get_skip_repeated()
         av.logging.set_level(level)
@@ -34,6 +38,11 @@ def heard(level: int) -> Iterator[list[tuple[int, str, str]]]:
             else:
                 av.logging.set_level(before)
             av.logging.set_skip_repeated(skips)
+
+
+def complaints_of(container: InputContainer, messages: list[Message]) -> list[str]:
+    """What its demuxer says."""
+    return [text.strip() for _, name, text in messages if name == container.format.name]
 
 
 def _silence() -> None:

@@ -26,7 +26,7 @@ from sr_deploy.video.captions import CaptionSearch
 from sr_deploy.video.extent import missing_bytes
 from sr_deploy.video.index import ContradictionError, Index, index_of
 from sr_deploy.video.input import Input
-from sr_deploy.video.log import heard
+from sr_deploy.video.log import Message, complaints_of, heard
 from sr_deploy.video.sample_tables import SampleTable, sample_tables
 from sr_deploy.video.splices import Reach, Splice, splices_of
 
@@ -159,8 +159,8 @@ class _Reader:
         if packet.stream_index == self._video.index and packet.size:
             self._look(packet, track)
 
-    def _listen(self, packet: Packet[Any], messages: list[Any]) -> None:
-        complaints = _complaints(self._container, messages)
+    def _listen(self, packet: Packet[Any], messages: list[Message]) -> None:
+        complaints = complaints_of(self._container, messages)
         messages.clear()
         if complaints and (packet.size or not CUT.search(complaints[0])):
             self.faults.append((self.latest, f"FFmpeg says: {complaints[0]}"))
@@ -223,12 +223,12 @@ class _Reader:
         pts = packet.pts
         if pts is not None:
             self.latest = pts if self.latest is None else max(self.latest, pts)
-            if self.spliced:
-                shown, keys = self.pieces[track.part]
-                shown.append(pts)
-                keys.update([pts] if packet.is_keyframe else [])
+            if self.spliced and packet.is_keyframe:
+                self.pieces[track.part][1].add(pts)
         if not packet.is_discard:
             self._times.append(NO_TIME if pts is None else pts)
+            if self.spliced:
+                self.pieces[track.part][0].append(self._times[-1])
         elif pts is not None:
             self.hidden += 1
             self.latest_hidden = max(self.latest_hidden, pts * track.scale)
@@ -244,7 +244,7 @@ def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream]
     with ExitStack() as stack:
         with heard(av.logging.ERROR) as messages:
             container = stack.enter_context(source.open())
-        said, file = _complaints(container, messages), stack.enter_context(source.read())
+        said, file = complaints_of(container, messages), stack.enter_context(source.read())
         tables, video = sample_tables(file), video_of(container)
         missing = missing_bytes(file, video, tables)
         try:
@@ -319,10 +319,6 @@ def _holes(times: array[int], keys: set[int]) -> list[tuple[int, int]]:
         return []
     holes = [(pts, step // usual - 1) for pts, step, key in steps if step != usual and not key]
     return holes if len(holes) <= max(1, count // 8) else []
-
-
-def _complaints(container: InputContainer, messages: list[Any]) -> list[str]:
-    return [text.strip() for _, name, text in messages if name == container.format.name]
 
 
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:

@@ -254,6 +254,18 @@ def test_an_index_tells_of_sound_what_its_packets_tell(
     assert bool(by_index.faults) == bool(cut)
 
 
+def test_a_picture_without_a_time_is_not_one_that_is_lost(stream: Path) -> None:
+    data = bytearray(stream.read_bytes())
+    begin = 188 * picture_packets(stream, 9)[0]
+    flags = data.index(b"\0\0\1\xe0", begin) + 7
+    assert data[flags] & 0x80
+    data[flags] &= 0x3F  # its times are stuffing then
+    stream.write_bytes(data)
+    count, error, notes = read(stream)
+    assert (count, error) == (20, "")
+    assert not [note for note in notes if "missing" in note]
+
+
 def test_a_picture_lost_behind_a_place_where_times_start_anew(stream: Path, tmp_path: Path) -> None:
     path = tmp_path / "two.ts"
     path.write_bytes(stream.read_bytes() * 2)
