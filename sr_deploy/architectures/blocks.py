@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -75,6 +76,11 @@ def conv3(inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d:
 
 def conv1(inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1, bias=bias)
+
+
+def named(**modules: nn.Module) -> nn.Sequential:
+    """Modules one after the other, under the names that they have in checkpoints."""
+    return nn.Sequential(OrderedDict(modules))
 
 
 def scale_input(conv: nn.Module, factor: float) -> None:

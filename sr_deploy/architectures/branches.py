@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.architectures.algebra import Kernel, chain_of, conv_of, kernel_of, sum_of
-from sr_deploy.architectures.blocks import Options, ParallelConvs, Replacement, conv1, conv3
+from sr_deploy.architectures.blocks import Options, ParallelConvs, Replacement, conv1, conv3, named
 
 
 class EdgeConv(nn.Module):
@@ -58,17 +58,9 @@ class ExpandConv(nn.Module):
         return chain_of((self.k0, self.b0), (self.k1, self.b1))
 
 
-class MergedRepBlock(nn.Module):
-    """One conv and its activation."""
-
-    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
-        super().__init__()
-        self.rbr_reparam = conv
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.rbr_reparam(x))
-        return y
+def merged_rep_block(conv: nn.Conv2d, act: nn.Module) -> nn.Module:
+    """What a RepBlock is when it ships."""
+    return named(rbr_reparam=conv, act=act)
 
 
 class RepBlock(ParallelConvs):
@@ -97,4 +89,4 @@ class RepBlock(ParallelConvs):
         return sum_of(self.kernels(), identity=True)
 
     def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
-        return Replacement(MergedRepBlock(conv_of(*self.kernel(), padding=1), self.act), self.fold)
+        return Replacement(merged_rep_block(conv_of(*self.kernel(), padding=1), self.act), self.fold)

@@ -51,7 +51,7 @@ class DISP(Network):
         return out
 
     def fold_value_range(self, value_range: float) -> None:
-        scale_input(self.conv_1.eval_conv, value_range)
+        scale_input(self.get_submodule("conv_1.eval_conv"), value_range)
         scale_output(self.upsampler[0], 1 / value_range)
 
 

@@ -56,8 +56,8 @@ class DSCF(NormalizedNetwork):
         out: Tensor = self.upsampler(self.conv_cat_other(torch.cat([features, first, inner], 1)) + self.conv2_fused(y))
         return out
 
-    def first_convs(self) -> tuple[nn.Conv2d, ...]:
-        return self.conv_1.eval_conv, self.conv_fused
+    def first_convs(self) -> tuple[nn.Module, ...]:
+        return self.get_submodule("conv_1.eval_conv"), self.conv_fused
 
 
 def _read_config(state: StateDict) -> DSCFConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -19,6 +18,7 @@ from sr_deploy.architectures.blocks import (
     Replacement,
     conv1,
     conv3,
+    named,
     scale_input,
     scale_output,
 )
@@ -77,7 +77,7 @@ class EDBB(ParallelConvs):
 
     def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
         conv = conv_of(*self.kernel(), padding=1)
-        return Replacement(_activated("rep_conv", conv, self.act), "EDBB of parallel branches merged into one conv")
+        return Replacement(named(rep_conv=conv, act=self.act), "EDBB of parallel branches merged into one conv")
 
 
 class Cell(nn.Module):
@@ -86,7 +86,7 @@ class Cell(nn.Module):
     def __init__(self, config: EFDNConfig) -> None:
         super().__init__()
         channels = config.channels
-        self.conv1 = _activated("conv1x1", conv1(channels, channels), nn.PReLU(channels))
+        self.conv1 = named(conv1x1=conv1(channels, channels), act=nn.PReLU(channels))
         self.conv2 = _edbb(config)
         self.conv3 = _edbb(config)
         self.branch = nn.ModuleList(conv1(channels, config.distilled) for _ in range(4))
@@ -130,14 +130,10 @@ class EFDN(Network):
         scale_output(self.tail[0], 1 / value_range)
 
 
-def _activated(name: str, conv: nn.Conv2d, act: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict({name: conv, "act": act}))
-
-
 def _edbb(config: EFDNConfig) -> nn.Module:
     channels = config.channels
     if config.merged:
-        return _activated("rep_conv", conv3(channels, channels), nn.PReLU(channels))
+        return named(rep_conv=conv3(channels, channels), act=nn.PReLU(channels))
     return EDBB(channels, config.branches)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
-from sr_deploy.architectures.blocks import Network, conv1, scale_input, scale_output
-from sr_deploy.architectures.spab import SPAB, MergedConv3XC, attended, merged_conv3xc
+from sr_deploy.architectures.blocks import Network, conv1, named, scale_input, scale_output
+from sr_deploy.architectures.spab import SPAB, attended, merged_conv3xc
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ESPAN(Network):
         super().__init__()
         channels = config.channels
         self.block_names = [f"block_{number}" for number in range(1, config.blocks + 1)]
-        self.conv_1 = MergedConv3XC(nn.Conv2d(config.colors, channels, 9, padding=4))
+        self.conv_1 = named(eval_conv=nn.Conv2d(config.colors, channels, 9, padding=4))
         for name in self.block_names:
             self.add_module(name, SPAB(channels, channels))
         self.teacher_block_seq = ShortSPAB(channels)
@@ -61,7 +61,7 @@ class ESPAN(Network):
         return out
 
     def fold_value_range(self, value_range: float) -> None:
-        scale_input(self.conv_1.eval_conv, value_range)
+        scale_input(self.get_submodule("conv_1.eval_conv"), value_range)
         scale_output(self.get_submodule("tea_upsampler.0.eval_conv"), 1 / value_range)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
-from sr_deploy.architectures.blocks import DistillationBlock, Network, conv1, conv3, scale_input, scale_output
+from sr_deploy.architectures.blocks import DistillationBlock, Network, conv1, conv3, named, scale_input, scale_output
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,6 @@ class PlainRFDNConfig(Config):
     distilled: int = 10
     esa: int = 10
     blocks: int = 4
-
-
-class WrappedConv(nn.Module):
-    """A 3x3 conv where the training form has parallel ones."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv3x3 = conv3(inputs, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv3x3(x)
-        return y
 
 
 class SeventhESA(nn.Module):
@@ -79,14 +67,19 @@ class PlainRFDN(Network):
         scale_output(self.upsampler[0], 1 / value_range)
 
 
+def _conv(inputs: int, outputs: int) -> nn.Module:
+    """Under the name that it has beside the parallel ones of the training form."""
+    return named(conv3x3=conv3(inputs, outputs))
+
+
 def _block(config: PlainRFDNConfig) -> DistillationBlock:
     return DistillationBlock(
         config.channels,
         config.distilled,
         act=nn.LeakyReLU(0.05),
         esa=SeventhESA(config.channels, config.esa),
-        conv=WrappedConv,
-        refine=lambda channels: WrappedConv(channels, channels),
+        conv=_conv,
+        refine=lambda channels: _conv(channels, channels),
     )
 
 

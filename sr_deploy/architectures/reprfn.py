@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sr_deploy.architectures.algebra import Kernel, chain_of, kernel_of
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import Network, PlainESA, conv1, conv3, scale_input, scale_output
-from sr_deploy.architectures.branches import LAPLACIAN, SOBEL_X, SOBEL_Y, EdgeConv, MergedRepBlock, RepBlock
+from sr_deploy.architectures.branches import LAPLACIAN, SOBEL_X, SOBEL_Y, EdgeConv, RepBlock, merged_rep_block
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class RepRFN(Network):
 
 def _rep_block(config: RepRFNConfig) -> nn.Module:
     channels = config.channels
-    return MergedRepBlock(conv3(channels, channels), nn.LeakyReLU(0.05)) if config.merged else EdgeRepBlock(channels)
+    return merged_rep_block(conv3(channels, channels), nn.LeakyReLU(0.05)) if config.merged else EdgeRepBlock(channels)
 
 
 def _read_config(state: StateDict) -> RepRFNConfig:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import PlainESA, conv1, conv3
-from sr_deploy.architectures.branches import MergedRepBlock, RepBlock
+from sr_deploy.architectures.branches import RepBlock, merged_rep_block
 from sr_deploy.architectures.rlfn import RLFN
 
 SLOPE = 0.05 * 0.05
@@ -43,7 +43,7 @@ class RepRLFB(nn.Module):
 
 def _rep_block(config: RepRLFNConfig) -> nn.Module:
     channels, act = config.channels, nn.LeakyReLU(SLOPE)
-    return MergedRepBlock(conv3(channels, channels), act) if config.merged else RepBlock(channels, act)
+    return merged_rep_block(conv3(channels, channels), act) if config.merged else RepBlock(channels, act)
 
 
 def _build(config: RepRLFNConfig) -> RLFN:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.architectures.algebra import Kernel, chain_of, conv_of, kernel_of, sum_of
-from sr_deploy.architectures.blocks import Options, ParallelConvs, Replacement, conv1, conv3
+from sr_deploy.architectures.blocks import Options, ParallelConvs, Replacement, conv1, conv3, named
 
 
 class RRRB(ParallelConvs):
@@ -47,9 +47,7 @@ class RRRB(ParallelConvs):
 
 def rep_conv(conv: nn.Conv2d) -> nn.Sequential:
     """A conv under the name that merged blocks give it."""
-    merged = nn.Sequential()
-    merged.add_module("rep_conv", conv)
-    return merged
+    return named(rep_conv=conv)
 
 
 def rrrb(channels: int, *, merged: bool) -> nn.Module:

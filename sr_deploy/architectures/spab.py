@@ -17,21 +17,10 @@ from sr_deploy.architectures.blocks import (
     Replacement,
     conv1,
     conv3,
+    named,
     scale_input,
     scale_output,
 )
-
-
-class MergedConv3XC(nn.Module):
-    """A conv under the name that it has beside the branches."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.eval_conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.eval_conv(x)
-        return y
 
 
 class Conv3XC(ParallelConvs):
@@ -58,11 +47,12 @@ class Conv3XC(ParallelConvs):
 
     def reparameterized(self, options: Options) -> Replacement:  # noqa: ARG002
         conv = conv_of(*self.kernel(), padding=1)
-        return Replacement(MergedConv3XC(conv), "1x1, 3x3, 1x1 and the 1x1 beside them merged into one conv")
+        return Replacement(named(eval_conv=conv), "1x1, 3x3, 1x1 and the 1x1 beside them merged into one conv")
 
 
-def merged_conv3xc(inputs: int, outputs: int) -> MergedConv3XC:
-    return MergedConv3XC(conv3(inputs, outputs))
+def merged_conv3xc(inputs: int, outputs: int) -> nn.Module:
+    """A conv under the name that it has beside the branches."""
+    return named(eval_conv=conv3(inputs, outputs))
 
 
 def attended(y: Tensor, x: Tensor) -> Tensor:
@@ -103,7 +93,7 @@ class NormalizedNetwork(Network):
         super().__init__()
         self.mean, self.img_range = mean, img_range
 
-    def first_convs(self) -> tuple[nn.Conv2d, ...]:
+    def first_convs(self) -> tuple[nn.Module, ...]:
         """Those that see the normalized image, merged."""
         raise NotImplementedError
 

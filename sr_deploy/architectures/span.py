@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
 from sr_deploy.architectures.blocks import MEAN, conv1, conv3
-from sr_deploy.architectures.spab import SPAB, Conv3XC, MergedConv3XC, NormalizedNetwork, merged_conv3xc
+from sr_deploy.architectures.spab import SPAB, Conv3XC, NormalizedNetwork, merged_conv3xc
 
 Mean = Literal["div2k", "half", "none", "stored"]
 
@@ -59,8 +59,8 @@ class SPAN(NormalizedNetwork):
         out: Tensor = self.upsampler(joined)
         return out
 
-    def first_convs(self) -> tuple[nn.Conv2d, ...]:
-        return (cast("MergedConv3XC", self.conv_1).eval_conv,)
+    def first_convs(self) -> tuple[nn.Module, ...]:
+        return (self.get_submodule("conv_1.eval_conv"),)
 
 
 def _mean(config: SPANConfig) -> tuple[float, ...] | nn.Parameter:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sr_deploy.architectures.architecture import Architecture, Config, Signature, StateDict, count, scale_of
-from sr_deploy.architectures.blocks import Network, conv1, scale_input, scale_output
+from sr_deploy.architectures.blocks import Network, conv1, conv3, named, scale_input, scale_output
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class SPANV2(Network):
 
 
 def _conv(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(conv=nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)))
+    return named(conv=conv3(inputs, outputs, bias=False))
 
 
 def _read_config(state: StateDict) -> SPANV2Config:
