@@ -5,7 +5,7 @@ quarter longer than with one each. The fixture `all_cores` is for a test that ne
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +17,13 @@ if CORES and (worker := os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("
     os.sched_setaffinity(0, {sorted(CORES)[int(worker) % len(CORES)]})
 
 
-def few_and_long(cases: Sequence[Any], few: int = 4) -> list[Any]:
-    """The first ones for every run of the tests, the others for long ones."""
-    long = (case if isinstance(case, tuple) else (case,) for case in cases[few:])
-    return [*cases[:few], *(pytest.param(*values, marks=pytest.mark.long) for values in long)]
+def short_and_long(cases: Iterable[Any], short: Collection[Any]) -> list[Any]:
+    """Cases of a test: those in `short` for every run of the tests, the others for long ones."""
+
+    def long(case: Any) -> Any:
+        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.long)
+
+    return [case if case in short else long(case) for case in cases]
 
 
 @contextmanager

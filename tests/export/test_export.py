@@ -14,26 +14,22 @@ from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard
 from sr_deploy.errors import CertificationError, CheckpointError, ExportError, UnknownArchitectureError, UsageError
 from sr_deploy.export import export_bundle
 from sr_deploy.export.spandrel import SPANDREL_INSTALL
+from tests import short_and_long
 
 FAMILIES = [
     ("rlfn_ntire_x4.pth", "rlfn_ntire_x4"),
     ("ECBSR_M4C16_x2.pth", "ecbsr_m4c16_x2"),
-    *(
-        pytest.param(checkpoint, golden, marks=pytest.mark.long)
-        for checkpoint, golden in (
-            ("RFDN_AIM.pth", "rfdn_aim_x4"),
-            ("reprfn_ntire_x4.pth", "reprfn_ntire_x4"),
-            ("net_g_BSRN_x4.pth", "bsrn_x4"),
-            ("PANx2_DF2K.pth", "pan_x2"),
-        )
-    ),
+    ("RFDN_AIM.pth", "rfdn_aim_x4"),
+    ("reprfn_ntire_x4.pth", "reprfn_ntire_x4"),
+    ("net_g_BSRN_x4.pth", "bsrn_x4"),
+    ("PANx2_DF2K.pth", "pan_x2"),
 ]
 MEANS_IN_FP32 = {"bsrn_x4": ".cca/"}
 ECBSR = "ECBSR_M4C16_x2.pth"
 BundleOf = Callable[[str], Bundle]
 
 
-@pytest.mark.parametrize(("checkpoint", "golden"), FAMILIES)
+@pytest.mark.parametrize(("checkpoint", "golden"), short_and_long(FAMILIES, FAMILIES[:2]))
 def test_every_family_equals_its_published_implementation(
     shared: Path, bundle_of: BundleOf, checkpoint: str, golden: str
 ) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from sr_deploy.architectures import Config, Network, architecture_named, load_checkpoint, merge
 from sr_deploy.export import export_bundle
+from tests import short_and_long
 from tests.architectures.conftest import CONFIGS, randomize  # noqa: F401
 
 TRAINED = {name: config for name, config in CONFIGS if not getattr(config, "merged", True)}
@@ -32,7 +33,7 @@ def upscaled(state: dict[str, torch.Tensor], config: Config, folder: Path, x: np
 
 
 @pytest.mark.filterwarnings("ignore:.*on the test picture")
-@pytest.mark.parametrize("name", [name if name == "span" else pytest.param(name, marks=pytest.mark.long) for name in TRAINED])
+@pytest.mark.parametrize("name", short_and_long(TRAINED, ["span"]))
 def test_both_forms_make_the_same_picture(
     name: str,
     randomize: Callable[[nn.Module], Network],  # noqa: F811

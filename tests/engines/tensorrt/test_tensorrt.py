@@ -41,6 +41,7 @@ from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError
 from sr_deploy.export.activations import measure_activations
 from sr_deploy.export.precision import to_fp16
 from sr_deploy.export.trace import trace, trace_parts
+from tests import short_and_long
 from tests.graphs import image_graph, save
 
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -89,10 +90,6 @@ def compiled(graph: ModelProto, library: Library, *sizes: tuple[int, int], **opt
     return compile_engine(graph, library, shapes={source.name: tuple(shapes)}, **options)  # type: ignore[dict-item]
 
 
-def short_and_long(names: tuple[str, ...]) -> list[Any]:
-    return [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in names]
-
-
 def capabilities_of(name: str, form: str) -> tuple[str, ...]:
     """All five generations for one network, and one for each of the others, another for each form: a build takes that long."""
     if name in (NETWORKS[0], "rfdn_mga"):
@@ -102,7 +99,7 @@ def capabilities_of(name: str, form: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("form", ["plain", "pixels"])
-@pytest.mark.parametrize("name", short_and_long(NETWORKS))
+@pytest.mark.parametrize("name", short_and_long(NETWORKS, SHORT))
 def test_every_network_compiles(name: str, form: str, graph_of: Callable[[str], ModelProto], library: Library) -> None:
     graph = graph_of(name) if form == "plain" else to_pixel_form(graph_of(name), cast_last=True)
     result = compiled(graph, library, (64, 64), (540, 960), (1920, 1920), capabilities=capabilities_of(name, form))
@@ -136,7 +133,7 @@ def halved_parts(name: str) -> tuple[ModelProto, ModelProto]:
 
 
 @pytest.mark.parametrize("form", ["plain", "pixels"])
-@pytest.mark.parametrize("name", short_and_long(("rfdn_mga", "pan_mga")))
+@pytest.mark.parametrize("name", short_and_long(("rfdn_mga", "pan_mga"), SHORT))
 def test_both_graphs_of_a_mask_guided_network_compile(name: str, form: str, library: Library) -> None:
     base, refine = halved_parts(name)
     _, features, *_ = (dim.dim_value for dim in refine.graph.input[0].type.tensor_type.shape.dim)
