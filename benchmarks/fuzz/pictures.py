@@ -232,7 +232,7 @@ def by_pillow(data: bytes) -> Decoded | None:
     """None for what Pillow does not turn into 8 bits, and for what moves."""
     with Image.open(io.BytesIO(data)) as opened:
         opened.load()
-        if getattr(opened, "n_frames", 1) > 1:
+        if getattr(opened, "n_frames", 1) > 1 or _has_palette_of_bytes(opened):
             return None
         deep = opened.mode.startswith("I;16")
         if not deep and opened.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
@@ -244,6 +244,11 @@ def by_pillow(data: bytes) -> Decoded | None:
         return Decoded(
             *(_shifted(one) if deep else np.asarray(one.convert("RGBA")).astype(np.int16) for one in (opened, turned))
         )
+
+
+def _has_palette_of_bytes(opened: Image.Image) -> bool:
+    """Whether a TIFF's colors are all below 256: black by the standard, and 8-bit for libtiff, as old programs wrote them."""
+    return opened.mode == "P" and opened.format == "TIFF" and max(opened.tag_v2.get(320, (256,))) < 256
 
 
 def _shifted(deep: Image.Image) -> Levels:

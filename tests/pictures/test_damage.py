@@ -298,6 +298,16 @@ def test_a_bmp_header_of_no_known_length() -> None:
         decode_image(bytes(data))
 
 
+@pytest.mark.parametrize("offset", [0, 14, 53])
+def test_the_pixels_of_a_bmp_do_not_lie_in_its_header(offset: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, "BMP")
+    data = bytearray(file.getvalue())
+    struct.pack_into("<I", data, 10, offset)
+    with pytest.raises(ImageError, match="BMP header is not valid"):
+        decode_image(bytes(data))
+
+
 def test_a_webp_that_claims_too_much() -> None:
     file = io.BytesIO()
     Image.fromarray(SMOOTH).save(file, "WEBP", lossless=True)
@@ -352,4 +362,42 @@ def test_a_palette_of_a_tiff_has_all_its_colors(colors: int) -> None:
     place = data.index(struct.pack("<HHI", 320, 3, 768))
     data[place + 4 : place + 8] = struct.pack("<I", colors * 3)
     with pytest.raises(ImageError, match="its palette is not of 256 colors"):
+        decode_image(bytes(data))
+
+
+def _entry(data: bytes, tag: int) -> int:
+    """Where the entry of a tag begins in a little-endian TIFF."""
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, directory)
+    places = range(directory + 2, directory + 2 + 12 * count, 12)
+    return next(place for place in places if struct.unpack_from("<H", data, place) == (tag,))
+
+
+def _tiff(mode: str) -> bytearray:
+    file = io.BytesIO()
+    Image.fromarray(NOISY).convert(mode).save(file, "TIFF")
+    return bytearray(file.getvalue())
+
+
+@pytest.mark.parametrize(("left", "twice"), [(279, 320), (259, 258), (278, 273)])
+def test_a_tag_that_pixels_need_is_not_there_twice(left: int, twice: int) -> None:
+    data = _tiff("P")
+    struct.pack_into("<H", data, _entry(data, left), twice)
+    with pytest.raises(ImageError, match=f"tag {twice} is there twice"):
+        decode_image(bytes(data))
+
+
+@pytest.mark.parametrize("tag", [256, 258, 259, 262, 273, 277, 279, 338])
+@pytest.mark.parametrize("kind", [2, 7, 11])
+def test_a_tag_that_pixels_need_holds_numbers(tag: int, kind: int) -> None:
+    data = _tiff("RGBA")
+    struct.pack_into("<H", data, _entry(data, tag) + 2, kind)
+    with pytest.raises(ImageError, match=f"tag {tag} holds no numbers"):
+        decode_image(bytes(data))
+
+
+def test_a_palette_image_of_samples_too_large_for_any_palette() -> None:
+    data = _tiff("P")
+    struct.pack_into("<HII", data, _entry(data, 258) + 2, 4, 1, 1 << 31)
+    with pytest.raises(ImageError, match="2147483648-bit integer samples is not supported"):
         decode_image(bytes(data))

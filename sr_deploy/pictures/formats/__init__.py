@@ -219,13 +219,14 @@ def _gif(data: memoryview) -> Header:
 
 _LARGEST_BMP_HEADER = 124
 """That of BITMAPV5HEADER, the last one."""
+_BMP_FILE_HEADER = 14
 
 
 def _bmp(data: memoryview) -> Header:
     offset, size = struct.unpack_from("<II", data, 10)
     if size < 40:
         raise ContainerError("a BMP of the OS/2 kind is not supported; convert it to PNG")
-    if size > _LARGEST_BMP_HEADER:
+    if size > _LARGEST_BMP_HEADER or offset < _BMP_FILE_HEADER + size:
         raise ContainerError("the BMP header is not valid; get a good copy of the file")
     width, height, _, depth, compression = struct.unpack_from("<iiHHI", data, 18)
     header = Header("bmp", max(0, width), abs(height))

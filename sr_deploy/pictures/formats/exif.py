@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,10 +59,12 @@ def byte_order(data: Data) -> str:
     return order
 
 
-def read_ifd(data: Data, offset: int, order: str, *, big: bool = False) -> tuple[dict[int, IfdEntry], int]:
+def read_ifd(
+    data: Data, offset: int, order: str, *, big: bool = False, once: Collection[int] = ()
+) -> tuple[dict[int, IfdEntry], int]:
     """The entries of the IFD at `offset`, and the offset of the next IFD (0 for none).
 
-    Raises: ContainerError when a part of it lies outside of the data.
+    Raises: ContainerError when a part of it lies outside of the data, or a tag of `once` stands there twice.
     """
     count_format, entry_format, offset_format, inline = ("Q", "HHQ", "Q", 8) if big else ("H", "HHI", "I", 4)
     entries: dict[int, IfdEntry] = {}
@@ -81,6 +84,8 @@ def read_ifd(data: Data, offset: int, order: str, *, big: bool = False) -> tuple
                 (place,) = struct.unpack_from(order + offset_format, data, place)
             if place + size > len(data):
                 raise ContainerError(f"the value of tag {tag} lies outside of the file")
+            if tag in entries and tag in once:
+                raise ContainerError(f"tag {tag} is there twice")
             entries[tag] = IfdEntry(tag, kind, length, place)
             position += head + inline
         (following,) = struct.unpack_from(order + offset_format, data, position) if position < len(data) else (0,)

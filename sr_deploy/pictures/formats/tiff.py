@@ -22,13 +22,19 @@ from sr_deploy.pictures.formats.exif import Field, IfdEntry, integers, read_ifd
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP = 256, 257, 258, 259, 262, 320
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES, _PREDICTOR = 273, 277, 278, 279, 284, 317
-_SUBFILE, _TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 254, 324, 325, 338, 339
+_SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 254, 338, 339
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _XMP, _ICC = 700, 34675
+_FILL_ORDER, _RPC, _IPTC = 266, 50844, 33723
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _UNSIGNED, _FLOAT = 1, 3
+_STRUCTURE = {
+    _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES,
+    _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _FILL_ORDER,
+}  # fmt: skip
+"""Tags that pixels are decoded by."""
 _LIMIT = (1 << 32) - (1 << 24)
 _DEFLATE = (8, 32946)
-_FILL_ORDER, _RPC, _IPTC = 266, 50844, 33723
 _FOREIGN = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG", 34925: "LZMA",
     50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
@@ -50,6 +56,9 @@ def read_header(data: memoryview) -> Header:
     if not pages:
         raise ContainerError("the TIFF holds no picture; get a good copy of the file")
     page = pages[0]
+    for tag in sorted(_STRUCTURE & page.keys()):
+        if not integers(data, page[tag], order):
+            raise ContainerError(f"the TIFF is damaged: tag {tag} holds no numbers; get a good copy of the file")
 
     def one(tag: int, default: int) -> int:
         values = integers(data, page.get(tag), order)
@@ -131,8 +140,6 @@ def _check_supported(data: memoryview, page: dict[int, IfdEntry], order: str) ->
         raise ContainerError(f"a TIFF of {name} color space is not supported; convert it to RGB or gray")
     if not color_samples <= samples <= color_samples + (photometric != _CMYK):
         raise ContainerError(f"a TIFF with {samples} samples per pixel is not supported; convert it to RGB, RGBA or gray")
-    if photometric == _PALETTE and len(integers(data, page.get(_COLOR_MAP), order) or []) != 3 << bits[0]:
-        raise ContainerError(f"its palette is not of {1 << bits[0]} colors, as its samples need; get a good copy of the file")
     planes = (integers(data, page.get(_PLANES), order) or [1])[0]
     if bits[0] > 8 and (photometric == _WHITE_IS_ZERO or (planes == 2 and samples > 1)):
         what = "white stored as 0" if photometric == _WHITE_IS_ZERO else "separate color planes"
@@ -148,6 +155,8 @@ def _check_supported(data: memoryview, page: dict[int, IfdEntry], order: str) ->
         raise ContainerError(
             f"a TIFF of {bits[0]}-bit {what} samples is not supported; convert it to 8 or 16-bit integer or 32-bit float"
         )
+    if photometric == _PALETTE and len(integers(data, page.get(_COLOR_MAP), order) or []) != 3 << bits[0]:
+        raise ContainerError(f"its palette is not of {1 << bits[0]} colors, as its samples need; get a good copy of the file")
 
 
 def _first_offset(data: memoryview, order: str) -> tuple[int, bool]:
@@ -167,7 +176,7 @@ def _pages(data: memoryview, offset: int, order: str, big: bool) -> list[dict[in
     seen: set[int] = set()
     while offset and offset not in seen:
         seen.add(offset)
-        entries, offset = read_ifd(data, offset, order, big=big)
+        entries, offset = read_ifd(data, offset, order, big=big, once=_STRUCTURE)
         subfile = (integers(data, entries.get(_SUBFILE), order) or [0])[0]
         if not subfile & 0b101 or not pages:
             pages.append(entries)
