@@ -19,6 +19,7 @@ from cases import Case, Kind, Run, Seed
 from mutations import damage_bytes
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from structures import PNG, png_chunks
 
 from sr_deploy.errors import SrDeployError
@@ -248,7 +249,7 @@ def by_pillow(data: bytes) -> Decoded | None:
 
 def _has_palette_of_bytes(opened: Image.Image) -> bool:
     """Whether a TIFF's colors are all below 256: black by the standard, and 8-bit for libtiff, as old programs wrote them."""
-    return opened.mode == "P" and opened.format == "TIFF" and max(opened.tag_v2.get(320, (256,))) < 256
+    return opened.mode == "P" and isinstance(opened, TiffImageFile) and max(opened.tag_v2.get(320, (256,))) < 256
 
 
 def _shifted(deep: Image.Image) -> Levels:
