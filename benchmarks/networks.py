@@ -24,6 +24,7 @@ from sr_deploy.bundle import Bundle
 from sr_deploy.card import PrecisionChoice
 from sr_deploy.export import export_bundle
 from sr_deploy.models.recipe import recipes
+from sr_deploy.probe_picture import probe_picture
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 960, 520, 60, 44, 16
 COLORS = {2: "#2a78d6", 3: "#1baf7a", 4: "#e87ba4"}
@@ -74,8 +75,8 @@ def exported(folders: list[Path], bundles: Path) -> dict[str, Bundle]:
 
 
 def measured(bundles: dict[str, Bundle], height: int, width: int, rounds: int, precision: PrecisionChoice) -> list[Row]:
-    image = np.random.default_rng(1).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    image = np.repeat(np.repeat(image, 8, 0), 8, 1)[:height, :width]
+    image = np.resize(probe_picture().swapaxes(0, 1), (width, 240, 3)).swapaxes(0, 1)
+    image = np.ascontiguousarray(np.resize(image, (height, width, 3)))
     upscalers = {name: Upscaler(bundle.folder, precision=precision) for name, bundle in bundles.items()}
     times: dict[str, list[float]] = {name: [] for name in upscalers}
     for turn in range(rounds + 1):

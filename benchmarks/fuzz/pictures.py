@@ -32,7 +32,15 @@ COMMAND_SHARE = 8
 LOSSY = {"jpeg": 6, "webp": 6, "avif": 12}
 """How far decoders of one file differ, in steps of 8 bits."""
 
-NO_SAY = ("not supported", "unsupported", "unknown", "unrecognized", "cannot determine", "not enough image data in memory")
+NO_SAY = (
+    "not supported",
+    "unsupported",
+    "unknown",
+    "unrecognized",
+    "cannot determine",
+    "invalid dimensions",
+    "not enough image data in memory",
+)
 """In what Pillow says of files that are whole, but none of its kinds."""
 
 MANY_KINDS = ("tiff", "bmp", "pnm")

@@ -18,6 +18,8 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
+from sr_deploy.video.mpeg4 import Coded
+
 LEAD = 1
 """Seconds before the wanted time to seek to: open groups of pictures are whole by then, and the deinterlacer has neighbors."""
 
@@ -26,6 +28,10 @@ FIRST_PACKETS = 1000
 
 UNORDERED = {"gif", "apng", "webp_anim", "image2", "yuv4mpegpipe"}
 """Containers in which FFmpeg cannot start in the middle, or not exactly."""
+
+
+_LARGEST_REPEAT = 19
+"""Bytes of an MPEG-4 picture that is not coded, at most."""
 
 
 class DoubtError(Exception):
@@ -89,6 +95,7 @@ class _Awaited:
         self._waiting: dict[int, int] = {}
         self._untimed = 0
         self._keys = 0
+        self._coded = Coded(stream.codec_context.extradata) if self._codec == "mpeg4" else None
         self._last: int | None = None
         self._spacing = 1 / ((stream.average_rate or 25) * (stream.time_base or 1))
         self._fields = False
@@ -96,7 +103,7 @@ class _Awaited:
     def sent(self, packet: Packet[VideoStream]) -> None:
         self._keys += packet.is_keyframe
         self._untimed += packet.pts is None
-        known = packet.pts is not None and not packet.is_discard and not _shows_nothing(self._codec, packet)
+        known = packet.pts is not None and not packet.is_discard and self._shows(packet)
         if packet.pts is not None and known and (self._after is None or packet.pts > self._after):
             self._waiting[packet.pts] = self._keys
 
@@ -124,13 +131,20 @@ class _Awaited:
             return [None] * (0 if self._fields else self._untimed)
         return self._lost(sorted(self._waiting), max(self._waiting, default=0) - (self._last or 0) + self._spacing)
 
+    def _shows(self, packet: Packet[VideoStream]) -> bool:
+        if self._coded is None:
+            return not _shows_nothing(self._codec, packet)
+        if packet.is_keyframe:
+            self._coded.meet(bytes(packet))
+        return packet.size > _LARGEST_REPEAT or self._coded.shows(bytes(packet))
+
     def _lost(self, times: list[int], gap: Fraction | float) -> list[int]:
         """Without those of second fields, which have packets and no frames of their own."""
         return [] if self._fields and gap <= self._spacing * 3 / 2 else times
 
 
 def _shows_nothing(codec: str, packet: Packet[VideoStream]) -> bool:
-    """Whether a packet is only there for others to refer to: hidden frames of VP8 and VP9, and those not coded of MPEG-4."""
+    """Whether a packet is only there for others to refer to: hidden frames of VP8 and VP9."""
     first = bytes(packet)[0]
     if codec in ("vp8", "libvpx"):
         return not first & 0x10
@@ -138,7 +152,7 @@ def _shows_nothing(codec: str, packet: Packet[VideoStream]) -> bool:
         # Two bits of marker, two of profile, one more in profile 3; then: shows an earlier frame, kind, is shown.
         shift = 1 if first & 0x30 == 0x30 else 0
         return not first & (0x08 >> shift) and not first & (0x02 >> shift)
-    return codec == "mpeg4" and packet.size < 16
+    return False
 
 
 def decode_fast(container: Packets, stream: VideoStream, after: int | None) -> Iterator[av.VideoFrame]:

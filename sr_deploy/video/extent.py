@@ -10,10 +10,10 @@ import av
 from av.stream import Stream
 from av.video.stream import VideoStream
 
+from sr_deploy.video.matroska import segment_end
 from sr_deploy.video.sample_tables import SampleTable
 
 LONGEST_START = 4096
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def missing_bytes(file: BinaryIO, stream: VideoStream, tables: Mapping[int, SampleTable]) -> int:
@@ -23,8 +23,7 @@ def missing_bytes(file: BinaryIO, stream: VideoStream, tables: Mapping[int, Samp
     """
     file.seek(0)
     start = file.read(LONGEST_START)
-    file.seek(0)
-    promised = _matroska_end(file)
+    promised = segment_end(file)
     size = file.seek(0, io.SEEK_END)
     pixel = stream.codec_context.format
     if start.startswith(b"YUV4MPEG2") and pixel is not None:
@@ -55,25 +54,3 @@ def y4m_frame(start: bytes, pixel: av.VideoFormat) -> int:
 def y4m_rest(start: bytes, size: int, pixel: av.VideoFormat) -> int:
     """How many of the bytes of a y4m stream come after its whole frames: FFmpeg leaves out a last one that is cut, silently."""
     return max(0, size - len(start.split(b"\n", 1)[0]) - 1) % y4m_frame(start, pixel)
-
-
-def _matroska_end(file: BinaryIO) -> int | None:
-    """Where the segment of a Matroska file ends; 0 when its size was never written, None for other files."""
-    if file.read(4) != EBML:
-        return None
-    header = _size(file)
-    file.seek(header or 0, 1)
-    if file.read(4) != SEGMENT:
-        return 0
-    size = _size(file)
-    return 0 if size is None else file.tell() + size
-
-
-def _size(file: BinaryIO) -> int | None:
-    """A length as EBML writes it; None when it is unknown."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return None
-    more = 8 - first[0].bit_length()
-    value = int.from_bytes(bytes([first[0] & (0x7F >> more)]) + file.read(more), "big")
-    return None if value == (1 << 7 * (more + 1)) - 1 else value

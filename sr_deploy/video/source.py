@@ -36,9 +36,10 @@ from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of, wi
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.input import Input, input_of
+from sr_deploy.video.promises import NO_TIME, shown_times
 from sr_deploy.video.splices import Continuous
 from sr_deploy.video.streams import codec_name, main_video
-from sr_deploy.video.survey import NO_TIME, PacketSurvey, shown_times, survey_file
+from sr_deploy.video.survey import PacketSurvey, survey_file
 
 Deinterlace = Literal["auto", "off", "on"]
 OnDamage = Literal["raise", "skip"]

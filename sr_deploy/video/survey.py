@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import islice, pairwise
 from math import lcm
-from operator import lt
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.logging
@@ -27,26 +25,19 @@ from sr_deploy.video.extent import missing_bytes
 from sr_deploy.video.index import ContradictionError, Index, index_of
 from sr_deploy.video.input import Input
 from sr_deploy.video.log import Message, complaints_of, heard
+from sr_deploy.video.matroska import Unread
+from sr_deploy.video.promises import NO_TIME, holes, missing_end
 from sr_deploy.video.sample_tables import SampleTable, sample_tables
 from sr_deploy.video.splices import Reach, Splice, splices_of
 
-PROMISE_LENGTH = {"matroska,webm", "avi", "asf", "flv", "mov,mp4,m4a,3gp,3g2,mj2", "nut"}
-"""Containers whose header says how long they are; of others FFmpeg guesses it from the last packet, or the size."""
-
 CUT = re.compile("ended prematurely")
 """What FFmpeg says of a file that was cut; whether that one promised more is seen elsewhere."""
-
-DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
-"""Of a stream, as Matroska's tags have it."""
 
 FAR = 10
 """Seconds behind the end at which no edit hides a picture."""
 
 BACK = 10
 """What part of a second times may go back within a stream before they count as started anew, as in ffmpeg."""
-
-NO_TIME = -(1 << 63)
-"""In place of a pts."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +106,8 @@ class _Reader:
         self.captions = CaptionSearch()
         self._index: Index | None = None
         self._filled: set[int] = set()
+        self.unread = Unread()
+        self._may_skip = container.format.name == "matroska,webm"
 
     def take_index(self, tables: Mapping[int, SampleTable]) -> None:
         """Leave out what the index tells: packets of sound, and most of the pictures."""
@@ -154,6 +147,8 @@ class _Reader:
                     self._listen(packet, messages)
 
     def _take(self, packet: Packet[Any]) -> None:
+        if self._may_skip:
+            self.unread.look(packet, self.latest)
         track = self.tracks.get(packet.stream_index) or self._new_track(packet.stream)
         self._count(packet, track)
         if packet.stream_index == self._video.index and packet.size:
@@ -248,10 +243,10 @@ def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream]
         tables, video = sample_tables(file), video_of(container)
         missing = missing_bytes(file, video, tables)
         try:
-            found = survey(container, video, times, {} if missing else tables)
+            found = survey(container, video, times, file, {} if missing else tables)
         except ContradictionError:
             with source.open() as again:
-                found = survey(again, video_of(again), times)
+                found = survey(again, video_of(again), times, file)
     faults = found.faults or tuple((NO_TIME, f"FFmpeg says: {text}") for text in said[:1])
     if not missing:
         return replace(found, faults=faults)
@@ -262,21 +257,25 @@ def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream]
 def survey(
     container: InputContainer,
     video: VideoStream,
-    times: array[int] | None = None,
+    times: array[int],
+    file: BinaryIO,
     tables: Mapping[int, SampleTable] | None = None,
 ) -> PacketSurvey:
     """Read a container to its end; its stream is the one that will be decoded.
 
-    times: gets the pts of its packets that are shown, NO_TIME where there is none. tables: of its tracks, where all bytes that
-    they name are there; what they tell is not read.
+    times: gets the pts of its packets that are shown, NO_TIME where there is none. file: its bytes. tables: of its tracks,
+    where all bytes that they name are there; what they tell is not read.
 
     Raises: ContradictionError where they are not true.
     """
-    times = array("q") if times is None else times
     reader = _Reader(container, video, times)
     reader.take_index(tables or {})
     reader.read()
     faults, clock = reader.faults, reader.clock
+    faults += [
+        (latest, f"what lies at byte {place} is nothing that Matroska has, so it was passed over")
+        for latest, place in reader.unread.strange(file)
+    ]
     if container.duration is not None and reader.latest_hidden > (container.duration + FAR * av.time_base) * (
         clock // av.time_base
     ):
@@ -285,10 +284,10 @@ def survey(
     for part, piece in reader.pieces.items():
         moved = round(splices[part - 1].offset / (video.time_base or 1)) if part else 0
         faults += [
-            (pts + moved, f"{lost} picture{'s are' if lost > 1 else ' is'} missing there") for pts, lost in _holes(*piece)
+            (pts + moved, f"{lost} picture{'s are' if lost > 1 else ' is'} missing there") for pts, lost in holes(*piece)
         ]
     ends = {index: Fraction(span.end, clock) for part in reader.parts for index, span in part.items() if span.begin is not None}
-    if missing := _missing_end(container, video, ends, Fraction(reader.frame, clock)):
+    if missing := missing_end(container, video, ends, Fraction(reader.frame, clock)):
         faults.append((reader.latest, missing))
     start = Fraction(container.start_time or 0, av.time_base)
     begins = [
@@ -301,45 +300,8 @@ def survey(
     return PacketSurvey(begin, start, packets, splices, tuple(faults), reader.captions.found, reader.hidden)
 
 
-def shown_times(times: array[int]) -> list[int]:
-    """The times that `survey` saw, sorted; none where a picture has no time, or two have the same."""
-    known = sorted(times)
-    return known if known and known[0] != NO_TIME and all(map(lt, known, islice(known, 1, None))) else []
-
-
-def _holes(times: array[int], keys: set[int]) -> list[tuple[int, int]]:
-    """Where pictures are missing whose neighbors all follow each other alike: pts of the one before, and how many.
-
-    keys: pts of keyframes; before one a recording may have paused.
-    """
-    known = shown_times(times)
-    steps = [(earlier, later - earlier, later in keys) for earlier, later in pairwise(known)]
-    usual, count = Counter(step for _, step, _ in steps).most_common(1)[0] if steps else (0, 0)
-    if not usual or any(step % usual for _, step, _ in steps):
-        return []
-    holes = [(pts, step // usual - 1) for pts, step, key in steps if step != usual and not key]
-    return holes if len(holes) <= max(1, count // 8) else []
-
-
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
     try:
         yield from container.demux()
     except (av.FFmpegError, OSError):
         return  # Whoever decodes says what is wrong there.
-
-
-def _missing_end(container: InputContainer, video: VideoStream, ends: dict[int, Fraction], frame: Fraction) -> str:
-    """What a header promises and is not there, in words: a later end than that of all packets, or of the video's by its tag."""
-    if container.duration is None or container.format.name not in PROMISE_LENGTH or video.index not in ends:
-        return ""
-    counts_from_zero = container.format.name in ("matroska,webm", "asf", "flv")
-    early = Fraction(0) if counts_from_zero else Fraction(container.start_time or 0, av.time_base)
-    promised, last = Fraction(container.duration, av.time_base) + early, max(ends.values())
-    if said := DURATION.fullmatch(video.metadata.get("DURATION", "")):
-        hours, minutes, seconds = said.groups()
-        promised, last = min(promised, int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)), ends[video.index]
-    exact = container.format.name in ("matroska,webm", "avi")  # Others count a frame more at times.
-    spare = Fraction(3, 4) if exact else Fraction(3, 2)
-    if promised - last <= max(frame * spare, Fraction(1, 50)):
-        return ""
-    return f"its header says that it ends at {float(promised):.3f} s, but its last picture or sound ends at {float(last):.3f} s"

@@ -401,3 +401,25 @@ def test_a_palette_image_of_samples_too_large_for_any_palette() -> None:
     struct.pack_into("<HII", data, _entry(data, 258) + 2, 4, 1, 1 << 31)
     with pytest.raises(ImageError, match="2147483648-bit integer samples is not supported"):
         decode_image(bytes(data))
+
+
+def test_uncompressed_ycbcr_tells_its_subsampling() -> None:
+    data = _tiff("RGB")
+    struct.pack_into("<H", data, _entry(data, 262) + 8, 6)
+    with pytest.raises(ImageError, match="does not tell its chroma subsampling"):
+        decode_image(bytes(data))
+
+
+def test_a_gif_that_claims_too_much() -> None:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).quantize(60).save(file, "GIF")
+    data = bytearray(file.getvalue())
+    struct.pack_into("<HH", data, 6, 15144, 26467)
+    with pytest.raises(ImageError, match="claims 15144x26467 pixels"):
+        decode_image(bytes(data))
+
+
+def test_the_flattest_gif_is_no_claim() -> None:
+    file = io.BytesIO()
+    Image.new("P", (2000, 2000)).save(file, "GIF")
+    assert decode_image(file.getvalue()).pixels.shape[:2] == (2000, 2000)

@@ -30,8 +30,8 @@ def _told(path: Path) -> tuple[PacketSurvey, list[int]]:
 
 def _read(path: Path) -> tuple[PacketSurvey, list[int]]:
     times = array("q")
-    with Input(path).open() as container:
-        return survey.survey(container, _first(container), times), sorted(times)
+    with Input(path).open() as container, path.open("rb") as file:
+        return survey.survey(container, _first(container), times, file), sorted(times)
 
 
 @pytest.fixture

@@ -333,6 +333,52 @@ def test_a_hole_between_pictures_that_follow_each_other_alike(tmp_path: Path) ->
     assert read(vfr)[:2] == (20, "")
 
 
+@pytest.mark.parametrize(("which", "lost"), [(0, 0), (5, 5), (11, 11)])
+def test_a_block_that_is_no_longer_one(tmp_path: Path, which: int, lost: int) -> None:
+    """FFmpeg passes over elements that it does not know, and says nothing."""
+    path = tmp_path / "film.mkv"
+    reader.ffmpeg(*reader.pattern("48x32", 12, "12"), "-c:v", "ffv1", "-g", "1", "-cluster_time_limit", "400", path)
+    assert read(path)[:2] == (12, "")
+    data = bytearray(path.read_bytes())
+    blocks = [found.start() for found in re.finditer(rb"\xa3[\x40-\x7f].\x81\0.\x80", data, re.DOTALL)]
+    assert len(blocks) == 12
+    data[blocks[which]] = 0x9F
+    path.write_bytes(data)
+    assert len(reader.frames(path)) == 11
+    count, error, _ = read(path)
+    assert count == lost and f"what lies at byte {blocks[which]} is nothing that Matroska has" in error
+
+
+def test_what_matroska_may_hold_beside_pictures(tmp_path: Path) -> None:
+    film = (*reader.pattern("48x32", 75), *reader.tone(seconds=3), "-c:v", "libx264", "-c:a", "mp3", "-f", "matroska")
+    (tmp_path / "live.mkv").write_bytes(reader.ffmpeg(*film, "-"))
+    reader.ffmpeg("-i", tmp_path / "live.mkv", "-c", "copy", "-reserve_index_space", "5000", tmp_path / "index.mkv")
+    reader.ffmpeg(*reader.pattern("48x32", 25, "25", "format=yuva420p"), "-c:v", "libvpx", tmp_path / "alpha.webm")
+    for name, count in {"live.mkv": 75, "index.mkv": 75, "alpha.webm": 25}.items():
+        assert read(tmp_path / name)[:2] == (count, "")
+
+
+def test_two_holes_of_a_short_stream(tmp_path: Path) -> None:
+    path = tmp_path / "film.ts"
+    late = "setpts='(N+gte(N,2)+gte(N,3))/(12*TB)'"
+    reader.ffmpeg(*reader.pattern("48x32", 10, "12", late), "-fps_mode", "passthrough", "-c:v", "libx264", path)
+    assert "1 picture is missing there" in read(path)[1]
+
+
+def test_a_small_picture_of_mpeg4_is_missed(tmp_path: Path) -> None:
+    """With frame threads FFmpeg says nothing of a last packet that it cannot decode."""
+    path = tmp_path / "film.avi"
+    reader.ffmpeg("-f", "lavfi", "-i", "color=red:s=48x32:r=12:d=1", "-c:v", "mpeg4", "-g", "50", path)
+    last = reader.ffprobe(path, "-show_packets")["packets"][-1]
+    assert int(last["size"]) < 16
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\0\0\1\xb6", int(last["pos"]))
+    data[place + 1] = 7
+    path.write_bytes(data)
+    count, error, _ = read(path)
+    assert count == 11 and "damaged" in error
+
+
 def test_a_picture_whose_time_is_far_behind_the_end(tmp_path: Path) -> None:
     path = tmp_path / "film.mov"
     reader.ffmpeg(*reader.pattern("48x32", 12, "12"), "-c:v", "libx264", "-bf", "2", path)

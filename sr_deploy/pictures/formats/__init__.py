@@ -77,6 +77,14 @@ def cut_off(what: str, missing: int | None = None) -> ContainerError:
     return ContainerError(f"the {what} is cut off{amount}; get a complete copy of the file")
 
 
+def cannot_hold(header: Header, count: int) -> ContainerError:
+    """The error for a file whose header claims more pixels than its bytes can be unpacked to."""
+    return ContainerError(
+        f"its header claims {header.width}x{header.height} pixels, its {count} bytes cannot hold them; "
+        "get a good copy of the file"
+    )
+
+
 def inspect(data: memoryview, *, deep: bool = True) -> Header:
     """Facts of an image file; its structure is walked to the end, so that a file that was cut off is noticed.
 
@@ -214,8 +222,13 @@ def _gif(data: memoryview) -> Header:
         position += 1
     if not header.frames:
         raise ContainerError("the GIF holds no picture; get a good copy of the file")
+    if width * height > _GIF_PIXELS_PER_BYTE * len(data):
+        raise cannot_hold(header, len(data))
     return header
 
+
+_GIF_PIXELS_PER_BYTE = 4096 * 8 // 12
+"""A code of 12 bits stands for no more than 4096 pixels."""
 
 _LARGEST_BMP_HEADER = 124
 """That of BITMAPV5HEADER, the last one."""

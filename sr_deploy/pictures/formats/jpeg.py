@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from sr_deploy.pictures.formats import ContainerError, Header, cut_off, density
+from sr_deploy.pictures.formats import ContainerError, Header, cannot_hold, cut_off, density
 
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -66,10 +66,7 @@ def read_header(data: memoryview) -> Header:
     if not components or not scanned:
         raise ContainerError("the JPEG holds no picture; get a good copy of the file")
     if huffman and header.width * header.height > _PIXELS_PER_BYTE * len(data):
-        raise ContainerError(
-            f"its header claims {header.width}x{header.height} pixels, its {len(data)} bytes cannot hold them; "
-            "get a good copy of the file"
-        )
+        raise cannot_hold(header, len(data))
     if components == 4 and not adobe:
         raise ContainerError("CMYK JPEG without Adobe's marker: its inks are ambiguous; convert it to RGB")
     if b"ftyp" in bytes(data[position : position + 64]):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_deploy.pictures.formats import MAX_PIXELS, ContainerError, Header, cut_off
+from sr_deploy.pictures.formats import MAX_PIXELS, ContainerError, Header, cannot_hold, cut_off
 from sr_deploy.pictures.formats.deflate import LEVEL, adler32_combine, check, in_order, strips
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def read_header(data: memoryview, *, deep: bool) -> Header:
     # Deflate packs at most 1032 to 1: less data than that cannot fill the picture that the header claims.
     size, count = header.height * ((header.width * _SAMPLES[color] * depth + 7) // 8), sum(map(len, packed))
     if count * 1032 + 4096 < size:
-        raise ContainerError(
-            f"its header claims {header.width}x{header.height} pixels, its {count} bytes of data cannot hold them; "
-            "get a good copy of the file"
-        )
+        raise cannot_hold(header, count)
     if b"pHYs" in told:
         from sr_deploy.pictures.formats import density
 

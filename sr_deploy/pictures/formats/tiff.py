@@ -24,17 +24,18 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP = 256, 257, 258, 
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 254, 338, 339
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
-_XMP, _ICC = 700, 34675
+_XMP, _ICC, _SUBSAMPLING = 700, 34675, 530
 _FILL_ORDER, _RPC, _IPTC = 266, 50844, 33723
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _UNSIGNED, _FLOAT = 1, 3
 _STRUCTURE = {
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES,
     _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _FILL_ORDER,
+    _SUBSAMPLING,
 }  # fmt: skip
 """Tags that pixels are decoded by."""
 _LIMIT = (1 << 32) - (1 << 24)
-_DEFLATE = (8, 32946)
+_DEFLATE, _JPEG = (8, 32946), (6, 7)
 _FOREIGN = {
     34661: "JBIG", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy DNG", 34925: "LZMA",
     50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
@@ -144,6 +145,8 @@ def _check_supported(data: memoryview, page: dict[int, IfdEntry], order: str) ->
     if bits[0] > 8 and (photometric == _WHITE_IS_ZERO or (planes == 2 and samples > 1)):
         what = "white stored as 0" if photometric == _WHITE_IS_ZERO else "separate color planes"
         raise ContainerError(f"a TIFF of {bits[0]}-bit samples with {what} is not supported; convert it to a common TIFF")
+    if photometric == _YCBCR and compression not in _JPEG and not integers(data, page.get(_SUBSAMPLING), order):
+        raise ContainerError("a TIFF of YCbCr that does not tell its chroma subsampling is not supported; convert it to RGB")
     if color_samples == 1 and samples == 2:
         raise ContainerError("a TIFF of gray with alpha is not supported; convert it to RGBA")
     if (
