@@ -28,7 +28,8 @@ _GROWS = _FILLS | {"Pad", "Resize", "Upsample", "Unsqueeze", "ConvTranspose"}
 def read_graph(path: Path) -> ModelProto:
     """The graph in an ONNX file, with all of its weights.
 
-    Raises: BundleError for what is no ONNX file, keeps weights elsewhere, loops, or has more nodes than any network for images.
+    Raises: BundleError for what is no ONNX file, keeps weights elsewhere, loops, has more nodes than any network for images, or
+    has one that reads what no node before it makes.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -44,7 +45,22 @@ def read_graph(path: Path) -> ModelProto:
         raise BundleError(f"{path}: has {len(nodes)} nodes, expected at most {MAX_NODES}; simplify the graph first")
     if loops := sorted(_LOOPS & {node.op_type for node in nodes}):
         raise BundleError(f"{path}: has nodes of {', '.join(loops)}, expected a graph without control flow; export it again")
+    _check_order(model.graph, path)
     return model
+
+
+def _check_order(graph: GraphProto, path: Path) -> None:
+    """Runtimes do not all look: OpenVINO takes memory without end for a node that reads its own result."""
+    made = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    made.update(sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        for name in node.input:
+            if name not in made:
+                raise BundleError(f"{path}: '{node.name}' reads {name!r}, which no node before it makes; get the file again")
+        made.update(node.output)
+    for value in graph.output:
+        if value.name not in made:
+            raise BundleError(f"{path}: no node makes its output {value.name!r}; get the file again")
 
 
 def check_sizes(model: ModelProto, shapes: dict[str, tuple[int, ...]], *, where: str) -> None:

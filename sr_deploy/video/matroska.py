@@ -37,9 +37,9 @@ class Unread:
             self.places.append((self._end, latest))
         self._first, self._end = packet.pos, packet.pos + packet.size
 
-    def strange(self, file: BinaryIO) -> list[tuple[int | None, int]]:
-        """What is no element of Matroska in the clusters of those stretches: `latest`, and its place."""
-        places = [*self.places, (self._end, None)]
+    def strange(self, file: BinaryIO, latest: int | None) -> list[tuple[int | None, int]]:
+        """What is no element of Matroska in the clusters of those stretches and behind the last packet: `latest`, its place."""
+        places = [*self.places, (self._end, latest)]
         return [
             (next((latest for end, latest in reversed(places) if end <= place), None), place)
             for place in _strangers(file, [place for place, _ in places])

@@ -272,10 +272,6 @@ def survey(
     reader.take_index(tables or {})
     reader.read()
     faults, clock = reader.faults, reader.clock
-    faults += [
-        (latest, f"what lies at byte {place} is nothing that Matroska has, so it was passed over")
-        for latest, place in reader.unread.strange(file)
-    ]
     if container.duration is not None and reader.latest_hidden > (container.duration + FAR * av.time_base) * (
         clock // av.time_base
     ):
@@ -289,6 +285,10 @@ def survey(
     ends = {index: Fraction(span.end, clock) for part in reader.parts for index, span in part.items() if span.begin is not None}
     if missing := missing_end(container, video, ends, Fraction(reader.frame, clock)):
         faults.append((reader.latest, missing))
+    faults += [
+        (latest, f"what lies at byte {place} is nothing that Matroska has, so it was passed over")
+        for latest, place in reader.unread.strange(file, reader.latest)
+    ]
     start = Fraction(container.start_time or 0, av.time_base)
     begins = [
         Fraction(span.begin, clock)

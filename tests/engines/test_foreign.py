@@ -246,9 +246,24 @@ def _claims(model: ModelProto) -> None:
     model.graph.initializer.append(TensorProto(name="claim", data_type=TensorProto.FLOAT, dims=[1 << 20, 1 << 20]))
 
 
+def _reads_itself(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+
+
+def _reads_nothing(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = "nowhere"
+
+
+def _makes_no_output(model: ModelProto) -> None:
+    model.graph.output[0].name = "nowhere"
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        (_with(_reads_itself), "reads 'output', which no node before it makes"),
+        (_with(_reads_nothing), "reads 'nowhere', which no node before it makes"),
+        (_with(_makes_no_output), "no node makes its output 'nowhere'"),
         (_with(_expects_minus_one_to_one), "does not upscale: with white as 1 and 255"),
         (_with(_fills(100_000, 100_000)), r"'filled' \(ConstantOfShape\) takes \d+ MiB for a small image"),
         (_with(_grows), r"'grown' \(Resize\) takes \d+ MiB"),
