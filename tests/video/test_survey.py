@@ -333,19 +333,20 @@ def test_a_hole_between_pictures_that_follow_each_other_alike(tmp_path: Path) ->
     assert read(vfr)[:2] == (20, "")
 
 
-@pytest.mark.parametrize(("which", "lost"), [(0, 0), (5, 5), (11, 11)])
-def test_a_block_that_is_no_longer_one(tmp_path: Path, which: int, lost: int) -> None:
+@pytest.mark.parametrize("which", [3, 10])
+def test_a_block_that_is_no_longer_one(tmp_path: Path, which: int) -> None:
     """FFmpeg passes over elements that it does not know, and says nothing."""
     path = tmp_path / "film.mkv"
-    reader.ffmpeg(*reader.pattern("48x32", 12, "12"), "-c:v", "ffv1", "-g", "1", "-cluster_time_limit", "400", path)
+    reader.ffmpeg(*reader.pattern("48x32", 12, "12"), "-c:v", "ffv1", "-g", "1", path)
     assert read(path)[:2] == (12, "")
     data = bytearray(path.read_bytes())
-    blocks = [int(packet["pos"]) for packet in reader.ffprobe(path, "-show_packets")["packets"]]
-    data[blocks[which]] = 0x9F
+    place = int(reader.ffprobe(path, "-show_packets")["packets"][which]["pos"])
+    block = data.rindex(b"\xa3", place - 9, place)
+    data[block] = 0x9F
     path.write_bytes(data)
-    assert len(reader.frames(path)) < 12
+    assert len(reader.frames(path)) == 11
     count, error, _ = read(path)
-    assert count == lost and f"what lies at byte {blocks[which]} is nothing that Matroska has" in error
+    assert count == which and f"what lies at byte {block} is nothing that Matroska has" in error
 
 
 def test_what_matroska_may_hold_beside_pictures(tmp_path: Path) -> None:
