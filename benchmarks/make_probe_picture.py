@@ -1,6 +1,8 @@
-"""Draw sr_deploy/probe_picture.png, the picture whose HR is known; the same bytes on every run.
+"""Draw sr_deploy/probe_picture.png, the picture whose HR is known, and those of sr_deploy/drawn; the same bytes on every run.
 
-    python benchmarks/make_probe_picture.py [OUTPUT]
+    python benchmarks/make_probe_picture.py [OUTPUT] [--seed 20]
+
+The seeds of drawn/calibration_1, calibration_2, quality_1 and quality_2 are 21 to 24.
 
 Dead leaves (overlapping shapes whose sizes follow a power law, which gives the edge statistics of photographs), each with its
 own color, shading and 1/f texture; over them a fan of rays, concentric rings and rows of text-like strokes. Drawn at four times
@@ -11,7 +13,7 @@ Source: Lee, Mumford, Huang, "Occlusion models for natural images", 2001 (dead l
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,21 @@ OUTPUT = Path(__file__).resolve().parents[1] / "sr_deploy" / "probe_picture.png"
 
 
 def main() -> None:
-    output = Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUT
-    done, data = cv2.imencode(".png", draw()[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("output", type=Path, nargs="?", default=OUTPUT)
+    parser.add_argument("--seed", type=int, default=20)
+    options = parser.parse_args()
+    output = options.output
+    done, data = cv2.imencode(".png", draw(options.seed)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     if not done:
         raise SystemExit("the picture could not be encoded")
     output.write_bytes(data.tobytes())
     print(f"{output}: {len(data)} bytes")
 
 
-def draw() -> Array:
+def draw(seed: int = 20) -> Array:
     """Draw the picture: (240, 240, 3) uint8 RGB."""
-    random = np.random.Generator(np.random.PCG64(20))
+    random = np.random.Generator(np.random.PCG64(seed))
     y, x = np.mgrid[0:GRID, 0:GRID] / GRID
     texture = natural_texture(random)
     canvas: Array = np.stack([0.75 - 0.35 * y, 0.8 - 0.25 * y, 0.9 - 0.1 * y], axis=-1) + 0.12 * texture[..., None]

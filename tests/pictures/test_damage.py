@@ -423,3 +423,13 @@ def test_the_flattest_gif_is_no_claim() -> None:
     file = io.BytesIO()
     Image.new("P", (2000, 2000)).save(file, "GIF")
     assert decode_image(file.getvalue()).pixels.shape[:2] == (2000, 2000)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "gif", "bmp", "avif", "jp2", "ppm"])
+def test_the_first_bytes_of_a_picture_do_not_move(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"head.{suffix}"
+    Image.fromarray(NOISY).convert("RGBA" if suffix == "webp" else "RGB").save(path)
+    data = path.read_bytes()
+    for count in range(64):
+        path.write_bytes(data[:count])
+        assert not is_animated(path)

@@ -108,7 +108,7 @@ def may_move(head: memoryview) -> bool:
 
         return png.may_move(head)
     if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
-        return bool(start[20] & 2)
+        return len(start) > 20 and bool(start[20] & 2)
     return start[8:12] != b"WEBP"
 
 
