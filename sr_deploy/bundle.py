@@ -4,6 +4,7 @@ NAME/
   card.json     ModelCard, one GraphCard per graph, the certificate
   fp32.onnx     (N,C,H,W) in [0,1] -> (N,C,sH,sW) in [0,1]
   fp16.onnx     the same in half precision
+  int8.onnx     where asked for: fp32 outside, and convs of 8 bits inside; int8-symmetric.onnx is for GPUs
   probe.npz     small inputs with the original module's outputs
   report.html   the certificate, drawn
 
@@ -99,19 +100,19 @@ class Bundle:
     def runs(self, arithmetic: Arithmetic) -> bool:
         """Whether the bundle has the graphs for an arithmetic.
 
-        arithmetic: 'fp32', 'bf16' or 'fp16'; bf16 runs the fp32 graph.
+        arithmetic: 'fp32', 'bf16', 'fp16', 'int8' or 'int8-symmetric'; bf16 runs the fp32 graph.
         """
-        return all(graph_key(_precision_of(arithmetic), part) in self.graphs for part in self.card.parts)
+        return all(graph_key(stored_as(arithmetic), part) in self.graphs for part in self.card.parts)
 
     def graph(self, arithmetic: Arithmetic, part: Part = "") -> Path:
         """Path of the graph for an arithmetic.
 
-        arithmetic: 'fp32', 'bf16' or 'fp16'; bf16 runs the fp32 graph.
+        arithmetic: 'fp32', 'bf16', 'fp16', 'int8' or 'int8-symmetric'; bf16 runs the fp32 graph.
         part: 'base' or 'refine' of a mask-guided network, '' of another one.
 
         Raises: BundleError when the bundle has none.
         """
-        key = graph_key(_precision_of(arithmetic), part)
+        key = graph_key(stored_as(arithmetic), part)
         if part not in self.card.parts:
             raise BundleError(f"{self.folder}: {_PARTS_EXPECTED[self.card.masked is not None]}")
         if key not in self.graphs:
@@ -130,8 +131,9 @@ _PARTS_EXPECTED = {
 }
 
 
-def _precision_of(arithmetic: Arithmetic) -> Precision:
-    return "fp16" if arithmetic == "fp16" else "fp32"
+def stored_as(arithmetic: Arithmetic) -> Precision:
+    """What the graph that an arithmetic runs is stored in."""
+    return "fp32" if arithmetic == "bf16" else arithmetic
 
 
 def sha256_of(path: Path) -> str:

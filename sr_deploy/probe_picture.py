@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import resources
+from typing import Literal
 
 import numpy as np
 
@@ -27,12 +28,24 @@ def probe_picture() -> Array:
 
     Raises: EngineError when the installation is damaged.
     """
+    return _decoded(_NAME)
+
+
+def drawn_pictures(use: Literal["calibration", "quality"]) -> tuple[Array, ...]:
+    """Two more pictures like it, (240, 240, 3) uint8 RGB: for the ranges of INT8, or to judge what was made with these.
+
+    Raises: EngineError when the installation is damaged.
+    """
+    return tuple(_decoded(f"drawn/{use}_{number}.png") for number in (1, 2))
+
+
+def _decoded(name: str) -> Array:
     import cv2
 
-    data = resources.files("sr_deploy").joinpath(_NAME).read_bytes()
+    data = resources.files("sr_deploy").joinpath(name).read_bytes()
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
-        raise EngineError(f"sr_deploy/{_NAME} cannot be decoded; reinstall sr-deploy")
+        raise EngineError(f"sr_deploy/{name} cannot be decoded; reinstall sr-deploy")
     return np.asarray(picture, np.uint8)
 
 

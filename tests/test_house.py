@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "pictures": {"errors", "files", "bicubic", "metrics"},
     "architectures": {"errors", "filetypes"},
     "device": {"errors", "card"},
-    "engines": {"errors", "files", "apart", "settings", "bundle", "card", "probe_picture", "models", "device"},
+    "engines": {"errors", "files", "apart", "settings", "bundle", "card", "metrics", "probe_picture", "models", "device"},
     "export": {
         *("errors", "files", "apart", "settings", "bicubic", "metrics", "bundle", "card", "probe_picture", "models"),
         *("architectures", "engines"),

@@ -6,11 +6,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from sr_deploy.card import Precision
+from sr_deploy.card import GPU_PRECISIONS, Precision
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.engines import record_facts
 from sr_deploy.cli.output import print_json
@@ -49,7 +49,7 @@ WIDTH = 72
 )
 @click.option("--workspace", type=click.IntRange(min=1), metavar="MB", help="Scratch memory that kernels may use.")
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="How long the library may search.  [default: its own]")
-@click.option("--precision", type=click.Choice(get_args(Precision)), help="Graph to compile.  [default: the target's, or fp16]")
+@click.option("--precision", type=click.Choice(GPU_PRECISIONS), help="Graph to compile.  [default: the target's, or fp16]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default="engines", show_default=True, help="Folder of engines."
 )
@@ -143,6 +143,7 @@ def _settings(target: Target, options: dict[str, Any]) -> BuildSettings:
 
 def _precision(target: Target, given: str | None) -> Precision:
     asked = given or target.precision
-    if asked == "bf16":
-        raise UsageError(f"target '{target.name}': engines compute in fp16 or fp32, not in bf16; set precision to one of them")
-    return "fp32" if asked == "fp32" else "fp16"
+    if asked in ("bf16", "int8"):
+        others = "fp16, fp32 or int8-symmetric"
+        raise UsageError(f"target '{target.name}': engines compute in {others}, not in {asked}; set precision to one of them")
+    return "fp16" if asked == "auto" else cast("Precision", asked)

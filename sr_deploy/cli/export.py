@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, say_on_stderr, warnings_told
+from sr_deploy.errors import UsageError
 from sr_deploy.filetypes import read_start
+
+if TYPE_CHECKING:
+    from sr_deploy.arrays import Array
 
 
 class Assignment(click.ParamType[tuple[str, Any]]):
@@ -48,11 +52,21 @@ class Assignment(click.ParamType[tuple[str, Any]]):
 @click.option("--merge-parallel", is_flag=True, help="Parallel convolutions as one.")
 @click.option("--anyway", is_flag=True, help="Export even what is far worse than bicubic.")
 @click.option("--trust", is_flag=True, help="Load a .pt2 program, which can run code that is in it.")
+@click.option("--int8", is_flag=True, help="INT8 graphs too: convs of 8 bits where they save time for little loss.")
+@click.option("--loss", type=click.FloatRange(0.001, 1.0), help="dB that INT8 may lose on photographs.  [default: 0.05]")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of pictures like those that INT8 will meet.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that exists.")
 @json_option
 @verbose_option
 def command(
-    checkpoint: Path, value_range: str | None, variant: tuple[tuple[str, Any], ...], as_json: bool, **options: Any
+    checkpoint: Path,
+    value_range: str | None,
+    variant: tuple[tuple[str, Any], ...],
+    int8: bool,
+    loss: float | None,
+    calibration: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Turn CHECKPOINT into a bundle: graphs, card, probe and the certificate that they agree with it.
 
@@ -60,6 +74,9 @@ def command(
     """
     if checkpoint.is_file():
         read_start(checkpoint)
+    if not int8 and (loss is not None or calibration is not None):
+        raise click.UsageError("--loss and --calibration are for INT8; give --int8 too.")
+    pictures = None if calibration is None else _pictures(calibration)
 
     from sr_deploy.export import export_bundle
 
@@ -68,6 +85,8 @@ def command(
             checkpoint,
             value_range=None if value_range is None else float(value_range),
             variant=dict(variant),
+            int8=(_LOSS if loss is None else loss) if int8 else None,
+            calibration=pictures,
             progress=say_on_stderr,
             **options,
         )
@@ -76,6 +95,27 @@ def command(
         print_json({"network": bundle.card.name, "bundle": bundle.folder, **facts})
     else:
         click.echo(bundle.folder)
+
+
+_LOSS = 0.05
+_MOST_PICTURES = 16
+
+
+def _pictures(folder: Path) -> list[Array]:
+    """Some of a folder's pictures, (H, W, 3) uint8 RGB.
+
+    Raises: UsageError when there are none; ImageError.
+    """
+    import numpy as np
+
+    from sr_deploy.pictures.color import from_float, to_float
+    from sr_deploy.pictures.image import READABLE_SUFFIXES, read_image
+
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE_SUFFIXES and path.is_file())
+    if not found:
+        raise UsageError(f"{folder}: holds no picture; --calibration expects a folder of them")
+    taken = [read_image(path).pixels for path in found[:: -(-len(found) // _MOST_PICTURES)]]
+    return [np.broadcast_to(from_float(to_float(pixels), np.uint8), (*pixels.shape[:2], 3)) for pixels in taken]
 
 
 def bundle_of(checkpoint: Path, report: str | None) -> Path:

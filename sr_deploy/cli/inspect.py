@@ -72,8 +72,8 @@ def _graph(path: Path, as_json: bool) -> None:
 
     model, bundle = read_graph(path), open_bundle(path)
     card = bundle.card
-    ((key, _),) = bundle.graphs.items()
-    portable = read_graph(bundle.graph("fp16" if key == "fp16" else "fp32"))
+    (stored,) = bundle.graphs.values()
+    portable = read_graph(bundle.graph(stored.precision))
     try:
         measured = graph_facts(portable)
     except EngineError as exc:

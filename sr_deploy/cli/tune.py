@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from sr_deploy.card import Precision, PrecisionChoice
+from sr_deploy.card import GPU_PRECISIONS, PrecisionChoice
 from sr_deploy.cli import Command, gpu_option, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--backend", default="auto", show_default=True, help="Inference runtime.")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", *get_args(Precision)]),
+    type=click.Choice(["auto", *GPU_PRECISIONS]),
     default="auto",
     show_default=True,
     help="Arithmetic; auto is fp16.",

@@ -129,6 +129,7 @@ class Backend:
         return module
 
 
+_INT8: tuple[Arithmetic, ...] = ("int8-symmetric",)
 _CUDA_OPTIONS = ("prefer_nhwc", "fuse_conv_bias")
 
 # Its wheels are linked with TensorRT 10.
@@ -136,9 +137,16 @@ _CUDA_AND_TENSORRT = 'pip install "sr-deploy[cuda]" "tensorrt-cu13~=10.13"'
 
 BACKENDS: tuple[Backend, ...] = (
     Backend("openvino", "openvino", "cpu", "pip install openvino", also=("fp16",)),
-    Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"'),
-    Backend("tensorrt", "tensorrt.open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True),
-    Backend("tensorrt-rtx", "tensorrt.open:TENSORRT_RTX", "cuda", 'pip install "sr-deploy[tensorrt-rtx]"', cast_last=True),
+    Backend("onnxruntime", "onnxruntime", "cpu", 'pip install "sr-deploy[onnxruntime]"', also=("int8", "int8-symmetric")),
+    Backend("tensorrt", "tensorrt.open:TENSORRT", "cuda", 'pip install "sr-deploy[tensorrt]"', cast_last=True, also=_INT8),
+    Backend(
+        "tensorrt-rtx",
+        "tensorrt.open:TENSORRT_RTX",
+        "cuda",
+        'pip install "sr-deploy[tensorrt-rtx]"',
+        cast_last=True,
+        also=_INT8,
+    ),
     Backend("onnxruntime-cuda", "onnxruntime", "cuda", 'pip install "sr-deploy[cuda]"', planes=True, options=_CUDA_OPTIONS),
     Backend("onnxruntime-tensorrt", "onnxruntime_tensorrt", "cuda", _CUDA_AND_TENSORRT, cast_last=True),
 )
@@ -203,7 +211,7 @@ def open_engine(
 ) -> Engine:
     """An engine that runs `graph`, a path or a model in memory.
 
-    `precision` is the arithmetic: 'fp32' and 'bf16' run an fp32 graph, 'fp16' runs an fp16 graph as it is.
+    `precision` is the arithmetic: 'fp32' and 'bf16' run an fp32 graph, the others one of their name as it is.
 
     Raises: UsageError, BackendUnavailableError, OutOfMemoryError, EngineError when the runtime refuses the graph.
     """

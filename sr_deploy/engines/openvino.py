@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import platform
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,10 @@ from sr_deploy.errors import EngineError, OutOfMemoryError
 if TYPE_CHECKING:
     from sr_deploy.arrays import Array
 
-_CAPABILITY_OF: dict[Arithmetic, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+_CAPABILITY_OF: dict[Arithmetic, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+
+_X86 = ("x86_64", "amd64")
+"""Machines on which its convs of 8 bits have been held against fp32."""
 
 
 def require() -> None:
@@ -44,7 +48,8 @@ def _runtime() -> Any:
 def usable_precisions(device: str) -> tuple[Arithmetic, ...]:
     """What this CPU computes natively."""
     capabilities = _core().get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
-    return tuple(precision for precision, name in _CAPABILITY_OF.items() if name in capabilities)
+    named = tuple(precision for precision, name in _CAPABILITY_OF.items() if name in capabilities)
+    return named if platform.machine().lower() in _X86 else tuple(one for one in named if one != "int8")
 
 
 def open(graph: bytes, *, device: str, precision: Arithmetic, threads: int | None, gpu: int = 0) -> Engine:
@@ -112,7 +117,7 @@ class OpenVINOEngine(Engine):
 def _compile(
     graph: bytes, arithmetic: Arithmetic, *, device: str, threads: int | None, shape: tuple[int, ...] | None = None
 ) -> Any:
-    hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[arithmetic]
+    hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}[arithmetic]
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",

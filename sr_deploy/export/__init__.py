@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
-from onnx import ModelProto
+from typing import Any
 
 from sr_deploy.architectures import load_checkpoint
 from sr_deploy.arrays import Array
-from sr_deploy.bundle import Bundle, graph_key, sha256_of
-from sr_deploy.card import GRAPH_METADATA_KEY, GraphCard, Link, ModelCard, Part, Precision, Source
-from sr_deploy.engines.facts import graph_facts
-from sr_deploy.errors import UnknownArchitectureError
+from sr_deploy.bundle import Bundle, sha256_of
+from sr_deploy.card import Link, ModelCard, Precision, Source
+from sr_deploy.errors import UnknownArchitectureError, UsageError
 from sr_deploy.export import foreign, program, spandrel
-from sr_deploy.export.activations import Activations, measure_ranges
-from sr_deploy.export.certify import ImageFunction, as_function, certify, run_graph, run_original, write_probes
+from sr_deploy.export.certify import (
+    ImageFunction,
+    as_function,
+    certify,
+    certify_int8,
+    run_graph,
+    run_original,
+    write_probes,
+)
+from sr_deploy.export.graphs import Graphs, graphs_of, labeled, write_graphs
+from sr_deploy.export.int8 import LEAST_FACTOR, SYMMETRIC, Int8Graph, quantize, speed_model
 from sr_deploy.export.masked import (
-    all_patches,
     certify_masked,
-    masked_facts,
     run_all_refined,
     run_masked_original,
     write_masked_probes,
 )
-from sr_deploy.export.precision import HalfPrecision, to_fp16
-from sr_deploy.export.probes import noise_probes, parity_probes, range_probes
+from sr_deploy.export.probes import parity_probes
 from sr_deploy.export.report import write_report
 from sr_deploy.export.staging import check_target, staged
 from sr_deploy.export.subject import Request, Subject, subject_of
-from sr_deploy.export.trace import OPSET, trace, trace_parts
 from sr_deploy.models.recipe import Recipe, check_recipe, read_recipe, recipe_of
 
 __all__ = ["Recipe", "export_bundle", "read_recipe"]
@@ -54,6 +54,8 @@ def export_bundle(
     anyway: bool = False,
     trust: bool = False,
     overwrite: bool = False,
+    int8: float | None = None,
+    calibration: Sequence[Array] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint into a folder and open it.
@@ -74,6 +76,9 @@ def export_bundle(
     anyway: export a network even if it is far worse than bicubic.
     trust: load a torch.export program, which can run code that is in it.
     overwrite: replace a bundle that is there.
+    int8: write INT8 graphs too, for CPUs and for GPUs, that lose at most so many dB of Y on photographs, such as 0.05. Warns
+        where nothing that is worth it keeps to that.
+    calibration: pictures like those that INT8 will meet, (H, W, 3) uint8 RGB, as the network gets them; None takes drawn ones.
     progress: called with a line about each step.
 
     Raises: UsageError, CheckpointError, UnknownArchitectureError, AmbiguousCheckpointError, ExportError, CertificationError,
@@ -91,22 +96,28 @@ def export_bundle(
     request = Request({**settings, **flags}, bool(flags), dense_bsconv, merge_parallel, anyway, trust)
     say(f"reading {checkpoint.name}")
     subject = _subject(checkpoint, request, architecture or (chosen.architecture if chosen else None), say)
+    if subject.masked and int8 is not None:
+        raise UsageError(f"{checkpoint.name}: a mask-guided network has no INT8 form; export it without --int8")
     source = _source(checkpoint, chosen)
-    graphs = _graphs(subject, name, source, say)
+    graphs = graphs_of(subject, name, source, say)
     say("certifying")
     certified = (_certified_masked if subject.masked else _certified)(subject, graphs)
+    if int8 is not None:
+        found = _quantized(graphs, int8, calibration, say)
+        graphs, certified = found.graphs, replace(certified, links=(*certified.links, *found.links))
     with staged(target, overwrite=overwrite) as folder:
-        bundle = _write(folder, graphs, certified.links)
+        bundle = write_graphs(folder, graphs, certified.links)
         certified.write_probes(folder)
         say("drawing the report")
         _draw(folder, bundle, subject, graphs, certified.halved)
     return Bundle.open(target)
 
 
-def _draw(folder: Path, bundle: Bundle, subject: Subject, graphs: _Graphs, halved: ImageFunction) -> None:
+def _draw(folder: Path, bundle: Bundle, subject: Subject, graphs: Graphs, halved: ImageFunction) -> None:
     halves = {part: network.half for part, network in graphs.networks.items()}
     activations = {part: network.activations for part, network in graphs.networks.items()}
-    write_report(folder, bundle, subject.original, halved, halves, activations)
+    int8 = graphs.networks[""].int8 if "" in graphs.networks else {}
+    write_report(folder, bundle, subject.original, halved, halves, activations, int8)
 
 
 def _recipe(checkpoint: Path, given: str | Path | None) -> Recipe | None:
@@ -144,70 +155,6 @@ def _source(checkpoint: Path, recipe: Recipe | None) -> Source:
 
 
 @dataclass(frozen=True)
-class _NetworkGraphs:
-    fp32: ModelProto
-    half: HalfPrecision
-    activations: Activations
-
-
-@dataclass(frozen=True)
-class _Graphs:
-    card: ModelCard
-    networks: dict[Part, _NetworkGraphs]
-
-
-def _graphs(subject: Subject, name: str, source: Source, say: Callable[[str], None]) -> _Graphs:
-    say("tracing")
-    traced = _traced(subject)
-    masked, facts = (
-        (None, graph_facts(traced[""], size_multiple=subject.size_multiple))
-        if "" in traced
-        else masked_facts(traced["base"], traced["refine"])
-    )
-    smallest = -(-max(facts.min_size, subject.smallest) // subject.size_multiple) * subject.size_multiple
-    sizes: dict[str, Any] = {"min_size": smallest, "size_multiple": subject.size_multiple}
-    say("measuring activations")
-    probes, noise = range_probes(subject.channels, **sizes), noise_probes(subject.channels, **sizes)
-    networks: dict[Part, _NetworkGraphs] = {}
-    for part, fp32 in traced.items():
-        if part == "refine":
-            probes, noise = all_patches(traced["base"], probes), all_patches(traced["base"], noise)
-        activations = measure_ranges(fp32, probes, noise)
-        networks[part] = _NetworkGraphs(fp32, to_fp16(fp32, activations.calm), activations)
-    card = ModelCard(
-        name=name,
-        architecture=subject.architecture,
-        scale=subject.scale,
-        channels=cast("Any", subject.channels),
-        value_range=subject.value_range,
-        config=subject.config,
-        source=source,
-        detection=subject.detection,
-        reparameterized=subject.folds,
-        tiling="exact" if facts.exact else "approximate",
-        halo=facts.halo,
-        activation_bytes=facts.activation_bytes,
-        macs=facts.macs,
-        parameters=facts.parameters,
-        largest_activation=max(_largest(network.activations.calm) for network in networks.values()),
-        largest_activation_on_noise=max(_largest(network.activations.noise) for network in networks.values()),
-        masked=masked,
-        **sizes,
-    )
-    return _Graphs(card, {part: _labeled_network(network, card) for part, network in networks.items()})
-
-
-def _traced(subject: Subject) -> dict[Part, ModelProto]:
-    if subject.graph is not None:
-        return {"": subject.graph}
-    if subject.masked is not None:
-        base, refine = trace_parts(subject.masked.network, channels=subject.channels, size_multiple=subject.size_multiple)
-        return {"base": base, "refine": refine}
-    assert subject.module is not None
-    return {"": trace(subject.module, channels=subject.channels, size_multiple=subject.size_multiple)}
-
-
-@dataclass(frozen=True)
 class _Certified:
     """The chain, how its probes are written, and the network in fp16 as a function."""
 
@@ -216,7 +163,7 @@ class _Certified:
     halved: ImageFunction
 
 
-def _certified(subject: Subject, graphs: _Graphs) -> _Certified:
+def _certified(subject: Subject, graphs: Graphs) -> _Certified:
     network = graphs.networks[""]
     half = network.half.model
     probes = _parity_probes(graphs.card)
@@ -236,7 +183,34 @@ def _certified(subject: Subject, graphs: _Graphs) -> _Certified:
     )
 
 
-def _certified_masked(subject: Subject, graphs: _Graphs) -> _Certified:
+@dataclass(frozen=True)
+class _Quantized:
+    graphs: Graphs
+    links: tuple[Link, ...]
+
+
+def _quantized(graphs: Graphs, loss: float, calibration: Sequence[Array] | None, say: Callable[[str], None]) -> _Quantized:
+    """The graphs with those in 8 bits, and their links."""
+    network, card = graphs.networks[""], graphs.card
+    made: dict[Precision, Int8Graph] = {}
+    links: list[Link] = []
+    speed = speed_model()
+    for precision, symmetric in SYMMETRIC.items():
+        say(f"choosing convs for {precision}")
+        found = quantize(network.fp32, card, loss=loss, calibration=calibration, symmetric=symmetric, speed=speed)
+        if found.model is None:
+            warnings.warn(
+                f"{card.name}: no {precision} graph that loses at most {loss:g} dB is {LEAST_FACTOR} times as fast as fp32 "
+                f"(the best one {found.factor:.2f} times); none was written",
+                stacklevel=3,
+            )
+            continue
+        links += certify_int8(card, network.fp32, found.model, precision=precision, loss=loss)
+        made[precision] = replace(found, model=labeled(found.model, card))
+    return _Quantized(replace(graphs, networks={"": replace(network, int8=made)}), tuple(links))
+
+
+def _certified_masked(subject: Subject, graphs: Graphs) -> _Certified:
     assert subject.masked is not None
     assert graphs.card.masked is not None
     base, refine = graphs.networks["base"], graphs.networks["refine"]
@@ -257,47 +231,3 @@ def _certified_masked(subject: Subject, graphs: _Graphs) -> _Certified:
 
 def _parity_probes(card: ModelCard) -> dict[str, Array]:
     return parity_probes(card.channels, min_size=card.min_size, size_multiple=card.size_multiple)
-
-
-def _largest(activations: Mapping[str, float]) -> float:
-    """JSON has no infinity: what overflowed fp32 is given as fp32's largest value."""
-    return min(max(activations.values()), float(np.finfo(np.float32).max))
-
-
-def _labeled_network(network: _NetworkGraphs, card: ModelCard) -> _NetworkGraphs:
-    half = HalfPrecision(_labeled(network.half.model, card), network.half.kept)
-    return _NetworkGraphs(_labeled(network.fp32, card), half, network.activations)
-
-
-def _labeled(model: ModelProto, card: ModelCard) -> ModelProto:
-    labeled = ModelProto()
-    labeled.CopyFrom(model)
-    entry = labeled.metadata_props.add()
-    entry.key, entry.value = GRAPH_METADATA_KEY, card.to_json()
-    return labeled
-
-
-def _write(folder: Path, graphs: _Graphs, links: tuple[Link, ...]) -> Bundle:
-    cards: dict[str, GraphCard] = {}
-    for part, network in graphs.networks.items():
-        forms: tuple[tuple[Precision, ModelProto, tuple[str, ...]], ...] = (
-            ("fp32", network.fp32, ()),
-            ("fp16", network.half.model, tuple(network.half.kept)),
-        )
-        for precision, model, kept in forms:
-            key = graph_key(precision, part)
-            path = folder / f"{key}.onnx"
-            path.write_bytes(model.SerializeToString(deterministic=True))
-            opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
-            cards[key] = GraphCard(path.name, precision, sha256_of(path), opset, kept)
-    bundle = Bundle(folder, graphs.card, cards, links, _made_with())
-    bundle.write_card()
-    return bundle
-
-
-def _made_with() -> dict[str, str]:
-    found = {}
-    for package in ("sr-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "openvino"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found

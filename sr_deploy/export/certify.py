@@ -12,9 +12,10 @@ from torch import nn
 
 from sr_deploy.arrays import Array
 from sr_deploy.bundle import PROBE_FILE
-from sr_deploy.card import Link, Precision
+from sr_deploy.card import Link, ModelCard, Precision
 from sr_deploy.engines import Arithmetic, available_backends, open_engine, select_backend
-from sr_deploy.engines.parity import compare
+from sr_deploy.engines.difference import compare
+from sr_deploy.engines.int8_loss import measure_loss
 from sr_deploy.errors import CertificationError
 
 ImageFunction = Callable[[Array], Array]
@@ -83,6 +84,21 @@ def certify(
         target = f"{precision}.onnx on {backend}" + (" in bf16" if arithmetic == "bf16" else "")
         found = run_graph(graph, probes, backend=backend, arithmetic=arithmetic)
         links += _judged(outputs, found, scale=scale, target=target, arithmetic=arithmetic)
+    return tuple(links)
+
+
+def certify_int8(card: ModelCard, fp32: ModelProto, int8: ModelProto, *, precision: Precision, loss: float) -> tuple[Link, ...]:
+    """The link from fp32 to INT8 on every backend here that takes it.
+
+    Raises: CertificationError where one is further away than the loss allows.
+    """
+    names = [name for name in available_backends() if precision in select_backend(name).precisions()]
+    links = [measure_loss(card, fp32, int8, precision=precision, backend=name, loss=loss) for name in names]
+    if broken := [link for link in links if not link.passed]:
+        raise CertificationError(
+            f"the chain breaks at '{broken[0].target}': Y is {broken[0].psnr:.1f} dB from fp32, expected is {broken[0].floor}. "
+            "Nothing was written; export without --int8, and report this network"
+        )
     return tuple(links)
 
 

@@ -14,11 +14,12 @@ import onnx
 from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.bundle import REPORT_FILE, Bundle
-from sr_deploy.card import Hypothesis, Link, ModelCard, Part
+from sr_deploy.card import Hypothesis, Link, ModelCard, Part, Precision
 from sr_deploy.export.activations import Activations
 from sr_deploy.export.certify import ImageFunction
 from sr_deploy.export.charts import Layer, activation_chart, linear_bar, log_bar
 from sr_deploy.export.hypothesis import describe
+from sr_deploy.export.int8 import Int8Graph
 from sr_deploy.export.kept import LARGEST_ALLOWED
 from sr_deploy.export.precision import HalfPrecision
 from sr_deploy.export.probes import as_input, degrade, probe_picture
@@ -35,6 +36,7 @@ def write_report(
     halved: ImageFunction,
     halves: Mapping[Part, HalfPrecision],
     activations: Mapping[Part, Activations],
+    int8: Mapping[Precision, Int8Graph],
 ) -> None:
     """Write report.html into `folder`, whose graphs lie there already.
 
@@ -48,6 +50,7 @@ def write_report(
         _pictures(card, original, halved),
         _readings(card),
         *(_activations(bundle, part, halves[part], activations[part]) for part in card.parts),
+        *(_int8(precision, graph) for precision, graph in int8.items()),
         _footer(bundle),
     ]
     style = resources.files("sr_deploy.export").joinpath("report.css").read_text(encoding="utf-8")
@@ -237,6 +240,24 @@ def _kept(half: HalfPrecision) -> str:
     return (
         f"<details><summary>{len(half.kept)} nodes kept in fp32</summary>"
         f"<table><thead><tr><th>node</th><th>why</th></tr></thead><tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _int8(precision: Precision, graph: Int8Graph) -> str:
+    most = max([*graph.errors.values(), 1.0])
+    rows = "".join(
+        f"<tr><td><code>{escape(name)}</code></td>"
+        f"<td>{log_bar(max(error, 1e-4), low=1e-4, high=10 * most, good=name in graph.chosen)}</td><td>{error:.4g}</td>"
+        f"<td>{'8 bits' if name in graph.chosen else 'fp32'}</td></tr>"
+        for name, error in graph.errors.items()
+    )
+    return (
+        f"<h2>{precision}</h2><p>{len(graph.chosen)} of {len(graph.errors)} convs are computed in 8 bits. Together, Y is "
+        f"{graph.psnr:.1f} dB from fp32, which costs {graph.loss:.3f} dB on photographs; {graph.allowed:g} dB were allowed. "
+        f"By the model of times the graph is {graph.factor:.2f} times as fast as fp32. Chosen are those that save the most "
+        "time for their error; here is what each one errs by alone, as the mean square of Y in 8-bit steps.</p>"
+        '<table><thead><tr><th>conv</th><th class="wide">error, 0.0001 upwards</th><th>error</th><th></th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
     )
 
 

@@ -136,8 +136,9 @@ class WindowRunner:
         return chosen
 
     def _fastest(self) -> Arithmetic:
-        fast: Arithmetic = "bf16" if self._backend.device == "cpu" else "fp16"
-        return fast if fast in self._backend.usable_precisions() and self._bundle.runs(fast) else self._fallback()
+        order: tuple[Arithmetic, ...] = ("bf16", "int8") if self._backend.device == "cpu" else ("fp16",)
+        native = self._backend.usable_precisions()
+        return next((fast for fast in order if fast in native and self._bundle.runs(fast)), self._fallback())
 
     def _fallback(self) -> Arithmetic:
         """The highest precision that the bundle has a graph for."""

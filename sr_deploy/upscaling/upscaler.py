@@ -45,7 +45,8 @@ class Upscaler(ImageUpscaler):
 
     model: a bundle folder, an .onnx file, an opened Bundle, or a network in the box: by default `fast`, x4.
     backend: a name that `sr-deploy doctor` lists; 'auto' is the first usable one, on a GPU if there is one.
-    precision: 'fp32', 'bf16', 'fp16'; 'auto' is, for 8-bit images, bf16 where the CPU computes it natively and fp16 on a GPU.
+    precision: 'fp32', 'bf16', 'fp16', 'int8', on GPUs 'int8-symmetric'; 'auto' is, for 8-bit images, fp16 on a GPU, and on a
+        CPU bf16 where that computes it natively, else 'int8' where the bundle has it.
     tile: side of a tile in LR pixels, 32 and more; 0 is the whole image, 'auto' the largest tile that fits `memory`.
     on_failure: for a window whose pixels are NaN, Inf or collapsed in fp32 too: 'raise', or 'bicubic' in its place.
     memory: bytes for a window's activations; None is 768 MiB, at most half of what is free; on a GPU a quarter of it.

@@ -50,6 +50,8 @@ def test_the_folder_on_stdout_and_progress_on_stderr(invoke: Invoke, calls: list
         "anyway": False,
         "trust": False,
         "overwrite": False,
+        "int8": None,
+        "calibration": None,
     }
     assert json.loads(invoke("export", "net.pth", "--json").stdout)["card"]["name"] == "double"
 
@@ -78,6 +80,8 @@ def test_options(invoke: Invoke, calls: list[dict[str, Any]]) -> None:
         "anyway": True,
         "trust": True,
         "overwrite": True,
+        "int8": None,
+        "calibration": None,
     }
 
 

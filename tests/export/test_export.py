@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 import sr_deploy.export as export_module
+import sr_deploy.export.graphs as graphs_module
 from sr_deploy.bundle import CARD_FILE, PROBE_FILE, REPORT_FILE, Bundle
 from sr_deploy.card import GRAPH_METADATA_KEY, ModelCard
 from sr_deploy.errors import CertificationError, CheckpointError, ExportError, UnknownArchitectureError, UsageError
@@ -119,12 +120,12 @@ def test_a_failure_leaves_nothing(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: type[BaseException]
 ) -> None:
     monkeypatch.setattr(export_module, "certify", lambda *_, **__: ())
-    monkeypatch.setattr(export_module, "_graphs", _quick(export_module._graphs))
+    monkeypatch.setattr(export_module, "graphs_of", _quick(export_module.graphs_of))
 
     def fail(*_: Any, **__: Any) -> Any:
         raise error("stop")
 
-    monkeypatch.setattr(export_module, step, fail)
+    monkeypatch.setattr(graphs_module if step in ("trace", "to_fp16") else export_module, step, fail)
     with pytest.raises(error):
         export_bundle(shared / "checkpoints" / ECBSR, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
@@ -137,7 +138,7 @@ def _quick(graphs: Callable[..., Any]) -> Callable[..., Any]:
     """Traces once for all tests of failures."""
 
     def make(*arguments: Any) -> Any:
-        if export_module.trace.__name__ == "fail" or export_module.to_fp16.__name__ == "fail":
+        if graphs_module.trace.__name__ == "fail" or graphs_module.to_fp16.__name__ == "fail":
             return graphs(*arguments)
         if "graphs" not in _DONE:
             _DONE["graphs"] = graphs(*arguments)

@@ -45,7 +45,7 @@ def network(options: Namespace, name: str) -> Iterator[Row]:
 
 def _against(one: Any, backend: str, precision: Any, image: Any, wanted: Any) -> Row:
     from sr_deploy import Upscaler
-    from sr_deploy.engines.parity import MAX_LSB, MIN_PSNR
+    from sr_deploy.engines.difference import MAX_LSB, MIN_PSNR
     from sr_deploy.upscaling.gpu.frames import Schedule
 
     with Upscaler(one, backend=backend, precision=precision, schedule=Schedule()) as upscale:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sr_deploy.bundle import Bundle, graph_key
+from sr_deploy.bundle import Bundle, graph_key, stored_as
 from sr_deploy.card import Arithmetic
 from sr_deploy.device import gpu
 from sr_deploy.engines import Backend
@@ -69,7 +69,7 @@ def schedule_key(bundle: Bundle, backend: Backend, precision: Arithmetic, number
     if number >= len(machine.gpus):
         return None
     found = machine.gpus[number]
-    graph = bundle.graphs[graph_key("fp16" if precision == "fp16" else "fp32", bundle.card.parts[0])]
+    graph = bundle.graphs[graph_key(stored_as(precision), bundle.card.parts[0])]
     return ScheduleKey(found.name, found.capability, machine.driver, backend.name, _version(backend), graph.sha256)
 
 

@@ -17,8 +17,10 @@ from onnx import ModelProto, TensorProto, helper
 
 from sr_deploy.architectures import REGISTRY, reparameterize
 from sr_deploy.architectures.mga import MaskGuided
+from sr_deploy.card import ModelCard
 from sr_deploy.device.device import Device
 from sr_deploy.device.gpu import GPU, survey
+from sr_deploy.engines.facts import graph_facts
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.engines.pixels import (
     FEATURES,
@@ -39,6 +41,8 @@ from sr_deploy.engines.tensorrt.support import targets_for
 from sr_deploy.engines.tensorrt.target import BuildSettings
 from sr_deploy.errors import BackendUnavailableError, EngineError, UsageError
 from sr_deploy.export.activations import measure_activations
+from sr_deploy.export.int8 import quantize
+from sr_deploy.export.int8.speed import STORED
 from sr_deploy.export.precision import to_fp16
 from sr_deploy.export.trace import trace, trace_parts
 from tests import short_and_long
@@ -57,25 +61,33 @@ def library() -> Library:
     return load_library(TENSORRT_RTX)
 
 
+@functools.cache
+def traced(name: str) -> ModelProto:
+    """The fp32 graph of a network as wide as published and two blocks deep, with random weights."""
+    entry: Any = next(entry for entry in REGISTRY if entry.name == name)
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = entry.default
+    if hasattr(config, "blocks"):
+        config = dataclasses.replace(config, blocks=2)
+    module = reparameterize(entry.build(config).eval(), 1.0).module
+    model = trace(module, channels=config.colors)
+    torch.set_num_threads(threads)
+    return model
+
+
 @pytest.fixture(scope="module")
 def graph_of() -> Callable[[str], ModelProto]:
-    """The fp16 graph of a network as wide as published and two blocks deep, with random weights."""
+    """The fp16 graph of a network."""
     done: dict[str, ModelProto] = {}
 
     def make(name: str) -> ModelProto:
         if name not in done:
-            entry: Any = next(entry for entry in REGISTRY if entry.name == name)
-            torch.manual_seed(0)
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            config = entry.default
-            if hasattr(config, "blocks"):
-                config = dataclasses.replace(config, blocks=2)
-            module = reparameterize(entry.build(config).eval(), 1.0).module
-            model = trace(module, channels=config.colors)
-            probe = np.random.default_rng(0).random((1, config.colors, 24, 24), dtype=np.float32)
+            model = traced(name)
+            colors = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+            probe = np.random.default_rng(0).random((1, colors, 24, 24), dtype=np.float32)
             done[name] = to_fp16(model, measure_activations(model, {"x": probe})).model
-            torch.set_num_threads(threads)
         return done[name]
 
     return make
@@ -115,6 +127,21 @@ def test_every_network_compiles(name: str, form: str, graph_of: Callable[[str], 
     assert why_stale(result.engine, library) == ""
     assert read_back(result.engine) == library.version.rsplit(".", 1)[0]
     assert all(spec.name.encode() in result.engine for spec in (*result.inputs, *result.outputs))
+
+
+@pytest.mark.parametrize("name", short_and_long(NETWORKS, SHORT[1:2]))
+def test_every_network_compiles_in_8_bits(name: str, library: Library) -> None:
+    """As many convs as pay, whatever they lose, in both forms."""
+    model = traced(name)
+    facts = graph_facts(model)
+    card = ModelCard(name, name, facts.scale, facts.channels, min_size=facts.min_size)  # type: ignore[arg-type]
+    made = quantize(model, card, loss=100.0, symmetric=True, speed=STORED)
+    if made.model is None:
+        pytest.skip(f"8 bits gain {made.factor:.2f} times: too little for this network")
+    for graph, capabilities in ((made.model, CAPABILITIES), (to_pixel_form(made.model, cast_last=True), CAPABILITIES[:1])):
+        result = compiled(graph, library, (64, 64), (540, 960), (1920, 1920), capabilities=capabilities)
+        assert len(result.engine) > 100_000
+        assert why_stale(result.engine, library) == ""
 
 
 @functools.cache
