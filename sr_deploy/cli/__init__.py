@@ -25,7 +25,7 @@ from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployErr
 __all__ = ["main", "program"]
 
 COMMANDS = (
-    *("upscale", "plan", "segment", "join", "models", "fetch", "doctor", "export", "inspect", "verify"),
+    *("upscale", "compare", "plan", "segment", "join", "models", "fetch", "doctor", "export", "inspect", "verify"),
     *("evaluate", "bench", "tune", "build", "engines", "train", "architectures"),
 )
 INTERNAL_ERROR = 1
