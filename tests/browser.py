@@ -40,8 +40,10 @@ def open_page(browser: Any, *, width: int = 1000, height: int = 800, expected: s
     yield page
     start = "/".join(page.url.split("/")[:3])
     context.close()
-    assert [line for line in told if not expected or expected not in line] == []
-    assert [url for url in asked if not url.startswith((start, "data:", "blob:"))] == []
+    unexpected = [line for line in told if not expected or expected not in line]
+    assert not unexpected, unexpected
+    elsewhere = [url for url in asked if not url.startswith((start, "data:", "blob:"))]
+    assert not elsewhere, elsewhere
 
 
 def pixels_of(locator: Any) -> NDArray[np.uint8]:

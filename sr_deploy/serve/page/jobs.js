@@ -106,7 +106,7 @@ function draw(job, { shown, notes, results }) {
   }
 }
 
-const ended = (job) => (job.total ? `, ${job.done} ${job.unit}.` : ".");
+const ended = (job) => (job.done ? `, ${job.done} ${job.unit}.` : ".");
 
 function going(job) {
   if (job.state === "queued") return "Waits for its turn.";
