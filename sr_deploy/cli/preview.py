@@ -37,5 +37,5 @@ def _scene(job: Job, network: str, options: VideoOptions) -> Scene:
 
 
 def _clock(seconds: Fraction) -> str:
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    tenths = int(seconds * 10)
+    return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"

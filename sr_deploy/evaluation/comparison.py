@@ -215,27 +215,25 @@ def decibel(psnr: float) -> str:
 
 def _section(scene: Scene) -> str:
     images = "\n".join(
-        f'<img alt="{escape(one.label)}" data-note="{escape(one.note)}" width="{one.width}" height="{one.height}" '
-        f'src="{data_url(one.png)}">'
+        f'<img alt="{escape(one.label)}" data-note="{escape(one.note or _size(one))}" '
+        f'width="{one.width}" height="{one.height}" src="{data_url(one.png)}">'
         for one in scene.versions
     )
     figure = f'<figure class="comparison" data-name="{escape(scene.name)}">\n{images}\n</figure>'
-    rows = [
-        (
-            one.label,
-            f"{one.width}×{one.height}",
-            "" if one.psnr_y is None else decibel(one.psnr_y),
-            "" if one.ssim_y is None else f"{one.ssim_y:.4f}",
-        )
-        for one in scene.versions
-    ]
-    measured = any(one.psnr_y is not None for one in scene.versions)
-    header = ("image", "size", "PSNR-Y", "SSIM-Y")
-    table = _table(header, rows) if measured else _table(header[:2], [row[:2] for row in rows])
+    table = _table(("image", "size", "PSNR-Y", "SSIM-Y"), map(_row, scene.versions)) if scene.border is not None else ""
     return f"<section>\n<h2>{escape(scene.name)}</h2>\n{figure}\n{table}\n</section>"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def _row(one: Version) -> tuple[str, ...]:
+    psnr, ssim = one.psnr_y, one.ssim_y
+    return one.label, _size(one), "" if psnr is None else decibel(psnr), "" if ssim is None else f"{ssim:.4f}"
+
+
+def _size(one: Version) -> str:
+    return f"{one.width}×{one.height}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

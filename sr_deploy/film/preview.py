@@ -24,11 +24,11 @@ from sr_deploy.video.input import input_of
 _LONG = 60
 """Seconds of a video that is not decoded for its length alone."""
 
-Part = tuple[Fraction, Fraction]
+Stretch = tuple[Fraction, Fraction]
 """From and until when, in seconds as players count them."""
 
 
-def parts_of(source: str | Path | BinaryIO, seconds: Fraction, options: VideoOptions) -> tuple[Part, ...]:
+def parts_of(source: str | Path | BinaryIO, seconds: Fraction, options: VideoOptions) -> tuple[Stretch, ...]:
     """Parts of so many seconds at three places all over the video, none over another; of a short video, shorter ones.
 
     Raises: UsageError for a pipe, and for a length of 0; VideoError when it cannot be read.
@@ -53,12 +53,12 @@ def parts_of(source: str | Path | BinaryIO, seconds: Fraction, options: VideoOpt
     return tuple((start, min(start + length, later)) for start, later in zip(starts, nexts, strict=True))
 
 
-def of_part(options: VideoOptions, part: Part) -> VideoOptions:
+def of_part(options: VideoOptions, part: Stretch) -> VideoOptions:
     """The options of a video, for a part of it."""
     return replace(options, start=part[0], until=part[1])
 
 
-def shown_frames(source: str | Path, part: Part, upscaled: Path, options: VideoOptions) -> tuple[Array, Array]:
+def shown_frames(source: str | Path, part: Stretch, upscaled: Path, options: VideoOptions) -> tuple[Array, Array]:
     """A frame in the middle of a part, as the source has it, and as the finished file of the part has it; upright.
 
     Both (H,W,3) RGB, uint8 or uint16.

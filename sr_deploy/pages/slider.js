@@ -131,8 +131,9 @@ class Slider {
   }
 
   tell() {
-    const names = this.shown.map((number) => this.images[number]).map(({ alt, dataset }) => (dataset.note ? `${alt}: ${dataset.note}` : alt));
-    this.tags.forEach((tag, side) => { tag.textContent = names[side]; });
+    const shown = this.shown.map((number) => this.images[number]);
+    const names = shown.map((image) => image.alt);
+    this.tags.forEach((tag, side) => { tag.textContent = [names[side], shown[side].dataset.note].filter(Boolean).join(": "); });
     this.selects.forEach((select, place) => { select.value = this.shown[place]; });
     const percent = Math.round(this.at * 100);
     this.divider.style.left = `${this.at * 100}%`;

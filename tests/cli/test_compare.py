@@ -31,8 +31,8 @@ def test_two_pictures(invoke: Invoke, pair: tuple[Path, Path]) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "compare.html\n", "")
     found = Images(Path("compare.html")).images
     assert [(image["alt"], image["data-note"], image["width"]) for image in found] == [
-        ("small.png", "", "32"),
-        ("original.png", "", "65"),
+        ("small.png", "32×24", "32"),
+        ("original.png", "65×49", "65"),
     ]
 
 

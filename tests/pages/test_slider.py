@@ -81,9 +81,9 @@ def test_images_are_chosen(page: Any) -> None:
     figure = page.locator("figure").first
     figure.get_by_role("combobox", name="Left image").select_option("blue")
     assert colors_at(figure.locator(".stage"), 0.2, 0.8)[1] == "green"
-    assert figure.locator(".tag").all_inner_texts() == ["blue", "green"]
+    assert figure.locator(".tag").all_inner_texts() == ["blue: 240×160", "green: 120×80"]
     figure.get_by_role("combobox", name="Right image").select_option("blue")
-    assert figure.locator(".tag").all_inner_texts() == ["blue", "blue"]
+    assert figure.locator(".tag").all_inner_texts() == ["blue: 240×160", "blue: 240×160"]
     assert page.locator("figure").nth(1).get_by_role("combobox").count() == 0
 
 

@@ -112,7 +112,7 @@ function going(job) {
   if (job.state === "queued") return "Waits for its turn.";
   const parts = [job.total ? `${job.done} of ${job.total} ${job.unit}` : `${job.done} ${job.unit}`];
   if (job.per_second) parts.push(`${job.per_second.toPrecision(3)} ${job.unit} per second`);
-  if (job.seconds_left != null) parts.push(`${inSeconds(job.seconds_left)} left`);
+  if (job.seconds_left != null) parts.push(`${inSeconds(Math.ceil(job.seconds_left))} left`);
   return `${parts.join(", ")}.`;
 }
 
