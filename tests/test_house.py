@@ -58,6 +58,10 @@ MAY_IMPORT = {
         *("errors", "files", "filetypes", "card", "pipeline", "pictures", "models", "engines", "upscaling", "masked", "film"),
     },
     "cluster": {"errors", "files", "pictures", "pipeline", "models", "engines", "upscaling", "film", "batch"},
+    "serve": {
+        *("errors", "files", "pages", "filetypes", "settings", "bundle", "models", "pictures", "engines", "upscaling", "video"),
+        *("film", "batch", "cluster"),
+    },
     "cli": set(),
 }
 """By room, those of ours that it may import, beside `arrays`; `cli` may import all, and nobody imports it."""
@@ -80,6 +84,7 @@ THIRD_PARTY = {
     "film": {"numpy", "av", "cv2"},
     "batch": {"numpy"},
     "cluster": set(),
+    "serve": {"fastapi", "starlette", "pydantic", "prometheus_client", "uvicorn", "numpy"},
     "cli": {"click"},
 }
 KERNELS = {PACKAGE / "device" / f"{name}_kernels.py" for name in ("tiling", "patch", "selection", "video")}

@@ -244,7 +244,7 @@ class _FolderRun:
         if picture is None:
             return item
         item = replace(item, started=time.perf_counter())
-        before = self._upscaler.stats
+        before = self._upscaler.stats_of_thread
         try:
             large = self._upscaler.upscale_picture(
                 picture,
@@ -255,7 +255,7 @@ class _FolderRun:
                 self._upscaled(item.job, picture)
         except Exception as exc:
             return self._failed(item, exc)
-        trouble = (self._upscaler.stats - before).trouble
+        trouble = (self._upscaler.stats_of_thread - before).trouble
         notes = item.notes + ((trouble,) if trouble else ())
         return _timed(replace(item, picture=large, notes=notes))
 

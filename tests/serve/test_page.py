@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 pytest.importorskip("fastapi", reason="the service needs FastAPI")
 
-from tests.serve.conftest import Running, encoded, serving
-
 from sr_deploy import Upscaler
 from sr_deploy.serve.page import page_files
 from tests.browser import open_browser, open_page
+from tests.serve.conftest import Running, encoded, serving
 from tests.video.clips import Clips, frames, video_stream
 
 REFUSED = "Failed to load resource"
@@ -51,17 +50,22 @@ def choose(page: Any, *files: Path) -> None:
     page.get_by_label("Choose pictures or videos").set_input_files(files)
 
 
-def text_of(page: Any, kind: str) -> str:
-    """The line on how the first card goes, once it is of that kind."""
-    found = page.locator(f".state.{kind}").first
+def card_of(page: Any, file: Path) -> Any:
+    """What is shown of the file."""
+    return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=file.name, exact=True))
+
+
+def text_of(card: Any, kind: str) -> str:
+    """The line on how it goes, once it is of that kind."""
+    found = card.locator(f".state.{kind}")
     found.wait_for(timeout=WAIT)
     return str(found.inner_text())
 
 
-def downloaded(page: Any, folder: Path) -> Path:
-    """What the first link gives."""
-    with page.expect_download(timeout=WAIT) as download:
-        page.get_by_role("link", name="Download").first.click()
+def downloaded(card: Any, folder: Path) -> Path:
+    """What its link gives."""
+    with card.page.expect_download(timeout=WAIT) as download:
+        card.get_by_role("link", name="Download").click()
     path = folder / download.value.suggested_filename
     download.value.save_as(path)
     return path
@@ -71,17 +75,17 @@ def test_a_picture_from_upload_to_download(
     page: Any, picture: Path, photo: NDArray[np.uint8], upscaler: Upscaler, tmp_path: Path
 ) -> None:
     choose(page, picture)
-    assert re.match(r"32×24 became 64×48, [\d.]+ s in the service\.$", text_of(page, "pass"))
-    assert page.locator(".card h3").all_inner_texts() == [picture.name]
+    card = card_of(page, picture)
+    assert re.match(r"32×24 became 64×48, [\d.]+ s in the service\.$", text_of(card, "pass"))
     divider = page.get_by_role("slider")
     divider.focus()
     for _ in range(3):
         page.keyboard.press("PageUp")
     assert divider.get_attribute("aria-valuetext") == "80 % before, 20 % fast-x2"
-    path = downloaded(page, tmp_path)
+    path = downloaded(card, tmp_path)
     assert path.name == f"{picture.stem}_fast-x2.png".replace("<", "_").replace(">", "_")
     assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB), upscaler(photo))
-    page.get_by_role("button", name="Remove").click()
+    card.get_by_role("button", name="Remove").click()
     assert page.get_by_role("heading", name="Pictures").is_hidden()
 
 
@@ -90,36 +94,38 @@ def test_size_and_format_are_asked_for(page: Any, picture: Path, tmp_path: Path)
     page.get_by_label("Other size").fill("long=48")
     page.get_by_role("combobox", name="Pictures as").select_option("WebP")
     choose(page, picture)
-    assert text_of(page, "pass").startswith("32×24 became 48×36")
-    path = downloaded(page, tmp_path)
+    card = card_of(page, picture)
+    assert text_of(card, "pass").startswith("32×24 became 48×36")
+    path = downloaded(card, tmp_path)
     assert path.suffix == ".webp" and path.read_bytes()[8:12] == b"WEBP"
 
 
 def test_a_video_job_to_its_end(page: Any, clips: Clips, tmp_path: Path) -> None:
     clip = clips["vfr"]
     choose(page, clip)
-    assert text_of(page, "pass") == "Done, 24 frames."
-    path = downloaded(page, tmp_path)
+    card = card_of(page, clip)
+    assert text_of(card, "pass") == "Done, 24 frames."
+    path = downloaded(card, tmp_path)
     assert path.stem.startswith(clip.stem)
     assert (len(frames(path)), video_stream(path)["width"]) == (24, 2 * video_stream(clip)["width"])
     page.reload()
-    assert text_of(page, "pass") == "Done, 24 frames."
-    page.get_by_role("button", name=f"Remove {clip.name}").click()
-    page.get_by_role("heading", name="Jobs").wait_for(state="hidden")
+    assert text_of(card, "pass") == "Done, 24 frames."
+    card.get_by_role("button", name=f"Remove {clip.name}").click()
+    card.wait_for(state="detached")
 
 
 def test_what_fails_is_told_in_words(browser: Any, running: Running, tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    (tmp_path / "bad.mkv").write_bytes(b"no video")
+    picture, video = tmp_path / "bad.png", tmp_path / "bad.mkv"
+    picture.write_bytes(b"no picture")
+    video.write_bytes(b"no video")
     with open_page(browser, expected=REFUSED) as page:
         page.goto(running.address)
         answer = running.post("/v1/upscale", b"no picture", Content_Type="image/png")
-        choose(page, tmp_path / "bad.png")
-        assert text_of(page, "fail") == json.loads(answer.body)["error"]
-        page.get_by_role("button", name="Send it as a job").wait_for()
-        choose(page, tmp_path / "bad.mkv")
-        page.locator("#jobs .state.fail").wait_for()
-        assert len(page.locator("#jobs .state.fail").inner_text()) > 20
+        choose(page, picture, video)
+        card = card_of(page, picture)
+        assert text_of(card, "fail") == json.loads(answer.body)["error"]
+        assert card.get_by_role("button", name="Send it as a job").is_visible()
+        assert len(text_of(card_of(page, video), "fail")) > 20
 
 
 def test_a_token_is_asked_for(browser: Any, picture: Path, tmp_path: Path) -> None:
@@ -133,7 +139,8 @@ def test_a_token_is_asked_for(browser: Any, picture: Path, tmp_path: Path) -> No
             page.keyboard.press("Enter")
         dialog.wait_for(state="hidden")
         choose(page, picture)
-        assert "became" in text_of(page, "pass")
+        card = card_of(page, picture)
+        assert "became" in text_of(card, "pass")
         page.reload()
         page.get_by_role("option", name="fast-x2, 2 times").wait_for(state="attached")
         assert dialog.is_hidden()
@@ -147,6 +154,7 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere(running: Running) ->
         assert (answer.status, answer.body) == (200, file.content)
         assert answer.headers["Content-Type"] == f"{file.kind}; charset=utf-8"
         assert running.get(f"/page/{name}", If_None_Match=answer.headers["ETag"]).status == 304
+        assert not re.search(rb"""["'`(]/(v1|page)""", file.content), f"{name}: not below a path of a proxy"
         assert not re.search(rb"https?:|@import|innerHTML|\bstyle=|<script>|\bon\w+=|eval\(", file.content), name
     start = running.get("/")
     policy = start.headers["Content-Security-Policy"]
@@ -170,7 +178,7 @@ def test_every_width_holds_it_and_everything_has_a_name(
     with open_page(browser, width=width, color_scheme=scheme) as page:
         page.goto(running.address)
         choose(page, picture)
-        text_of(page, "pass")
+        text_of(card_of(page, picture), "pass")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         silent = ('id="status"', 'id="token-trouble"')
         assert [one for one in page.evaluate(NAMELESS) if not any(name in one for name in silent)] == []
@@ -189,7 +197,7 @@ def test_a_service_that_is_busy_or_gone(browser: Any, running: Running, picture:
         page.route("**/v1/upscale*", answer)
         choose(page, picture)
         page.get_by_text("The service is busy; trying again in 1 s.").wait_for()
-        assert text_of(page, "fail") == "The service answers 502."
+        assert text_of(card_of(page, picture), "fail") == "The service answers 502."
         page.unroute("**/v1/upscale*")
         page.route("**/v1/upscale*", lambda route: route.abort())
         choose(page, picture)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
 
 from sr_deploy.pages import BASE_STYLE, SLIDER_SCRIPT, SLIDER_STYLE, asset
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
 
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 START = "index.html"
@@ -37,8 +36,6 @@ def page_files() -> dict[str, PageFile]:
 
 def add_page(app: FastAPI) -> None:
     """Let the app serve the page at `/`, and its files below `/page/`. No script or style is in them."""
-    from fastapi.responses import Response
-
     files = page_files()
 
     def answer(request: Request) -> Response:
