@@ -11,6 +11,7 @@ import pytest
 
 from sr_deploy.evaluation.comparison import scene_of, write_comparison
 from sr_deploy.pictures.picture import Picture
+from tests import short_and_long
 from tests.browser import open_browser, open_page, pixels_of
 
 RED, GREEN, BLUE = (210, 30, 30), (30, 180, 60), (40, 60, 220)
@@ -115,7 +116,7 @@ def test_zoom_to_pixels(page: Any) -> None:
     assert figure.get_by_role("status").inner_text() == whole
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", short_and_long(["light", "dark"], ["light"]))
 def test_a_narrow_screen_holds_it(browser: Any, page_file: Path, scheme: str) -> None:
     with open_page(browser, width=360, height=740, color_scheme=scheme, has_touch=True) as page:
         page.goto(page_file.as_uri())

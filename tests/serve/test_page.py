@@ -17,6 +17,7 @@ pytest.importorskip("fastapi", reason="the service needs FastAPI")
 
 from sr_deploy import Upscaler
 from sr_deploy.serve.page import page_files
+from tests import short_and_long
 from tests.browser import open_browser, open_page
 from tests.serve.conftest import Running, encoded, serving
 from tests.video.clips import Clips, frames, video_stream
@@ -89,6 +90,7 @@ def test_a_picture_from_upload_to_download(
     assert page.get_by_role("heading", name="Pictures").is_hidden()
 
 
+@pytest.mark.long
 def test_size_and_format_are_asked_for(page: Any, picture: Path, tmp_path: Path) -> None:
     page.get_by_role("combobox", name="Size").select_option("Other…")
     page.get_by_label("Other size").fill("long=48")
@@ -163,7 +165,7 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere(running: Running) ->
         assert running.get(f"/page/{name}").status == 404
 
 
-SCREENS = [(360, "light"), *(pytest.param(*screen, marks=pytest.mark.long) for screen in ((360, "dark"), (1440, "light")))]
+SCREENS = short_and_long([(360, "light"), (360, "dark"), (1440, "light")], [(360, "light")])
 NAMELESS = """
     [...document.querySelectorAll("input, select, button, progress, a, [role], img")]
       .filter((one) => !one.hidden && !(one.labels?.length || one.ariaLabel || one.alt || one.textContent.trim()))
