@@ -68,15 +68,23 @@ def test_what_has_no_preview(clips: Clips) -> None:
         parts_of(clips["cfr"], Fraction(5), VideoOptions(start=Fraction(1000)))
 
 
-TURNS = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
-MIRRORED = [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
+TURNS = {
+    "as it is": (1, 0, 0, 1),
+    "a quarter": (0, 1, -1, 0),
+    "a half": (-1, 0, 0, -1),
+    "three quarters": (0, -1, 1, 0),
+    "mirrored": (-1, 0, 0, 1),
+    "upside down": (1, 0, 0, -1),
+    "transposed": (0, 1, 1, 0),
+    "transposed and a half": (0, -1, -1, 0),
+}
 
 
-@pytest.mark.parametrize("matrix", short_and_long([(turn,) for turn in TURNS + MIRRORED], [(TURNS[1],), (MIRRORED[2],)]))
-def test_frames_are_upright_as_ffmpeg_turns_them(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize("turn", short_and_long(TURNS, ["a quarter", "mirrored"]))
+def test_frames_are_upright_as_ffmpeg_turns_them(tmp_path: Path, turn: str) -> None:
     """All eight ways to turn and mirror."""
     path = tmp_path / "turned.mp4"
-    across, down, over, under = (65536 * value for value in matrix)
+    across, down, over, under = (65536 * value for value in TURNS[turn])
     with av.open(str(path), "w") as film:
         stream = film.add_stream("libx264", 1, width=48, height=32, pix_fmt="yuv444p", options={"qp": "0"})
         stream.set_display_matrix((across, down, 0, over, under, 0, 0, 0, 1 << 30))
