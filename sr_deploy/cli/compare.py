@@ -13,6 +13,7 @@ from sr_deploy.card import PrecisionChoice
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, say_on_stderr
 from sr_deploy.cli.upscale_options import ModelReference, ready_model
+from sr_deploy.errors import UsageError
 from sr_deploy.models import resolve
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def command(
     Two pictures or more; or, with -m, each PICTURE with what networks make of it. With --original, PSNR-Y and SSIM-Y too. The
     page holds all that it needs, and replaces an older one.
     """
+    from sr_deploy.batch.naming import holds_video
     from sr_deploy.evaluation.comparison import check_page, write_comparison
     from sr_deploy.pictures.image import read_image
 
@@ -72,6 +74,8 @@ def command(
         raise click.UsageError("--original is of one picture; with -m, name one.")
     if border is not None and original is None:
         raise click.UsageError("--border is for what --original is measured with.")
+    for path in filter(holds_video, filter(Path.is_file, pictures)):
+        raise UsageError(f"{path}: is a video; `sr-deploy upscale --preview 5` shows parts of one before and after")
     named = list(zip(_labels(pictures), map(read_image, pictures), strict=True))
     truth = None if original is None else ("original", read_image(original))
     scenes = _through_networks(named, models, truth, border, engine) if models else [_as_they_are(named, truth, border)]

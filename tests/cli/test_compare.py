@@ -83,10 +83,12 @@ def test_faults(invoke: Invoke, bundle: Path, pair: tuple[Path, Path]) -> None:
     small, original = pair
     write_image(Path("other.png"), Picture(np.zeros((40, 40, 3), np.uint8)))
     Path("bad.png").write_bytes(b"no picture")
+    Path("film.mkv").write_bytes(b"no video")
     for arguments, code, message in (
         ((), 2, "Name two pictures or more"),
         ((small,), 2, "Name two pictures or more"),
         ((small, "gone.png"), 1, "error: gone.png: cannot be read"),
+        ((small, "film.mkv"), 2, "error: film.mkv: is a video; `sr-deploy upscale --preview 5` shows parts of one"),
         ((small, "bad.png"), 1, "error: bad.png: "),
         ((small, "other.png"), 2, "error: other.png: 40x40 is not small.png in another size, which is 32x24"),
         ((small, "-m", bundle, "--original", "other.png"), 2, "error: original: 40x40 is not small.png in another size"),

@@ -127,6 +127,32 @@ def test_a_narrow_screen_holds_it(browser: Any, page_file: Path, scheme: str) ->
         assert page.get_by_role("slider").first.get_attribute("aria-valuenow") == "25"
 
 
+def test_fingers_move_the_divider_and_zoom(browser: Any, page_file: Path) -> None:
+    with open_page(browser, width=360, height=740, has_touch=True, device_scale_factor=3) as page:
+        page.goto(page_file.as_uri())
+        fingers = page.context.new_cdp_session(page)
+        figure = page.locator("figure").first
+        box = figure.locator(".stage").bounding_box()
+
+        def touch(kind: str, *shares: tuple[float, float]) -> None:
+            points = [{"x": box["x"] + box["width"] * across, "y": box["y"] + box["height"] * down} for across, down in shares]
+            fingers.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+        touch("Start", (0.5, 0.5))
+        for share in (0.55, 0.6, 0.7, 0.8):
+            touch("Move", (share, 0.5))
+        touch("End")
+        assert figure.get_by_role("slider").get_attribute("aria-valuenow") == "80"
+        before = int(figure.get_by_role("status").inner_text().split()[0])
+        touch("Start", (0.45, 0.4), (0.55, 0.4))
+        for reach in (0.1, 0.15, 0.2):
+            touch("Move", (0.5 - reach, 0.4), (0.5 + reach, 0.4))
+        touch("End")
+        after = int(figure.get_by_role("status").inner_text().split()[0])
+        assert after == pytest.approx(4 * before, rel=0.05)
+        assert figure.get_by_role("slider").get_attribute("aria-valuenow") == "80"
+
+
 def test_nothing_but_the_script_of_the_page_runs(browser: Any, tmp_path: Path) -> None:
     """Names cannot bring code along: what is put into the page behind its hashes is refused."""
     path = tmp_path / "page.html"
