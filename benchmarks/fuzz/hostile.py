@@ -246,5 +246,5 @@ def answer_to(hostile: Hostile, host: str, port: int) -> int | None:
                 received = (received + part)[:100]
         except OSError:
             pass
-    found = re.match(rb"HTTP/1\.1 (\d{3})", received)
+    found = re.match(rb"(?:HTTP/1\.1 100 Continue\r\n\r\n)?HTTP/1\.1 (\d{3})", received)
     return int(found[1]) if found else None

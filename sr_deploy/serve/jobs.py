@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -170,7 +171,8 @@ def job_routes(service: Service) -> APIRouter:
     def delete(id: str, response: Response) -> JobFacts | None:
         found, order = find(id)
         if found.outcome is None:
-            found.cancel()
+            with suppress(FileNotFoundError):  # Somebody else deleted it just now.
+                found.cancel()
             return facts_of(found, order)
         found.remove()
         response.status_code = 204

@@ -67,7 +67,7 @@ def new_server(options: ServeOptions) -> _Server:
     app = create_app(options)
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,

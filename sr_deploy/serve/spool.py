@@ -14,6 +14,7 @@ SPOOL/ID/
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -270,21 +271,23 @@ class Spool:
 
     def used(self) -> int:
         """Bytes of all jobs."""
-        return sum(_size(path) for path in self._folder.rglob("*"))
+        return sum(_size(Path(folder) / name) for folder, _, names in os.walk(self._folder) for name in names)
 
     def tidy(self) -> None:
         """Remove what is finished long since, and uploads whose process died."""
         for path in self._folder.iterdir():
-            if not _ID.fullmatch(path.name):
-                continue
-            job = JobFolder(path)
-            outcome = job.outcome
-            if outcome is not None and time.time() - outcome.ended > self._expiry:
-                job.remove()
-            elif job.order is None and time.time() - path.stat().st_mtime > _UPLOAD_BEGINS:
-                with job.claim() as ours:
-                    if ours and job.order is None:
-                        job.remove()
+            if _ID.fullmatch(path.name):
+                with suppress(OSError):  # Another process may have removed it.
+                    self._tidy(JobFolder(path))
+
+    def _tidy(self, job: JobFolder) -> None:
+        outcome = job.outcome
+        if outcome is not None and time.time() - outcome.ended > self._expiry:
+            job.remove()
+        elif job.order is None and time.time() - job.folder.stat().st_mtime > _UPLOAD_BEGINS:
+            with job.claim() as ours:
+                if ours and job.order is None:
+                    job.remove()
 
 
 def _size(path: Path) -> int:
