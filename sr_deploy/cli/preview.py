@@ -25,7 +25,8 @@ def write_previews(outcomes: Iterable[Outcome], network: str, options: VideoOpti
     for page, jobs in by_page([outcome.job for outcome in outcomes if outcome.status != "failed"]).items():
         scenes = [_scene(job, network, options) for job in jobs]
         lead = f"The middle frame of each part: of the source, and of the file that {network} made of it."
-        write_comparison(page, f"{jobs[0].source.name}, before and after", scenes, lead=lead)
+        sources = ", ".join(dict.fromkeys(job.source.name for job in jobs))
+        write_comparison(page, f"{sources}: before and after", scenes, lead=lead)
         yield page
 
 

@@ -39,9 +39,9 @@ class Version:
 
     @property
     def note(self) -> str:
-        """Its scores in words."""
-        found = [] if self.psnr_y is None else [decibel(self.psnr_y)]
-        return ", ".join([*found, *([] if self.ssim_y is None else [f"SSIM {self.ssim_y:.4f}"])])
+        """Its scores in words; empty where there are none."""
+        psnr = "" if self.psnr_y is None else decibel(self.psnr_y)
+        return psnr if self.ssim_y is None else f"{psnr}, SSIM {self.ssim_y:.4f}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 const KEY = "sr-deploy token";
 const SILENT = "The service does not answer. Is it running, and reachable from here?";
+const BROKEN = "The connection broke while the file was sent: it may be larger than the service takes, or the service has ended.";
 const LONGEST_WAIT = 30;
 
 // What a user is told; every other error is one of this page.
@@ -94,13 +95,17 @@ export async function send(path, file, { type, sent, busy, signal }) {
 function sendOnce(path, file, { type, sent, signal }) {
   return new Promise((go, stop) => {
     const request = new XMLHttpRequest();
+    let begun = false;
     request.open("POST", path);
     request.responseType = "blob";
     for (const [name, value] of Object.entries(headers({ "Content-Type": type }))) request.setRequestHeader(name, value);
-    request.upload.onprogress = ({ loaded, total }) => sent(total ? loaded / total : 1);
+    request.upload.onprogress = ({ loaded, total }) => {
+      begun = true;
+      sent(total ? loaded / total : 1);
+    };
     request.upload.onload = () => sent(1);
     request.onload = () => go(request);
-    request.onerror = () => stop(new Trouble(SILENT));
+    request.onerror = () => stop(new Trouble(begun ? BROKEN : SILENT));
     request.onabort = () => stop(signal.reason);
     signal.addEventListener("abort", () => request.abort(), { once: true });
     if (signal.aborted) stop(signal.reason);
