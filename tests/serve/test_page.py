@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -88,6 +89,25 @@ def test_a_picture_from_upload_to_download(
     assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB), upscaler(photo))
     card.get_by_role("button", name="Remove").click()
     assert page.get_by_role("heading", name="Pictures").is_hidden()
+
+
+BRING = """
+    ([way, name, data]) => {
+      const carried = new DataTransfer();
+      carried.items.add(new File([Uint8Array.from(atob(data), (one) => one.charCodeAt(0))], name, { type: "image/png" }));
+      const event = way === "drop"
+        ? new DragEvent(way, { dataTransfer: carried, bubbles: true, cancelable: true })
+        : new ClipboardEvent(way, { clipboardData: carried, bubbles: true });
+      document.getElementById("drop").dispatchEvent(event);
+    }
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_picture_is_dropped_or_pasted(page: Any, picture: Path, way: str) -> None:
+    page.evaluate(BRING, [way, picture.name, base64.b64encode(picture.read_bytes()).decode()])
+    assert "became" in text_of(card_of(page, picture), "pass")
 
 
 @pytest.mark.long
