@@ -114,7 +114,7 @@ def _supervise(options: ServeOptions, listener: socket.socket) -> None:
         wait([process.sentinel for process in processes])
         for process in [process for process in processes if not process.is_alive()]:
             processes.remove(process)
-            mark_process_dead(process.pid)
+            mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
             if not ending:
                 time.sleep(_PAUSE_SECONDS)
                 start()
