@@ -25,12 +25,16 @@ _MEMORY = 0.9
 
 
 class Ticket:
-    """One request's right to be worked on: until its time is over, or its client or the service is gone."""
+    """One request's right to be worked on: until its time is over, or its client or the service is gone.
+
+    departure: ends when the client leaves. is_torn: nobody wants the result.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._until = math.inf
-        self._gone = False
+        self.is_torn = False
+        self.departure: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """All its bytes are there: its time begins."""
@@ -43,14 +47,14 @@ class Ticket:
 
     def tear(self) -> None:
         """Nobody wants the result."""
-        self._gone = True
+        self.is_torn = True
 
     def check(self, done: int = 0, total: int = 0) -> None:
         """Called wherever work can stop, as the progress of an upscaler, too.
 
         Raises: CancelledError where nobody wants the result; RefusedError once its time is over.
         """
-        if self._gone:
+        if self.is_torn:
             raise CancelledError("the client left, or the service is about to end; try again")
         if not self.left:
             raise RefusedError(
@@ -78,6 +82,7 @@ class Desk:
         self._usual = _FIRST_GUESS
         self._stopping = False
         self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @asynccontextmanager
     async def ticket(self) -> AsyncIterator[Ticket]:
@@ -87,6 +92,7 @@ class Desk:
         if len(self._open) >= self._most:
             wait = self._usual * len(self._open) / self._at_once
             raise RefusedError(503, f"{len(self._open)} requests are under way, which is the most; try again", after=wait)
+        self._loop = asyncio.get_running_loop()
         ticket = Ticket(self._seconds)
         self._open.add(ticket)
         self._tell()
@@ -107,30 +113,40 @@ class Desk:
         ticket.begin()
         task = self._pool.submit(self._work, ticket, work)
         future = asyncio.wrap_future(task)
-        left = asyncio.create_task(_departure(request))
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        ticket.departure = asyncio.create_task(_departure(request))
         try:
-            await asyncio.wait((future, left), timeout=ticket.left, return_when=asyncio.FIRST_COMPLETED)
-            if left.done():
+            await asyncio.wait((future, ticket.departure), timeout=ticket.left, return_when=asyncio.FIRST_COMPLETED)
+            if ticket.departure.done():
                 ticket.tear()
         finally:
-            left.cancel()
-        if not future.done() and task.cancel():
+            ticket.departure.cancel()
+        if not future.done():
+            waited = task.cancel()
+            if waited and not ticket.is_torn:
+                raise RefusedError(503, f"its turn did not come in {self._seconds:g} s; try again", after=self._seconds)
             ticket.check()
-            raise RefusedError(503, f"its turn did not come in {self._seconds:g} s; try again", after=self._seconds)
         return await future
 
     def stop(self) -> None:
         """Take nothing new, and refuse whoever waits; what is worked on goes on."""
         self._stopping = True
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no thread is at work."""
+        return not self._running
+
     def interrupt(self) -> None:
-        """End what is worked on at its next tile."""
+        """Answer whoever is there yet that there is no result, and end what is worked on at its next tile. From any thread."""
         for ticket in list(self._open):
             ticket.tear()
+            if self._loop is not None and ticket.departure is not None:
+                self._loop.call_soon_threadsafe(ticket.departure.cancel)
 
     def close(self) -> None:
-        """Wait for the threads."""
-        self._pool.shutdown(cancel_futures=True)
+        """Begin nothing any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _work(self, ticket: Ticket, work: Callable[[], T]) -> T:
         if self._stopping:

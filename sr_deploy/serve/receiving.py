@@ -115,9 +115,9 @@ class _Incoming:
 
 
 def _frame_size(path: Path) -> tuple[int, int]:
-    """Height and width that a video claims. Raises: RefusedError."""
+    """Height and width that a video claims; as a file object, of which FFmpeg opens no other file. Raises: RefusedError."""
     try:
-        with input_of(path).open() as container:
+        with path.open("rb") as file, input_of(file).open() as container:
             if not container.streams.video:
                 raise RefusedError(415, "it has no picture; send a video")
             codec = container.streams.video[0].codec_context

@@ -8,8 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_deploy.batch.folder import Observer, Summary, WriteOptions, upscale_files
-from sr_deploy.batch.folder import Outcome as FileOutcome
+from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, upscale_files
 from sr_deploy.batch.naming import Job, Plan
 from sr_deploy.errors import CancelledError, SrDeployError, UsageError, first_line
 from sr_deploy.film.observer import VideoProgress, VideoStart
@@ -26,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """Between two looks for jobs that another service of the spool took."""
 _TELL_SECONDS = 0.5
+_MEASURE_SECONDS = 5.0
 _TIDY_SECONDS = 60.0
 
 
@@ -48,8 +48,8 @@ class JobRunner(threading.Thread):
             try:
                 self._tidy()
                 busy = self._do_one()
-            except OSError as exc:
-                _LOG.error("the spool cannot be read or written: %s", exc)
+            except Exception:
+                _LOG.exception("the spool cannot be read or written")
                 busy = False
             if not busy:
                 self._more.wait(LOOK_SECONDS)
@@ -71,9 +71,7 @@ class JobRunner(threading.Thread):
 
     def _do_one(self) -> bool:
         """Whether there was a job to do."""
-        for job, order in self._spool.jobs():
-            if job.outcome is not None:
-                continue
+        for job, order in self._spool.jobs(unfinished=True):
             with job.claim() as ours:
                 if ours and job.outcome is None and job.order is not None:
                     self._do(job, order)
@@ -171,7 +169,7 @@ class JobWatch(Observer):
         self._job = job
         self._stopping = stopping
         self._spool = spool
-        self._began = self._told = time.monotonic()
+        self._began = self._told = self._measured = time.monotonic()
         self._single_video = len(order.files) == 1 and order.files[0].video
         self._progress = JobProgress(total=None if self._single_video else len(order.files))
         self.stopped = False
@@ -201,7 +199,7 @@ class JobWatch(Observer):
             self._step(progress.frames)
         self._check()
 
-    def finished(self, outcome: FileOutcome) -> None:
+    def finished(self, outcome: Outcome) -> None:
         """See `Observer`."""
         if self._single_video:
             self._tell()
@@ -229,10 +227,12 @@ class JobWatch(Observer):
         self._job.keep(self._progress)
         if self._job.is_canceled:
             self.stopped = True
-        try:
-            self._spool.require(0)
-        except RefusedError as exc:
-            self.refusal, self.stopped = str(exc), True
+        if self._told - self._measured > _MEASURE_SECONDS:
+            self._measured = self._told
+            try:
+                self._spool.require(0)
+            except RefusedError as exc:
+                self.refusal, self.stopped = str(exc), True
 
 
 def shown(job: JobFolder, order: Order, text: str) -> str:

@@ -83,12 +83,14 @@ def new_server(options: ServeOptions) -> _Server:
 
 def _run(server: _Server, listener: socket.socket) -> None:
     server.run(sockets=[listener])
-    if server.service.runner.is_alive():
-        os._exit(0)  # It is in the middle of a window; what it has finished is in the spool.
+    if not server.service.is_idle:
+        os._exit(0)  # A network is in the middle of a window; everybody is answered, what is finished of a job is in the spool.
 
 
 def _supervise(options: ServeOptions, listener: socket.socket) -> None:
     """Keep as many processes as are wanted, until a signal ends them."""
+    from prometheus_client.multiprocess import mark_process_dead
+
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
     ending = False
@@ -112,6 +114,7 @@ def _supervise(options: ServeOptions, listener: socket.socket) -> None:
         wait([process.sentinel for process in processes])
         for process in [process for process in processes if not process.is_alive()]:
             processes.remove(process)
+            mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
             if not ending:
                 time.sleep(_PAUSE_SECONDS)
                 start()

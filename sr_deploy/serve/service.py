@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from sr_deploy.serve.spool import Spool
 _WARM_SIDE = 64
 ENDING_SECONDS = 6.0
 """How long requests that are worked on may go on once the service is to end."""
+
+_LAST_SECONDS = 3.0
+"""And how long the window of a network that cannot be interrupted."""
+
+_POLL = 0.02
 
 
 class Service:
@@ -36,6 +42,7 @@ class Service:
         self.desk = Desk(at_once, limits.queue, limits.seconds, self.metrics)
         self.runner = JobRunner(self.spool, self.networks, options, self.metrics)
         self.is_stopping = False
+        self._end = 0.0
         self._interruption = threading.Timer(ENDING_SECONDS, self.desk.interrupt)
         self._interruption.daemon = True
 
@@ -50,12 +57,19 @@ class Service:
             self.desk.stop()
             self.runner.stop()
             self._interruption.start()
+            self._end = time.monotonic() + ENDING_SECONDS + _LAST_SECONDS
 
     def close(self) -> None:
-        """Wait until nothing is worked on, and release the networks."""
+        """Wait until nothing is worked on, but not for ever; then release the networks."""
         self.stop()
-        self._interruption.cancel()
         self.desk.close()
-        self.runner.join(ENDING_SECONDS)
-        if not self.runner.is_alive():
+        while not self.is_idle and time.monotonic() < self._end:
+            time.sleep(_POLL)
+        self._interruption.cancel()
+        if self.is_idle:
             self.networks.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request and no job is worked on."""
+        return self.desk.is_idle and not self.runner.is_alive()

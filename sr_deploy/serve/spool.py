@@ -263,9 +263,11 @@ class Spool:
         job = JobFolder(self._folder / name) if _ID.fullmatch(name) else None
         return job if job is not None and job.order is not None else None
 
-    def jobs(self) -> list[tuple[JobFolder, Order]]:
-        """All of them, the oldest first."""
+    def jobs(self, *, unfinished: bool = False) -> list[tuple[JobFolder, Order]]:
+        """All of them, or those without an outcome, the oldest first."""
         folders = [JobFolder(path) for path in self._folder.iterdir() if _ID.fullmatch(path.name)]
+        if unfinished:
+            folders = [job for job in folders if not (job.folder / _OUTCOME).exists()]
         found = [(job, order) for job in folders if (order := job.order) is not None]
         return sorted(found, key=lambda entry: (entry[1].created, entry[0].id))
 

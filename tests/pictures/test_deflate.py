@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sr_deploy.pictures.formats.deflate import LEVEL
+from sr_deploy.pictures.formats.deflate import LEVEL, compressor
 from sr_deploy.pictures.image import encode_image
 from tests.docs import ROOT
 
@@ -34,6 +34,26 @@ def sizes_by_strategy(filtered: bytes) -> dict[int, int]:
         machine = zlib.compressobj(LEVEL, zlib.DEFLATED, strategy=strategy)
         sizes[strategy] = len(machine.compress(filtered) + machine.flush())
     return sizes
+
+
+def test_the_sample_is_small_whatever_the_shape_of_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    made = zlib.compressobj
+
+    class Spy:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self._machine = made(*arguments, **options)
+
+        def compress(self, data: memoryview) -> bytes:
+            seen.append(memoryview(data).nbytes)
+            return self._machine.compress(data)
+
+        def flush(self, *mode: int) -> bytes:
+            return self._machine.flush(*mode)
+
+    monkeypatch.setattr("sr_deploy.pictures.formats.deflate.zlib.compressobj", Spy)
+    compressor(np.zeros((256, 1024), np.uint8).data)
+    assert seen == [1 << 14] * 2
 
 
 @pytest.mark.parametrize("format", ["png", "tiff"])

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sr_deploy import Upscaler, upscale_video
+from sr_deploy.batch import UpscalerSpec, open_upscaler
+from sr_deploy.batch.folder import upscale_files
+from sr_deploy.cluster import RayOptions
 from sr_deploy.serve.options import Limits
-from sr_deploy.serve.service import Service
 from sr_deploy.serve.spool import JobFolder, JobOutcome, JobProgress, Order, OrderedFile, Spool
 from tests.docs import write_film
 from tests.serve.conftest import LIMITS, Running, encoded, eventually, multipart, serving
@@ -120,6 +122,19 @@ def test_what_is_refused_leaves_nothing(running: Running, body: bytes, status: i
     assert set(spool.iterdir()) == before
 
 
+def test_a_job_that_outgrows_the_spool_fails(
+    tmp_path: Path, film: Path, photo: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_TELL_SECONDS", "_MEASURE_SECONDS"):
+        monkeypatch.setattr(f"sr_deploy.serve.runner.{name}", -1.0)
+    spool = Spool(tmp_path, most_bytes=1 << 20, expiry=60)
+    job = queued(spool, ("000001.png", encoded(photo)), ("000002.mkv", film.read_bytes()))
+    (tmp_path / "large").write_bytes(bytes(1 << 20))
+    with serving(tmp_path, limits=Limits(spool_bytes=1 << 20)) as running:
+        facts = running.finished(job.id)
+    assert facts["state"] == "failed" and f"{1 << 20} bytes" in facts["error"]
+
+
 def test_frames_count_as_pixels_do(running: Running, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "wide.mkv"), "w") as wide:
         stream = wide.add_stream("libx264", 24, width=256, height=128, pix_fmt="yuv420p")
@@ -139,9 +154,9 @@ def test_jobs_that_there_are_not(running: Running, id: str) -> None:
         assert answer.status in (404, 405) and list(answer.json) == ["error"]
 
 
-def queued(service: Service, *files: tuple[str, bytes]) -> JobFolder:
+def queued(spool: Spool, *files: tuple[str, bytes]) -> JobFolder:
     """A job that nobody is at yet, as an upload leaves it."""
-    job = service.spool.new()
+    job = spool.new()
     for name, data in files:
         (job.inputs / name).write_bytes(data)
     listed = tuple(OrderedFile(name, name, name.endswith(".mkv")) for name, _ in files)
@@ -151,12 +166,9 @@ def queued(service: Service, *files: tuple[str, bytes]) -> JobFolder:
 
 def test_a_job_goes_on_after_a_restart(tmp_path: Path, film: Path, photo: Pixels) -> None:
     """What an earlier process finished is not done again; whatever it was at is."""
-    with serving(tmp_path) as first:
-        pass
-    job = queued(
-        first.service, ("000001.mkv", film.read_bytes()), ("000002.png", encoded(photo)), ("000003.png", encoded(photo))
-    )
-    torn = queued(first.service)
+    spool = Spool(tmp_path, 1 << 24, 60)
+    job = queued(spool, ("000001.mkv", film.read_bytes()), ("000002.png", encoded(photo)), ("000003.png", encoded(photo)))
+    torn = queued(spool)
     (torn.folder / "order.json").unlink()
     os.utime(torn.folder, (0, 0))
     job.results.mkdir()
@@ -223,6 +235,25 @@ class _Canceling(Upscaler):
         (job,) = self._running.get("/v1/jobs").json["jobs"]
         self._running.ask("DELETE", f"/v1/jobs/{job['id']}")
         return super()._run_windows(*arguments)
+
+
+def test_jobs_go_to_the_workers_of_a_cluster(tmp_path: Path, photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `sr-deploy upscale --on ray` would: the same call, with what opens the network there."""
+    asked: list[Any] = []
+
+    def on_ray(inputs: Any, output: Path, spec: UpscalerSpec, *, ray: RayOptions, **rest: Any) -> Any:
+        asked.append((spec, ray))
+        with open_upscaler(spec) as upscaler:
+            return upscale_files(inputs, output, upscaler, **rest)
+
+    monkeypatch.setattr("sr_deploy.cluster.upscale_on_ray", on_ray)
+    with serving(tmp_path, on="ray", address="ray://head:10001") as running:
+        facts = running.finished(running.post("/v1/jobs?fp32=true&scale=2&format=bmp", encoded(photo)).json["id"])
+        assert facts["state"] == "done", facts
+        image = Image.open(io.BytesIO(running.get(facts["results"][0]["url"]).body))
+    assert (image.format, image.size) == ("BMP", (64, 48))
+    ((spec, ray),) = asked
+    assert (spec.model, spec.precision, ray.address) == ("fast-x2", "fp32", "ray://head:10001")
 
 
 def test_what_is_finished_long_since_goes(tmp_path: Path) -> None:

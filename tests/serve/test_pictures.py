@@ -146,11 +146,13 @@ class _Slow(Upscaler):
         super().__init__("fast-x2")
         self.begun = threading.Semaphore(0)
         self.let = threading.Event()
+        self.is_deaf = False
 
     def upscale_pixels(self, pixels: Any, progress: Any = None) -> Any:
         self.begun.release()
         while not self.let.wait(0.02):
-            progress(0, 1)
+            if not self.is_deaf:
+                progress(0, 1)
         return super().upscale_pixels(pixels, progress)
 
 
@@ -196,6 +198,30 @@ def test_who_leaves_is_not_worked_for(running: Running, photo: Pixels, slow: _Sl
         slow.begun.acquire()
     eventually(lambda: waiting(running) == 0)
     assert not slow.let.is_set()
+
+
+def test_the_end_of_the_service_answers_everybody(tmp_path: Any, photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also who is in the middle of a window that takes long, and who waits."""
+    monkeypatch.setattr("sr_deploy.serve.service.ENDING_SECONDS", 0.5)
+    answers: list[Any] = []
+    with serving(tmp_path) as running, _Slow() as upscaler:
+        monkeypatch.setattr(upscaler, "is_deaf", True)
+        network = running.service.networks.default
+        usual = network.open()
+        network._opened[False] = upscaler
+        threads = [in_background(running, encoded(photo), answers) for _ in range(3)]
+        upscaler.begun.acquire()
+        eventually(lambda: waiting(running) == 3)
+        running.service.stop()
+        assert running.get("/ready").status == 503 and running.get("/live").status == 200
+        refusal = running.post("/v1/upscale", encoded(photo))
+        assert refusal.status == 503 and "about to end" in refusal.json["error"]
+        for thread in threads:
+            thread.join()
+        assert [answer.status for answer in answers] == [503] * 3 and not upscaler.let.is_set()
+        upscaler.let.set()
+        eventually(lambda: running.service.desk.is_idle)
+        network._opened[False] = usual
 
 
 def test_time_is_over(tmp_path: Any, photo: Pixels) -> None:

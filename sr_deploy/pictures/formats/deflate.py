@@ -31,11 +31,14 @@ def strips(height: int, row_bytes: int) -> list[tuple[int, int]]:
 def compressor(data: memoryview[Any], wbits: int = zlib.MAX_WBITS) -> zlib._Compress:
     """What packs these bytes fast: of photos, whose differences repeat nowhere but in runs, it looks for runs alone.
 
-    Measured on upscaled photos, filtered: that takes two thirds of the time, and up to 7 % less room. A sample tells patterns
-    apart, which would take many times the room.
+    Measured on upscaled photos, filtered, with all that belongs to it: that takes three quarters of the time, and up to 7 % less
+    room. A sample tells patterns apart, which would take many times the room.
+
+    data: contiguous.
     """
-    start = max(0, len(data) - _SAMPLE) // 2
-    sample = data[start : start + _SAMPLE]
+    flat = data.cast("B")
+    start = max(0, len(flat) - _SAMPLE) // 2
+    sample = flat[start : start + _SAMPLE]
     sizes = []
     for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_RLE):
         machine = zlib.compressobj(LEVEL, strategy=strategy)
