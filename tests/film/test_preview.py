@@ -16,6 +16,7 @@ from tests import short_and_long
 from tests.video.clips import Clips, ffmpeg, times_of, video_stream
 
 ALL = VideoOptions()
+LAID_OUT = ["offset_ts", "gif", "cfr", "cfr_mkv", "vfr", "y4m", "offset", "edit_list", "interlaced"]
 
 
 def frames_in(clip: Path, part: tuple[Fraction, Fraction]) -> list[Fraction]:
@@ -24,7 +25,7 @@ def frames_in(clip: Path, part: tuple[Fraction, Fraction]) -> list[Fraction]:
     return [shown for shown in times_of(clip) if part[0] <= shown - zero < part[1]]
 
 
-@pytest.mark.parametrize("name", short_and_long(["vfr", "gif", "cfr", "cfr_mkv", "y4m"], ["vfr", "gif"]))
+@pytest.mark.parametrize("name", short_and_long(LAID_OUT, LAID_OUT[:2]))
 def test_three_parts_lie_all_over_a_video(clips: Clips, name: str) -> None:
     clip = clips[name]
     shown = times_of(clip)
