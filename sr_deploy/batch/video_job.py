@@ -26,12 +26,13 @@ def run_video_job(
     size: TargetSize | None,
     overwrite: bool,
 ) -> VideoSummary:
-    """Upscale the job's video, or its part; `size` and `overwrite` are those of the run's pictures.
+    """Upscale the job's video; `size` and `overwrite` are those of the run's pictures. A part of one is always made anew.
 
     Raises: as `upscale_video`.
     """
     options = replace(options or VideoOptions(), size=size, overwrite=overwrite)
-    options = of_part(options, job.part) if job.part else options
+    if job.part is not None:
+        options = replace(of_part(options, job.part), overwrite=True)
     return upscale_video(job.location, job.target, upscaler, options=options, observer=_Watch(job, observer))
 
 

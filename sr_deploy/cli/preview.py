@@ -16,13 +16,13 @@ from sr_deploy.pictures.picture import Picture
 
 
 def write_previews(outcomes: Iterable[Outcome], network: str, options: VideoOptions) -> Iterator[Path]:
-    """Write the page of each video whose parts are there, those of earlier runs too.
+    """Write the page of each video that parts were made of.
 
     network: its name. options: of the videos.
 
     Raises: VideoError, ImageError.
     """
-    for page, jobs in by_page([outcome.job for outcome in outcomes if outcome.status != "failed"]).items():
+    for page, jobs in by_page([outcome.job for outcome in outcomes if outcome.status == "done"]).items():
         scenes = [_scene(job, network, options) for job in jobs]
         lead = f"The middle frame of each part: of the source, and of the file that {network} made of it."
         sources = ", ".join(dict.fromkeys(job.source.name for job in jobs))

@@ -316,9 +316,9 @@ def test_a_preview(invoke: Invoke, bundle: Path, film: Path, pictures: list[Path
         source, large = (decoded(base64.b64decode(str(one["src"]).partition(",")[2])) for one in (before, after))
         assert nearest(shown, large) == len(shown) // 2
         assert nearest(whole, source) == nearest(whole, large[::2, ::2])
-    again = invoke("upscale", film, *common, "--json")
-    assert (again.exit_code, json.loads(again.stdout)["pages"]) == (0, [str(page)])
-    assert len(json.loads(again.stdout)["skipped"]) == 3
+    again = json.loads(invoke("upscale", film, *common, "--preview", "0.1", "--json").stdout)
+    assert (again["pages"], [entry["output"] for entry in again["done"]]) == ([str(page)], list(map(str, parts)))
+    assert len(frames(parts[1])) < len(shown)
 
 
 @pytest.mark.usefixtures("film")
