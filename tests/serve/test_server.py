@@ -24,7 +24,7 @@ from sr_deploy.errors import UsageError
 from sr_deploy.serve.options import ServeOptions
 from sr_deploy.serve.server import serve
 from tests.docs import write_film
-from tests.serve.conftest import encoded, eventually, serving
+from tests.serve.conftest import Running, encoded, eventually, serving
 
 PROGRAM = "from sr_deploy.cli import main; main()"
 
@@ -130,6 +130,20 @@ def test_who_begins_no_request_is_not_waited_for(tmp_path: Path, monkeypatch: py
                 line.sendall(begun)
                 assert line.recv(100) == b""
         assert running.get("/live").status == 200
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+def test_who_breaks_off_http_in_the_middle_is_no_error_of_ours(
+    running: Running, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    place = urlsplit(running.address)
+    with socket.create_connection((place.hostname or "", place.port or 0), 30) as line:
+        line.sendall(
+            f"{method} /v1/upscale HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + b"no chunk\r\n"
+        )
+        assert line.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 405"))
+    assert running.get("/live").status == 200
+    assert caplog.text == ""
 
 
 @pytest.mark.long
