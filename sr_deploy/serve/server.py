@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+from h11 import LocalProtocolError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sr_deploy.errors import UsageError
@@ -134,7 +135,7 @@ def _work(options: ServeOptions, listener: socket.socket) -> None:
 
 
 class _Protocol(H11Protocol):
-    """Also closes connections whose client begins a request and does not come to its end."""
+    """Also closes connections whose client begins a request and does not come to its end, or breaks off HTTP in the middle."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -144,6 +145,12 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        try:
+            super().send_400_response(msg)
+        except LocalProtocolError:  # There is an answer already, or none may have a body.
+            self.transport.close()
 
     def _look(self) -> None:
         busy = self.cycle is not None and not self.cycle.response_complete

@@ -19,7 +19,7 @@ def test_none_of_them_is_an_error_of_the_service(tmp_path: Path, caplog: pytest.
     caplog.set_level(logging.ERROR)
     with serving(tmp_path / "spool", token=TOKEN) as running:
         place = urlsplit(running.address)
-        requests = [request(seed, TOKEN) for seed in range(150)]
+        requests = [request(seed, TOKEN) for seed in range(110)]
         statuses = [answer_to(one, place.hostname or "", place.port or 0) for one in requests]
         assert running.get("/live").status == 200
     assert 500 not in statuses and caplog.text == ""

@@ -24,7 +24,7 @@ from sr_deploy.errors import UsageError
 from sr_deploy.serve.options import ServeOptions
 from sr_deploy.serve.server import serve
 from tests.docs import write_film
-from tests.serve.conftest import encoded, eventually
+from tests.serve.conftest import Running, encoded, eventually, serving
 
 PROGRAM = "from sr_deploy.cli import main; main()"
 
@@ -87,7 +87,7 @@ def process(spool: Path, *options: str) -> Iterator[Process]:
 def test_killed_then_ended_politely(tmp_path: Path) -> None:
     """A job whose process is killed goes on in the next one; on SIGTERM everything that was taken is answered."""
     film = tmp_path / "film.mkv"
-    write_film(film, 400)
+    write_film(film, 300)
     spool = tmp_path / "spool"
     with process(spool) as first:
         assert set(first.document) == {"schema", "address", "spool", "models", "workers"}
@@ -110,7 +110,7 @@ def test_killed_then_ended_politely(tmp_path: Path) -> None:
         _, result = second.ask("GET", done["results"][0]["url"])
         (tmp_path / "result.mkv").write_bytes(result)
         with av.open(str(tmp_path / "result.mkv")) as video:
-            assert sum(1 for _ in video.decode(video=0)) == done["total"] >= 400
+            assert sum(1 for _ in video.decode(video=0)) == done["total"] >= 300
         for thread in threads:
             thread.start()
         eventually(lambda: b"srdeploy_running 1.0" in second.ask("GET", "/metrics")[1] or answers)
@@ -119,6 +119,31 @@ def test_killed_then_ended_politely(tmp_path: Path) -> None:
             thread.join()
         assert (code, told) == (0, "")
         assert len(answers) == 6 and set(answers) <= {200, 503} and 200 in answers
+
+
+def test_who_begins_no_request_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_deploy.serve.server._LOOK_SECONDS", 0.05)
+    with serving(tmp_path) as running:
+        place = urlsplit(running.address)
+        for begun in (b"", b"POST /v1/upscale HTTP/1.1\r\nHost: "):
+            with socket.create_connection((place.hostname or "", place.port or 0), 30) as line:
+                line.sendall(begun)
+                assert line.recv(100) == b""
+        assert running.get("/live").status == 200
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+def test_who_breaks_off_http_in_the_middle_is_no_error_of_ours(
+    running: Running, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    place = urlsplit(running.address)
+    with socket.create_connection((place.hostname or "", place.port or 0), 30) as line:
+        line.sendall(
+            f"{method} /v1/upscale HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + b"no chunk\r\n"
+        )
+        assert line.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 405"))
+    assert running.get("/live").status == 200
+    assert caplog.text == ""
 
 
 @pytest.mark.long
