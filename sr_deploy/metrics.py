@@ -11,7 +11,8 @@ from sr_deploy.arrays import Array
 BT601 = (65.481, 128.553, 24.966)
 """What R, G and B of 1 add to Y of BT.601 in limited range, as MATLAB's rgb2ycbcr and with it all papers have it."""
 
-_SSIM_WINDOW = 11
+SSIM_WINDOW = 11
+"""Pixels that a side has at least where SSIM is measured."""
 _SSIM_SIGMA = 1.5
 _SSIM_C1, _SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
@@ -50,9 +51,9 @@ def _inner(image: Array, border: int) -> Array:
 
 def _blurred(image: Array) -> Array:
     """Gaussian means over the windows that lie inside."""
-    offsets = np.arange(_SSIM_WINDOW) - _SSIM_WINDOW // 2
+    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * _SSIM_SIGMA**2))
     weights /= weights.sum()
-    height, width = (size - _SSIM_WINDOW + 1 for size in image.shape)
+    height, width = (size - SSIM_WINDOW + 1 for size in image.shape)
     rows = sum(weight * image[at : at + height] for at, weight in enumerate(weights))
     return np.asarray(sum(weight * rows[:, at : at + width] for at, weight in enumerate(weights)))

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "arrays": set(),
     "files": set(),
     "web": set(),
+    "pages": set(),
     "filetypes": {"errors"},
     "bicubic": set(),
     "metrics": set(),
@@ -43,20 +44,24 @@ MAY_IMPORT = {
     "device": {"errors", "card"},
     "engines": {"errors", "files", "apart", "settings", "bundle", "card", "metrics", "probe_picture", "models", "device"},
     "export": {
-        *("errors", "files", "apart", "settings", "bicubic", "metrics", "bundle", "card", "probe_picture", "models"),
+        *("errors", "files", "pages", "apart", "settings", "bicubic", "metrics", "bundle", "card", "probe_picture", "models"),
         *("architectures", "engines"),
     },
     "fetch": {"errors", "files", "web", "bundle", "models", "export"},
     "training": {"errors", "files", "settings", "bicubic", "metrics", "pictures", "architectures"},
     "upscaling": {"errors", "files", "pipeline", "pictures", "bundle", "card", "engines", "device"},
     "masked": {"errors", "pictures", "bundle", "card", "engines", "device", "upscaling"},
-    "evaluation": {"errors", "metrics", "bicubic", "pictures", "upscaling", "masked"},
+    "evaluation": {"errors", "files", "pages", "metrics", "bicubic", "pictures", "upscaling", "masked"},
     "video": {"errors", "files", "web", "pictures", "device", "upscaling"},
     "film": {"errors", "files", "settings", "pipeline", "pictures", "device", "upscaling", "video"},
     "batch": {
         *("errors", "files", "filetypes", "card", "pipeline", "pictures", "models", "engines", "upscaling", "masked", "film"),
     },
     "cluster": {"errors", "files", "pictures", "pipeline", "models", "engines", "upscaling", "film", "batch"},
+    "serve": {
+        *("errors", "files", "pages", "filetypes", "settings", "bundle", "models", "pictures", "engines", "upscaling", "video"),
+        *("film", "batch", "cluster"),
+    },
     "cli": set(),
 }
 """By room, those of ours that it may import, beside `arrays`; `cli` may import all, and nobody imports it."""
@@ -79,6 +84,7 @@ THIRD_PARTY = {
     "film": {"numpy", "av", "cv2"},
     "batch": {"numpy"},
     "cluster": set(),
+    "serve": {"fastapi", "starlette", "pydantic", "prometheus_client", "uvicorn", "h11", "numpy"},
     "cli": {"click"},
 }
 KERNELS = {PACKAGE / "device" / f"{name}_kernels.py" for name in ("tiling", "patch", "selection", "video")}

@@ -70,7 +70,10 @@ def test_a_wheel_has_the_recipes_and_targets(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"sr_deploy/data/{folder}/{name}" for folder, names in SETTINGS.items() for name in names}
     assert all(SETTINGS.values()) and expected == {name for name in inside if name.startswith("sr_deploy/data/")}
-    assert {"sr_deploy/py.typed", "sr_deploy/export/report.css", "sr_deploy/models/fast-x4/card.json"} <= inside
+    assert {"sr_deploy/py.typed", "sr_deploy/models/fast-x4/card.json"} <= inside
+    kinds = ("css", "js", "html")
+    drawn = {path.relative_to(ROOT).as_posix() for kind in kinds for path in (ROOT / "sr_deploy").rglob(f"*.{kind}")}
+    assert len(drawn) > 3 and drawn <= inside
     assert not any(name.endswith((".pth", ".safetensors", "box.py")) for name in inside)
 
 

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -96,6 +97,7 @@ def upscale_files(
     observer: Observer | None = None,
     upscaled: Callable[[Job, Picture], object] | None = None,
     shard: tuple[int, int] | None = None,
+    preview: Fraction | None = None,
 ) -> Summary:
     """Upscale files and folders, see `naming.py` for what is called how; returns what became of them.
 
@@ -103,7 +105,7 @@ def upscale_files(
     An output that exists and is whole is skipped, a torn one is made again. An error in one picture is reported and the next
     one is done. video: how videos are made; their size and whether they are overwritten is that of the pictures. upscaled:
     called with each picture as it was read, right after it was upscaled and before the next one is. shard: of N processes the
-    one of number I, as (I, N), which takes every Nth job.
+    one of number I, as (I, N), which takes every Nth job. preview: of each video, parts of so many seconds from three places.
 
     Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs, or `video` the only one; ImageError when
     the disk is full, because no other picture would fit either; MissingDependencyError.
@@ -111,6 +113,10 @@ def upscale_files(
     plan = plan_run(inputs, output, upscaler.bundle.card, size=size, suffix=suffix, extension=extension)
     if shard is not None:
         plan = plan.shard(*shard)
+    if preview is not None:
+        from sr_deploy.batch.preview import preview_plan
+
+        plan = preview_plan(plan, preview, video)
     sweep_targets(plan)
     return upscale_jobs(plan, upscaler, size=size, options=options, video=video, observer=observer, upscaled=upscaled)
 
@@ -238,7 +244,7 @@ class _FolderRun:
         if picture is None:
             return item
         item = replace(item, started=time.perf_counter())
-        before = self._upscaler.stats
+        before = self._upscaler.stats_of_thread
         try:
             large = self._upscaler.upscale_picture(
                 picture,
@@ -249,7 +255,7 @@ class _FolderRun:
                 self._upscaled(item.job, picture)
         except Exception as exc:
             return self._failed(item, exc)
-        trouble = (self._upscaler.stats - before).trouble
+        trouble = (self._upscaler.stats_of_thread - before).trouble
         notes = item.notes + ((trouble,) if trouble else ())
         return _timed(replace(item, picture=large, notes=notes))
 

@@ -18,6 +18,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 from sr_deploy.errors import UsageError
@@ -37,6 +39,8 @@ READABLE_VIDEOS = WRITABLE_VIDEOS | {
     *(".264", ".265", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".ivf"),
     *(".m1v", ".m2t", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv", ".y4m"),
 }
+PREVIEW = "_preview_"
+"""Goes before the number of a part of a video, behind the stem of the whole."""
 READS = f"sr-deploy reads: {', '.join(sorted(READABLE_SUFFIXES))}; videos: {', '.join(sorted(READABLE_VIDEOS))}"
 WRITES = f"sr-deploy writes: {', '.join(sorted(WRITABLE_SUFFIXES))}; videos: {', '.join(sorted(WRITABLE_VIDEOS))}"
 
@@ -78,18 +82,19 @@ class Naming:
         model = self.model.replace("/", "-")
         several = f"_{re.escape(re.sub(f'_{size}$', '', model))}(?:_{size}){{1,2}}"
         mark = several if self.suffix is None else re.escape(self.suffix)
-        match = re.fullmatch(f"(.+?){mark}", path.stem)
+        match = re.fullmatch(rf"(.+?){mark}(?:{PREVIEW}\d)?", path.stem)
         return bool(match and (match[1] in stems or Path(match[1]).stem in stems))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture or video to upscale. `note` tells why its target has an unexpected name."""
+    """One picture or video to upscale; of a video, a `part` in seconds. `note` tells why its target has an unexpected name."""
 
     source: Path | Address
     target: Path
     note: str = ""
     video: bool = False
+    part: tuple[Fraction, Fraction] | None = None
 
     @property
     def location(self) -> str | Path:
@@ -141,7 +146,7 @@ class _Planner:
     naming: Naming
     failures: list[Failure] = field(default_factory=list)
     notes: list[tuple[Path | Address, str]] = field(default_factory=list)
-    _real: dict[Path, str] = field(default_factory=dict)
+    _realpath: Callable[[Path], str] = field(default_factory=lambda: cache(os.path.realpath))
 
     def plan(self) -> Plan:
         folders = [path for path in self.inputs if isinstance(path, Path) and path.is_dir()]
@@ -251,11 +256,6 @@ class _Planner:
     def _tail(self, source: Path | Address, folder: Path) -> str:
         beside = isinstance(source, Path) and self._realpath(source.parent) == self._realpath(folder)
         return self.naming.mark if beside else self.naming.suffix or ""
-
-    def _realpath(self, folder: Path) -> str:
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
-        return self._real[folder]
 
     def _without_overwriting(self, jobs: list[Job]) -> Iterator[Job]:
         inputs = {_identity(job.source): job.source for job in jobs if isinstance(job.source, Path)}

@@ -9,6 +9,7 @@ from sr_deploy.batch.folder import Observer
 from sr_deploy.batch.naming import Job
 from sr_deploy.film.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.film.options import VideoOptions
+from sr_deploy.film.preview import of_part
 from sr_deploy.film.run import upscale_video
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ def run_video_job(
     size: TargetSize | None,
     overwrite: bool,
 ) -> VideoSummary:
-    """Upscale the job's video; `size` and `overwrite` are those of the run's pictures.
+    """Upscale the job's video; `size` and `overwrite` are those of the run's pictures. A part of one is always made anew.
 
     Raises: as `upscale_video`.
     """
     options = replace(options or VideoOptions(), size=size, overwrite=overwrite)
+    if job.part is not None:
+        options = replace(of_part(options, job.part), overwrite=True)
     return upscale_video(job.location, job.target, upscaler, options=options, observer=_Watch(job, observer))
 
 

@@ -25,11 +25,16 @@ from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployErr
 __all__ = ["main", "program"]
 
 COMMANDS = (
-    *("upscale", "plan", "segment", "join", "models", "fetch", "doctor", "export", "inspect", "verify"),
+    *("upscale", "compare", "serve", "plan", "segment", "join", "models", "fetch", "doctor", "export", "inspect", "verify"),
     *("evaluate", "bench", "tune", "build", "engines", "train", "architectures"),
 )
 INTERNAL_ERROR = 1
-MEANT_FOR_EXPORT = ("torch", "safetensors", "onnxscript")
+EXTRAS = {
+    **dict.fromkeys(("torch", "safetensors", "onnxscript"), "[export]"),
+    "ray": "[cluster]",
+    **dict.fromkeys(("fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client", "python_multipart"), "[serve]"),
+}
+"""By a module that may be missing, what installs it."""
 
 _AS_JSON = "sr_deploy.json"
 
@@ -235,5 +240,5 @@ def _tell_program(ctx: click.Context, kind: str, message: str, code: int) -> Non
 
 def _how_to_install(error: ModuleNotFoundError) -> str:
     module = (error.name or str(error)).split(".")[0]
-    extra = "[export]" if module in MEANT_FOR_EXPORT else "[cluster]" if module == "ray" else ""
+    extra = EXTRAS.get(module, "")
     return f'this command needs {module}, which is not installed here; install it with `pip install "sr-deploy{extra}"`'

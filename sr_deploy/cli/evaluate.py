@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -16,7 +16,8 @@ from sr_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from sr_deploy.bundle import Bundle
-    from sr_deploy.evaluation.evaluate import Pair, Score
+    from sr_deploy.evaluation.comparison import Gallery
+    from sr_deploy.evaluation.evaluate import Pair, Score, Seen
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 
 SHARES = "0,5,10,20,40,60,80,100"
@@ -57,6 +58,7 @@ class Shares(click.ParamType[tuple[float, ...]]):
     short_help="Measure PSNR-Y and SSIM-Y of bundles.",
     examples=(
         "sr-deploy evaluate models/rlfn models/bsrn --hr Set5/HR",
+        "sr-deploy evaluate fast quality --hr photos/ --html photos.html",
         "sr-deploy evaluate --base fast --refine quality --hr photos/ --plot sweep.png",
     ),
 )
@@ -69,6 +71,9 @@ class Shares(click.ParamType[tuple[float, ...]]):
 @click.option("--refine", type=click.Path(path_type=Path), help="With --base: the network for where most detail is.")
 @click.option("--shares", type=Shares(), help=f"What to try, of patches or of time, in percent.  [default: {SHARES}]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw PSNR-Y against time.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page of the images, before and after."
+)
 @click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="Timed runs per image; their median.")
 @click.option("--backend", default="auto", show_default=True, help="Inference runtime; `sr-deploy doctor` lists them.")
 @click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
@@ -84,6 +89,7 @@ def command(
     refine: Path | None,
     shares: tuple[float, ...] | None,
     plot: Path | None,
+    html: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -97,7 +103,7 @@ def command(
     if (base is None) != (refine is None) or (not bundles) == (base is None):
         raise click.UsageError("Name BUNDLE..., or --base together with --refine.")
     _check(plot)
-    task = Task(as_json=as_json, **options)
+    task = Task(as_json=as_json, page=_page(html), **options)
     opened = [open_bundle(path) for path in (*bundles, *filter(None, (base, refine)))]
     if base is None and not any(bundle.card.masked for bundle in opened):
         if shares is not None or plot is not None:
@@ -117,6 +123,31 @@ def _check(plot: Path | None) -> None:
         raise UsageError(f"--plot {plot}: there is no folder {plot.parent}; make it first")
 
 
+def _page(html: Path | None) -> Page | None:
+    if html is None:
+        return None
+    from sr_deploy.evaluation.comparison import Gallery, check_page
+
+    check_page(html, "--html")
+    return Page(html, Gallery())
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the images, to be."""
+
+    path: Path
+    gallery: Gallery
+
+    def write(self, title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        from sr_deploy.evaluation.comparison import write_comparison
+
+        lead = "PSNR and SSIM are of Y, in 8 bits, without a border as wide as the scale."
+        if self.gallery.left_out:
+            lead += f" The first {len(self.gallery.scenes())} images are shown; {self.gallery.left_out} more were measured."
+        write_comparison(self.path, title, self.gallery.scenes(), lead=lead, table=(header, rows))
+
+
 @dataclass(frozen=True)
 class Task:
     """What is measured, and how."""
@@ -129,6 +160,7 @@ class Task:
     precision: PrecisionChoice
     threads: int | None
     as_json: bool
+    page: Page | None
 
     @property
     def engine(self) -> dict[str, Any]:
@@ -143,16 +175,25 @@ class Task:
         if not self.as_json:
             click.echo(text, err=True)
 
+    def seen(self, label: str) -> Seen | None:
+        return None if self.page is None else self.page.gallery.of(label)
+
+    def tell(self, header: Sequence[str], rows: Sequence[Sequence[object]], measured: Mapping[str, object], title: str) -> None:
+        """On stdout, and in the page where one is wanted."""
+        if self.page is not None:
+            self.page.write(title, header, rows)
+        if self.as_json:
+            print_json({"hr": self.hr, "lr": self.lr, "runs": self.runs, **measured})
+        else:
+            print_table(rows, header)
+
 
 def _compare(bundles: Sequence[Bundle], task: Task) -> None:
     results = [_evaluate(bundle, task) for bundle in bundles]
-    if task.as_json:
-        print_json({"hr": task.hr, "lr": task.lr, "runs": task.runs, "results": results})
-        return
     header = ["image", *(column for result in results for column in _columns(result, alone=len(results) == 1))]
     scores = [(*result.images, result.mean) for result in results]
     rows = [[row[0].name, *(cell for score in row for cell in _cells(score))] for row in zip(*scores, strict=True)]
-    print_table(rows, header)
+    task.tell(header, rows, {"results": results}, ", ".join(result.network for result in results))
 
 
 def _evaluate(bundle: Bundle, task: Task) -> Result:
@@ -162,7 +203,7 @@ def _evaluate(bundle: Bundle, task: Task) -> Result:
     pairs = task.pairs(bundle.card.scale)
     with Upscaler(bundle, **task.engine) as upscale:
         task.say(upscale.description)
-        scores = evaluate(upscale, pairs, runs=task.runs)
+        scores = evaluate(upscale, pairs, runs=task.runs, observer=task.seen(bundle.card.name))
         return Result(bundle.card.name, bundle.folder, bundle.card.scale, upscale.description, scores, mean_score(scores))
 
 
@@ -184,17 +225,21 @@ def _sweep(bundles: Sequence[Bundle], shares: Sequence[float], plot: Path | None
 
     title = base.card.name if len(bundles) == 1 else f"{base.card.name}, refined by {refine.card.name}"
     points = []
-    for point in sweep(open_at, shares, lambda: task.pairs(base.card.scale), runs=task.runs):
+    for point in sweep(
+        open_at,
+        shares,
+        lambda: task.pairs(base.card.scale),
+        runs=task.runs,
+        observer=lambda share: task.seen(f"{share:.0%}"),
+    ):
         points.append(point)
         task.say(f"{title}, {point.amount:.0%}: {point.mean.psnr_y:.3f} dB, {point.mean.seconds * 1e3:.1f} ms")
     if plot is not None:
         write_image(plot, Picture(draw_sweep(points, title)))
-    if task.as_json:
-        networks = [{"network": bundle.card.name, "bundle": bundle.folder} for bundle in bundles]
-        print_json({"hr": task.hr, "lr": task.lr, "runs": task.runs, "networks": networks, "points": points})
-        return
+    networks = [{"network": bundle.card.name, "bundle": bundle.folder} for bundle in bundles]
     rows = [(f"{point.amount:4.0%}", f"{point.refined:7.1%}", *_cells(point.mean)) for point in points]
-    print_table(rows, ("patches" if len(bundles) == 1 else "time", "refined", "PSNR-Y dB", "SSIM-Y", "ms"))
+    header = ("patches" if len(bundles) == 1 else "time", "refined", "PSNR-Y dB", "SSIM-Y", "ms")
+    task.tell(header, rows, {"networks": networks, "points": points}, title)
 
 
 def _columns(result: Result, *, alone: bool) -> tuple[str, str, str]:

@@ -131,7 +131,7 @@ class Report(Observer):
         self._advice = advice
         self._pace = Pace(())
         self._film = FilmPace()
-        self._told: tuple[str, ...] = ()
+        self._noted: tuple[object, set[str]] = (None, set())
         self._lock = threading.Lock()
 
     def planned(self, plan: Plan) -> None:
@@ -149,9 +149,8 @@ class Report(Observer):
 
     def video(self, job: Job, start: VideoStart) -> None:
         self._film = FilmPace(start)
-        self._told = start.notes
         for note in start.notes:
-            self.say(f"note: {job.source}: {note}")
+            self._note(job, note)
         if start.resumed:
             self.say(f"{job.source}: {start.resumed} frames are done already, going on from there")
 
@@ -164,15 +163,21 @@ class Report(Observer):
         with self._lock:
             self._pace.finish(outcome)
         for note in outcome.notes:
-            if note not in self._told:
-                self.say(f"note: {outcome.job.source}: {note}")
-        self._told = ()
+            self._note(outcome.job, note)
         if outcome.failure:
             self.failed(outcome.failure)
         elif outcome.status == "skipped":
             self.say(f"skipped: {outcome.job.target} exists already; --overwrite makes it again")
         elif self._paths and outcome.job.target != PIPE:
             self.print_path(str(outcome.job.target))
+
+    def _note(self, job: Job, note: str) -> None:
+        """Tell what is to be known of a source, each note once, also where several parts are made of it."""
+        if self._noted[0] != job.source:
+            self._noted = (job.source, set())
+        if note not in self._noted[1]:
+            self._noted[1].add(note)
+            self.say(f"note: {job.source}: {note}")
 
     def failed(self, failure: Failure) -> None:
         if self._verbose and failure.details:

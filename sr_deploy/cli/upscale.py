@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -38,7 +38,7 @@ Decorator = Callable[[Any], Any]
 FOR_PICTURES = ("quality", "strip_metadata", "mask_out")
 FOR_VIDEOS = (
     *("codec", "crf", "preset", "pixel_format", "encoder_options", "start", "until", "fps", "deinterlace", "decode"),
-    *("no_reuse", "drop_unsupported", "on_damage", "resume"),
+    *("no_reuse", "drop_unsupported", "on_damage", "resume", "preview"),
 )
 FOR_CLUSTERS = ("on", "address", "workers", "worker_cpus", "worker_gpus")
 GROUPS = {
@@ -193,6 +193,7 @@ machine_options = _all(
 @click.option("--progress", type=click.Choice(["bar", "line", "json"]), help="How to show progress, on stderr.")
 @click.option("--profile", is_flag=True, help="Say what share of the time each stage was busy.")
 @video_options
+@click.option("--preview", type=Seconds(), help="Of a video so many seconds at three places, and a page of their frames.")
 @json_option
 @verbose_option
 @click.pass_context
@@ -236,7 +237,9 @@ def _here(ctx: click.Context, asked: UpscaleOptions, spec: UpscalerSpec, size: T
                     observer=report,
                     upscaled=masks,
                     shard=asked.shard,
+                    preview=asked.preview,
                 )
+            pages = [] if asked.preview is None else _pages(summary, upscaler.bundle.card.name, asked, report)
             report.summarize(summary)
             if asked.report != "none" and isinstance(summary.stats, MaskedStats):
                 report.say(f"refined {summary.stats.share:.0%} of the pixels")
@@ -247,7 +250,7 @@ def _here(ctx: click.Context, asked: UpscaleOptions, spec: UpscalerSpec, size: T
         finally:
             report.close()
         if asked.as_json:
-            _print(upscaler.bundle.card, upscaler.description, summary)
+            _print(upscaler.bundle.card, upscaler.description, summary, pages)
     return summary
 
 
@@ -306,7 +309,17 @@ def _masks(upscaler: ImageUpscaler, asked: UpscaleOptions, report: Report) -> He
     return HeatMaps(upscaler, asked.all_inputs, asked.mask_out, report.say)
 
 
-def _print(card: ModelCard, engine: str, summary: Summary) -> None:
+def _pages(summary: Summary, network: str, asked: UpscaleOptions, report: Report) -> list[Path]:
+    """The pages of previews, told as results are."""
+    from sr_deploy.cli.preview import write_previews
+
+    pages = list(write_previews(summary.outcomes, network, asked.video()))
+    for page in [] if asked.as_json else pages:
+        report.print_path(str(page))
+    return pages
+
+
+def _print(card: ModelCard, engine: str, summary: Summary, pages: Sequence[Path] = ()) -> None:
     from sr_deploy.cli.output import print_json
     from sr_deploy.cli.progress import video_facts
 
@@ -323,6 +336,7 @@ def _print(card: ModelCard, engine: str, summary: Summary) -> None:
         "stats": summary.stats,
         "videos": [{**_files(outcome), **video_facts(outcome.video)} for outcome in _of(summary, "done") if outcome.video],
         "refined": getattr(summary.stats, "share", None),
+        "pages": pages,
     }
     print_json(document)
 

@@ -63,6 +63,7 @@ class UpscaleOptions:
     quality: int | None = None
     strip_metadata: bool = False
     mask_out: Path | None = None
+    preview: Fraction | None = None
 
     codec: str | None
     crf: float | None
@@ -105,8 +106,8 @@ class UpscaleOptions:
         if self.strict and self.on_failure == "bicubic":
             raise click.UsageError("--strict and --on-failure bicubic contradict each other; give one of them.")
         pipe = self.output == "-" or Path("-") in self.all_inputs
-        if self.on and (pipe or self.mask_out is not None or self.shard is not None):
-            raise click.UsageError("--on: pipes, --mask-out and --shard are for one process; leave them out.")
+        if self.on and (pipe or any(one is not None for one in (self.mask_out, self.shard, self.preview))):
+            raise click.UsageError("--on: pipes, --mask-out, --shard and --preview are for one process; leave them out.")
         if self.output == "-" and self.as_json:
             raise click.UsageError("-o - and --json both want stdout; give one of them.")
 
@@ -170,7 +171,7 @@ class UpscaleOptions:
         Raises: UsageError.
         """
         factor = size.numbers[0] if size is not None and size.kind == "factor" else None
-        name, base = self._ready(self.refine or self.model), self._ready(self.base)
+        name, base = (model and ready_model(model, self.report) for model in (self.refine or self.model, self.base))
         chosen: dict[str, Any] = {"backend": "auto", "precision": "auto", "tile": None, "memory": None, "threads": None}
         if self.target:
             from sr_deploy.engines.tensorrt.target import load_target
@@ -193,13 +194,14 @@ class UpscaleOptions:
             gpus=self.gpus,
         )
 
-    def _ready(self, model: str | None) -> str | None:
-        """What was given; of a checkpoint its bundle, which is made when it is first used."""
-        if model is None or not is_checkpoint(model):
-            return model
-        from sr_deploy.cli.export import bundle_of
 
-        return str(bundle_of(Path(model), self.report))
+def ready_model(model: str, report: str | None = None) -> str:
+    """What was given; of a checkpoint its bundle, which is made when it is first used. report: how that is told."""
+    if not is_checkpoint(model):
+        return model
+    from sr_deploy.cli.export import bundle_of
+
+    return str(bundle_of(Path(model), report))
 
 
 class InputPath(click.Path):

@@ -18,10 +18,8 @@ import numpy as np
 from sr_deploy.arrays import Array
 from sr_deploy.bicubic import imresize
 from sr_deploy.errors import ImageError, UsageError
-from sr_deploy.metrics import psnr_y, ssim_y
+from sr_deploy.metrics import SSIM_WINDOW, psnr_y, ssim_y
 from sr_deploy.pictures.image import READABLE_SUFFIXES, read_image
-
-_SSIM_WINDOW = 11
 
 
 class AnyUpscaler(Protocol):
@@ -57,9 +55,9 @@ class PairFiles:
         """
         hr = _read(self.hr)
         height, width = (side // scale for side in hr.shape[:2])
-        if min(height, width) * scale < _SSIM_WINDOW + 2 * scale:
+        if min(height, width) * scale < SSIM_WINDOW + 2 * scale:
             raise UsageError(
-                f"{self.hr}: {hr.shape[1]}x{hr.shape[0]} is too small; SSIM needs {_SSIM_WINDOW} pixels inside a border of "
+                f"{self.hr}: {hr.shape[1]}x{hr.shape[0]} is too small; SSIM needs {SSIM_WINDOW} pixels inside a border of "
                 f"{scale}; take it out of the folder"
             )
         hr = np.ascontiguousarray(hr[: height * scale, : width * scale])
@@ -95,13 +93,15 @@ def find_pairs(hr: Path, lr: Path | None = None, *, scale: int) -> tuple[PairFil
     return tuple(PairFiles(file, _counterpart(file, small, lr, scale)) for file in files)
 
 
-def evaluate(
-    upscaler: AnyUpscaler, pairs: Iterable[Pair], *, runs: int = 1, observer: Callable[[Score], None] | None = None
-) -> tuple[Score, ...]:
+Seen = Callable[[Pair, Array, Score], object]
+"""Is called with each pair, what became of its LR, (H,W,3) uint8 RGB, and its score."""
+
+
+def evaluate(upscaler: AnyUpscaler, pairs: Iterable[Pair], *, runs: int = 1, observer: Seen | None = None) -> tuple[Score, ...]:
     """One score per pair, in their order.
 
-    A size that was not seen before runs once untimed, then each image `runs` times; the median counts. observer: called with
-    each score when it is there.
+    A size that was not seen before runs once untimed, then each image `runs` times; the median counts. observer: called when
+    a score is there.
 
     Raises: UsageError when a pair is of another scale; as the upscaler raises.
     """
@@ -110,9 +110,11 @@ def evaluate(
         if pair.lr.shape not in warm:
             upscaler(pair.lr)
             warm.add(pair.lr.shape)
-        scores.append(_score(upscaler, pair, runs))
+        image, seconds = _upscaled(upscaler, pair, runs)
+        psnr, ssim = (measure(pair.hr, image, border=upscaler.scale) for measure in (psnr_y, ssim_y))
+        scores.append(Score(pair.name, psnr, ssim, seconds))
         if observer is not None:
-            observer(scores[-1])
+            observer(pair, image, scores[-1])
     return tuple(scores)
 
 
@@ -126,7 +128,8 @@ def mean_score(scores: Sequence[Score]) -> Score:
     )
 
 
-def _score(upscaler: AnyUpscaler, pair: Pair, runs: int) -> Score:
+def _upscaled(upscaler: AnyUpscaler, pair: Pair, runs: int) -> tuple[Array, float]:
+    """What becomes of LR, and the median of seconds. Raises: UsageError for another size than HR's."""
     seconds = []
     for _ in range(runs):
         started = time.perf_counter()
@@ -137,9 +140,7 @@ def _score(upscaler: AnyUpscaler, pair: Pair, runs: int) -> Score:
             f"{pair.name}: upscaled to {image.shape[1]}x{image.shape[0]}, but HR is {pair.hr.shape[1]}x{pair.hr.shape[0]}; "
             f"expected pairs for x{upscaler.scale}"
         )
-    border = upscaler.scale
-    psnr, ssim = psnr_y(pair.hr, image, border=border), ssim_y(pair.hr, image, border=border)
-    return Score(pair.name, psnr, ssim, statistics.median(seconds))
+    return image, statistics.median(seconds)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sr_deploy.arrays import Array
-from sr_deploy.evaluation.evaluate import Pair, Score, evaluate, mean_score
+from sr_deploy.evaluation.evaluate import Pair, Score, Seen, evaluate, mean_score
 from sr_deploy.pictures.chart import BLUE, Chart, ChartAxis, blank
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler, MaskedStats
 
@@ -27,15 +27,22 @@ class Point:
 
 
 def sweep(
-    open_at: Callable[[float], ImageUpscaler], amounts: Sequence[float], pairs: Callable[[], Iterable[Pair]], *, runs: int = 1
+    open_at: Callable[[float], ImageUpscaler],
+    amounts: Sequence[float],
+    pairs: Callable[[], Iterable[Pair]],
+    *,
+    runs: int = 1,
+    observer: Callable[[float], Seen | None] = lambda _: None,
 ) -> Iterator[Point]:
     """One point per amount. open_at: opens the upscaler that spends that share, from 0 to 1; it is closed here.
+
+    observer: of an amount, what is called with its images, as by `evaluate`.
 
     Raises: as `evaluate`.
     """
     for amount in amounts:
         with open_at(amount) as upscaler:
-            scores = evaluate(upscaler, pairs(), runs=runs)
+            scores = evaluate(upscaler, pairs(), runs=runs, observer=observer(amount))
             stats = upscaler.stats
             yield Point(amount, stats.share if isinstance(stats, MaskedStats) else 0.0, scores, mean_score(scores))
 

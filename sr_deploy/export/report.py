@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -24,6 +23,7 @@ from sr_deploy.export.kept import LARGEST_ALLOWED
 from sr_deploy.export.precision import HalfPrecision
 from sr_deploy.export.probes import as_input, degrade, probe_picture
 from sr_deploy.metrics import luma, psnr_y
+from sr_deploy.pages import BASE_STYLE, asset, data_url, document
 from sr_deploy.probe_picture import gain
 
 _AMPLIFIED = 64
@@ -53,14 +53,9 @@ def write_report(
         *(_int8(precision, graph) for precision, graph in int8.items()),
         _footer(bundle),
     ]
-    style = resources.files("sr_deploy.export").joinpath("report.css").read_text(encoding="utf-8")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(card.name)}: certificate</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    own = resources.files("sr_deploy.export").joinpath("report.css").read_text(encoding="utf-8")
+    body = "<main>\n" + "\n".join(sections) + "\n</main>"
+    page = document(f"{card.name}: certificate", body, style=asset(BASE_STYLE) + own)
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
 
 
@@ -164,7 +159,7 @@ def _pictures(card: ModelCard, original: ImageFunction, halved: ImageFunction) -
         (difference[..., 0] if card.channels == 1 else difference, f"|fp16 - original| ×{_AMPLIFIED}"),
     ]
     figures = "".join(
-        f'<figure><img alt="{escape(text)}" src="{_data_url(image)}"><figcaption>{escape(text)}</figcaption></figure>'
+        f'<figure><img alt="{escape(text)}" src="{_png_url(image)}"><figcaption>{escape(text)}</figcaption></figure>'
         for image, text in pictures
     )
     return (
@@ -279,9 +274,9 @@ def _to_pixels(image: Array) -> Array:
     return pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
 
 
-def _data_url(image: Array) -> str:
+def _png_url(image: Array) -> str:
     import cv2
 
     stored = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
     _, data = cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+    return data_url(data.tobytes())

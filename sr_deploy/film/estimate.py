@@ -19,7 +19,8 @@ from sr_deploy.video.images import FrameSource
 from sr_deploy.video.input import input_of
 from sr_deploy.video.segment import Segment
 
-_PLACES = (Fraction(1, 6), Fraction(1, 2), Fraction(5, 6))
+PLACES = (Fraction(1, 6), Fraction(1, 2), Fraction(5, 6))
+"""Where in a video what stands for all of it lies, as shares of its length."""
 _SECONDS = 2.0
 _FEWEST = 3
 """Frames at each place: those of so many seconds, but no less."""
@@ -52,7 +53,7 @@ def estimate(plan: VideoPlan, upscaler: FrameUpscaler) -> Estimate:
     with opened(video, plan.options, plan.survey) as source, tempfile.TemporaryDirectory() as folder:
         way = way_of(video, source.format, plan.output, upscaler, plan.options)
         _measured(plan, plan.segments[0], upscaler, source, way, Path(folder), frames=1)
-        chosen = {plan.segments[int(place * len(plan.segments))] for place in _PLACES}
+        chosen = {plan.segments[int(place * len(plan.segments))] for place in PLACES}
         bursts = [_measured(plan, segment, upscaler, source, way, Path(folder)) for segment in chosen]
     frames = sum(burst.frames for burst in bursts)
     share = plan.frames / frames

@@ -27,7 +27,7 @@ DEFAULT = "fast"
 
 FOLDER = Path(__file__).parent
 RECIPE_FILE = "recipe.toml"
-_USUAL_SCALE = 4
+USUAL_SCALE = 4
 _CHECKPOINTS = (".pth", ".pt", ".pkl", ".ckpt", ".safetensors")
 
 
@@ -65,7 +65,7 @@ def find(name: str, scale: float | None = None) -> Path:
     family = _family(name)
     if not family:
         raise UsageError(f"{name}: no network of that name in the box; {_contents(available())}{hint(name)}")
-    wanted = _USUAL_SCALE if scale is None else scale
+    wanted = USUAL_SCALE if scale is None else scale
     return next((model for model in family if model.scale >= wanted), family[-1]).folder
 
 

@@ -165,6 +165,11 @@ class ImageUpscaler(ABC):
         """What the sentinel saw since it was opened."""
 
     @property
+    def stats_of_thread(self) -> Stats:
+        """The same of images that this thread gave it; of a MaskedUpscaler, of all."""
+        return self.stats
+
+    @property
     def concurrency(self) -> int:
         """How many calls from as many threads it works on at once."""
         return 1

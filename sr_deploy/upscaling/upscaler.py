@@ -90,6 +90,7 @@ class Upscaler(ImageUpscaler):
         )
         self._stats = Stats()
         self._stats_lock = threading.Lock()
+        self._of_thread = threading.local()
 
     @property
     def description(self) -> str:
@@ -115,6 +116,11 @@ class Upscaler(ImageUpscaler):
     def stats(self) -> Stats:
         """What the sentinel saw since it was opened."""
         return self._stats
+
+    @property
+    def stats_of_thread(self) -> Stats:
+        stats: Stats = getattr(self._of_thread, "stats", Stats())
+        return stats
 
     def on_device(self, image: Any, *, stream: Any = None) -> DeviceArray:
         """The image at `scale` times its size, from and to the memory of the first GPU, without a copy on the host.
@@ -332,9 +338,7 @@ class Upscaler(ImageUpscaler):
             yield row, column, window
 
     def _count(self, outcome: TileOutcome, tiles: int = 1) -> None:
+        seen = Stats(tiles, int(outcome != "good"), int(outcome == "replaced"))
+        self._of_thread.stats = self.stats_of_thread + seen
         with self._stats_lock:
-            self._stats = Stats(
-                self._stats.tiles + tiles,
-                self._stats.recomputed + (outcome != "good"),
-                self._stats.replaced + (outcome == "replaced"),
-            )
+            self._stats += seen

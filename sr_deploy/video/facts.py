@@ -158,10 +158,9 @@ def count_of(stream: VideoStream, duration: Fraction | None, hidden: int) -> int
 
 
 def window_of(
-    container: InputContainer, time_base: Fraction, begin: Fraction | None, until: Fraction | None
+    zero: Fraction, time_base: Fraction, begin: Fraction | None, until: Fraction | None
 ) -> tuple[int | None, int | None]:
-    """The last pts before the window and the first after it, in ticks."""
-    start = Fraction(container.start_time or 0, av.time_base)
-    floor = None if begin is None else math.ceil((begin + start) / time_base) - 1
-    ceiling = None if until is None else math.ceil((until + start) / time_base)
+    """The last pts before the window and the first after it, in ticks. zero: where players begin to count, in seconds."""
+    floor = None if begin is None else math.ceil((begin + zero) / time_base) - 1
+    ceiling = None if until is None else math.ceil((until + zero) / time_base)
     return floor, ceiling

@@ -58,6 +58,7 @@ class PictureSource:
         self.frame_count: int | None = len(pictures.times) - 1
         self.duration: Fraction | None = (pictures.times[-1] - pictures.times[0]) * pictures.time_base
         self.start_pts = pictures.times[0]
+        self.zero = Fraction(0)
         self.notes: tuple[str, ...] = ("Its transparency is left out.",) if pictures.transparent else ()
         self.repeatable = True
         self.survey = PacketSurvey()

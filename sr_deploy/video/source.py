@@ -52,8 +52,8 @@ class VideoSource:
     """Frames of one video stream, with their times; a context manager.
 
     format: what the frames are; its field_order is 'progressive' when they are deinterlaced here. frame_count: how many the
-    file says or lets guess, None without a hint. duration: in seconds, None when unknown. start_pts: of the first frame. codec:
-    FFmpeg's name, such as 'h264'.
+    file says or lets guess, None without a hint. duration: in seconds, None when unknown. start_pts: of the first frame. zero:
+    where players begin to count, in seconds of the file's own clock. codec: FFmpeg's name, such as 'h264'.
     repeatable: whether `frames` may be called more than once; not on a pipe.
     """
 
@@ -112,7 +112,8 @@ class VideoSource:
         self.frame_count = count_of(video, self.duration, self.survey.hidden)
         unordered = container.format.name in UNORDERED or video.start_time is None or is_untimed(video)
         self._seekable = self.repeatable and not unordered and not self.survey.splices
-        self._floor, self._ceiling = window_of(container, self.format.time_base, begin, until)
+        self.zero = Fraction(container.start_time or 0, av.time_base)
+        self._floor, self._ceiling = window_of(self.zero, self.format.time_base, begin, until)
         self._notes |= {f"fact {i}": note for i, note in enumerate(notes_of(video, first, self.format, self._input))}
         for number, (pts, reason) in enumerate(self.survey.faults):
             self._notes[f"fault {number}"] = f"It is damaged at {self._place(pts)}: {reason}."

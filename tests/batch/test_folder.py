@@ -45,6 +45,10 @@ class FakeUpscaler:
         factor = 2 if size is None else size.resolve(*picture.pixels.shape[:2], 2)[0] // picture.pixels.shape[0]
         return replace(picture, pixels=picture.pixels.repeat(factor, 0).repeat(factor, 1))
 
+    @property
+    def stats_of_thread(self) -> Stats:
+        return self.stats
+
     def count(self, **more: int) -> None:
         self.stats = replace(self.stats, **{name: getattr(self.stats, name) + count for name, count in more.items()})
 

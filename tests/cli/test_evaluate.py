@@ -15,6 +15,7 @@ from click.testing import Result
 from sr_deploy.export import export_bundle
 from sr_deploy.export.probes import probe_picture
 from sr_deploy.pictures.image import Picture, read_image, write_image
+from tests.evaluation.test_comparison import Images
 from tests.graphs import masked_bundle
 
 Invoke = Callable[..., Result]
@@ -77,6 +78,24 @@ def test_several_bundles_side_by_side(invoke: Invoke, bundle: Path, hr: Path) ->
     assert len(cells) == 7 and cells[1:3] == cells[4:6]
 
 
+def test_the_images_in_a_page(invoke: Invoke, bundle: Path, hr: Path) -> None:
+    graph = bundle / "fp32.onnx"
+    common = ("--hr", hr, "--backend", "onnxruntime", "--precision", "fp32", "--html", "é [x].html")
+    result = invoke("evaluate", bundle, graph, *common)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[0].split()[:2] == ["image", "double"]
+    found = Images(Path("é [x].html"))
+    assert [tag for tag, _ in found.tags].count("figure") == 2
+    assert [image["alt"] for image in found.images] == ["LR", "double", "fp32", "HR"] * 2
+    psnr = result.stdout.splitlines()[2].split()[1]
+    assert found.images[1]["data-note"] == found.images[2]["data-note"]
+    assert str(found.images[1]["data-note"]).startswith(f"{float(psnr):.2f} dB, SSIM 0.")
+    Path("masked").mkdir()
+    masked_bundle(Path("masked"))
+    assert invoke("evaluate", "masked", *common, "--shares", "0,50").exit_code == 0
+    assert [image["alt"] for image in Images(Path("é [x].html")).images][:4] == ["LR", "0%", "50%", "HR"]
+
+
 def test_faults(invoke: Invoke, bundle: Path, hr: Path) -> None:
     Path("lr").mkdir()
     for arguments, code, message in (
@@ -86,6 +105,8 @@ def test_faults(invoke: Invoke, bundle: Path, hr: Path) -> None:
         ((bundle, "--hr", hr, "--lr", hr), 2, "error: hr/a.png: 43x61 does not match a.png; expected 21x30 for x2"),
         (("gone", "--hr", hr), 2, "error: gone: not a bundle"),
         ((bundle, "--hr", hr, "--backend", "abacus"), 2, "abacus"),
+        ((bundle, "--hr", hr, "--html", "a.png"), 2, "error: --html a.png: a comparison is a page"),
+        ((bundle, "--hr", hr, "--html", "no/a.html"), 2, "error: --html no/a.html: there is no folder no"),
         ((bundle,), 2, "Missing option '--hr'"),
         (("--hr", hr), 2, "Name BUNDLE..., or --base"),
     ):

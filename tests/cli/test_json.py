@@ -146,6 +146,13 @@ def test_evaluate(invoke: Invoke, bundle: Path) -> None:
     assert document["networks"][0]["bundle"] == "masked"
 
 
+def test_compare(invoke: Invoke) -> None:
+    for name in ("a", "b"):
+        write_image(Path(f"{name}.png"), Picture(np.full((9, 16, 3), 9, np.uint8)))
+    (scene,) = check("compare", invoke("compare", "a.png", "b.png", "--json").stdout)["scenes"]
+    assert [one["label"] for one in scene["versions"]] == ["a.png", "b.png"]
+
+
 def test_tune(invoke: Invoke, bundle: Path, machine: Machine) -> None:
     del machine
     assert check("tune", invoke("tune", bundle, *QUICKLY, "--json").stdout)["network"] == "double"

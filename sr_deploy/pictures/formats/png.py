@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_deploy.pictures.formats import MAX_PIXELS, ContainerError, Header, cannot_hold, cut_off
-from sr_deploy.pictures.formats.deflate import LEVEL, adler32_combine, check, in_order, strips
+from sr_deploy.pictures.formats.deflate import adler32_combine, check, compressor, in_order, strips
 
 if TYPE_CHECKING:
     from sr_deploy.pictures.formats.colorimetry import Colorimetry
@@ -206,7 +206,7 @@ def write(
     def pack(start: int, stop: int) -> tuple[bytes, int, int]:
         above = min(start, 1)
         filtered = _filter(rows(start - above, stop), step, above).data
-        machine = zlib.compressobj(LEVEL, zlib.DEFLATED, -15, 9)
+        machine = compressor(filtered, -zlib.MAX_WBITS)
         packed = machine.compress(filtered)
         packed += machine.flush(zlib.Z_FINISH if stop == height else zlib.Z_SYNC_FLUSH)
         return packed, zlib.adler32(filtered), filtered.nbytes

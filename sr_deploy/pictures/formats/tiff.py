@@ -6,7 +6,6 @@ Source: TIFF 6.0 (Adobe, 1992), and its Technical Note 3 for the floating-point 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, BinaryIO
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from sr_deploy.pictures.formats import ContainerError, Header, cut_off, geotiff
 from sr_deploy.pictures.formats import exif as tags
-from sr_deploy.pictures.formats.deflate import LEVEL, check, in_order, strips
+from sr_deploy.pictures.formats.deflate import check, compressor, in_order, strips
 from sr_deploy.pictures.formats.density import Density
 from sr_deploy.pictures.formats.exif import Field, IfdEntry, integers, read_ifd
 
@@ -221,7 +220,13 @@ def write(
     differences = _float_differences if dtype == np.float32 else _integer_differences
     file.write(b"II*\0\0\0\0\0")
     position, places, sizes = 8, [], []
-    for packed in in_order(lambda start, stop: zlib.compress(differences(rows(start, stop)).data, LEVEL), ranges):
+
+    def pack(start: int, stop: int) -> bytes:
+        samples = differences(rows(start, stop)).data
+        machine = compressor(samples)
+        return machine.compress(samples) + machine.flush()
+
+    for packed in in_order(pack, ranges):
         padded = packed + b"\0" * (len(packed) % 2)
         file.write(padded)
         places.append(position)
