@@ -26,7 +26,7 @@ __all__ = ["main", "program"]
 
 COMMANDS = (
     *("upscale", "plan", "segment", "join", "models", "fetch", "doctor", "export", "inspect", "verify"),
-    *("evaluate", "bench", "tune", "build", "engines", "train", "architectures"),
+    *("evaluate", "bench", "tune", "build", "engines", "repository", "train", "architectures"),
 )
 INTERNAL_ERROR = 1
 MEANT_FOR_EXPORT = ("torch", "safetensors", "onnxscript")
