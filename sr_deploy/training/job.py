@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -54,22 +55,41 @@ class TrainingJob:
 
     def crops(self, stage: int) -> Crops:
         """The crops of a stage, counted from 0."""
-        recipe = self.recipe
-        return Crops(
-            self.photos,
-            batch=recipe.stages[stage].batch,
-            crop=recipe.stages[stage].crop,
-            seed=(recipe.seed, stage),
-            generated=self.generated,
-            share=recipe.generated.share if recipe.generated else 0.0,
-            degradation=recipe.degradation,
-        )
+        return stage_crops(self.recipe, stage, self.photos, self.generated)
 
     def build(self) -> Network:
         """A network in its training form, with the random weights of the recipe's seed."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.recipe.seed)
             return self.architecture.build(self.config)
+
+
+def stage_crops(recipe: TrainingRecipe, stage: int, photos: Sequence[Photo], generated: Sequence[Photo]) -> Crops:
+    """The crops of a stage, counted from 0, of what a recipe trains on."""
+    return Crops(
+        photos,
+        batch=recipe.stages[stage].batch,
+        crop=recipe.stages[stage].crop,
+        seed=(recipe.seed, stage),
+        generated=generated,
+        share=recipe.generated.share if recipe.generated else 0.0,
+        degradation=recipe.degradation,
+    )
+
+
+def read_content(recipe: TrainingRecipe) -> tuple[list[Photo], list[Photo]]:
+    """The photos that a recipe names, those to hold out among them, and its generated pictures.
+
+    Raises: UsageError for folders without photos; ImageError for damaged ones.
+    """
+    config = config_of(recipe)
+    if not recipe.hr:
+        raise UsageError(f"recipe '{recipe.name}': no photos; name folders of HR photos in `hr`, or with --hr")
+    photos = read_photos(recipe.hr, config.scale, colors=config.colors)
+    if recipe.generated is None:
+        return photos, []
+    side = 2 * (max(stage.crop for stage in recipe.stages) + 2 * MARGIN * config.scale)
+    return photos, generated_photos(recipe.generated, side, config.scale, colors=config.colors, seed=recipe.seed)
 
 
 def prepare(recipe: TrainingRecipe) -> TrainingJob:
@@ -79,9 +99,7 @@ def prepare(recipe: TrainingRecipe) -> TrainingJob:
     read; ImageError for damaged photos; BackendUnavailableError without the GPU asked for.
     """
     device, config = _device(recipe), config_of(recipe)
-    if not recipe.hr:
-        raise UsageError(f"recipe '{recipe.name}': no photos; name folders of HR photos in `hr`, or with --hr")
-    photos = read_photos(recipe.hr, config.scale, colors=config.colors)
+    photos, generated = read_content(recipe)
     if recipe.validation_hr:
         validation = read_photos(recipe.validation_hr, config.scale, colors=config.colors, lr_folder=recipe.validation_lr)
     else:
@@ -93,16 +111,7 @@ def prepare(recipe: TrainingRecipe) -> TrainingJob:
         shown = degraded_photos(validation, recipe.degradation, recipe.seed)
     teacher = _teacher(recipe, config, validation if recipe.teacher_sees == "clean" else shown, device)
     bicubic = validate_bicubic(shown)
-    return TrainingJob(recipe, architecture_of(recipe), config, device, photos, shown, bicubic, _generated(recipe), teacher)
-
-
-def _generated(recipe: TrainingRecipe) -> list[Photo]:
-    """Pictures from which every stage can cut crops and what is degraded around them."""
-    if recipe.generated is None:
-        return []
-    config = config_of(recipe)
-    side = max(stage.crop for stage in recipe.stages) + 2 * MARGIN * config.scale
-    return generated_photos(recipe.generated, 2 * side, config.scale, colors=config.colors, seed=recipe.seed)
+    return TrainingJob(recipe, architecture_of(recipe), config, device, photos, shown, bicubic, generated, teacher)
 
 
 def _teacher(recipe: TrainingRecipe, config: Config, validation: list[Photo], device: torch.device) -> Teacher | None:

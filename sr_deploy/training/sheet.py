@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from sr_deploy.arrays import Array
 from sr_deploy.pictures.chart import INK, blank
 from sr_deploy.pictures.image import Picture, write_image
 from sr_deploy.training.crops import Example
-from sr_deploy.training.job import TrainingJob, prepare
+from sr_deploy.training.job import read_content, stage_crops
 from sr_deploy.training.recipe import TrainingRecipe
 
 _COLUMNS, _ROWS = 4, 6
@@ -27,11 +27,11 @@ def show_degradations(recipe: TrainingRecipe, path: Path) -> None:
 
     path: a file whose ending says the format, such as sheet.png.
 
-    Raises: as `train` for the recipe and its photos; ImageError for a file that cannot be written.
+    Raises: as `train` for the photos; ImageError for a file that cannot be written.
     """
-    job = prepare(recipe)
-    examples = list(itertools.islice(_examples(job), _COLUMNS * _ROWS))
-    write_image(path, Picture(sheet_of(examples)))
+    crops = stage_crops(recipe, len(recipe.stages) - 1, *read_content(recipe))
+    examples = (example for step in itertools.count() for example in crops.examples(step))
+    write_image(path, Picture(sheet_of(list(itertools.islice(examples, _COLUMNS * _ROWS)))))
 
 
 def sheet_of(examples: Sequence[Example]) -> Array:
@@ -54,8 +54,3 @@ def sheet_of(examples: Sequence[Example]) -> Array:
             place = (left, top + _SIDE + line * _LINE)
             cv2.putText(canvas, ascii_words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, INK, 1, cv2.LINE_AA)
     return canvas
-
-
-def _examples(job: TrainingJob) -> Iterator[Example]:
-    crops = job.crops(len(job.recipe.stages) - 1)
-    return (example for step in itertools.count() for example in crops.examples(step))

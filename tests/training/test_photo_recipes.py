@@ -19,7 +19,7 @@ from sr_deploy.pictures.image import read_image
 from sr_deploy.training import TrainingRecipe, read_recipe, show_degradations, train
 from sr_deploy.training.degradation.settings import Degradation, DegradationRound, Jpeg, Noise, Resampling, VideoCompression
 from sr_deploy.training.generated import GeneratedContent
-from sr_deploy.training.job import CAME_LATER, WITHOUT_EFFECT, prepare
+from sr_deploy.training.job import CAME_LATER, WITHOUT_EFFECT, prepare, read_content, stage_crops
 from tests import short_and_long
 from tests.training.conftest import MakeRecipe
 
@@ -119,8 +119,7 @@ def test_a_sheet_has_hr_and_lr_of_every_crop(make_recipe: MakeRecipe, tmp_path: 
     show_degradations(recipe, tmp_path / "sheet.png")
     sheet = read_image(tmp_path / "sheet.png").pixels
     assert sheet.shape == (6 * 239, 4 * 396, 3)
-    job = prepare(recipe)
-    for index, example in enumerate(job.crops(1).examples(0)):
+    for index, example in enumerate(stage_crops(recipe, 1, *read_content(recipe)).examples(0)):
         top, left = 4, 396 * index + 4
         hr, lr = sheet[top : top + 192, left : left + 192], sheet[top : top + 192, left + 196 : left + 388]
         for shown, image in ((hr, example.hr), (lr, example.lr)):
