@@ -33,11 +33,11 @@ DEGRADED = Degradation(
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pictures of 256x256, the least that the recipes take."""
+    """Two pictures of 144x144, a bit more than the largest crop of the recipes."""
     folder = tmp_path_factory.mktemp("pictures")
-    picture = cv2.cvtColor(cv2.resize(probe_picture(), (512, 512)), cv2.COLOR_RGB2BGR)
+    picture = cv2.cvtColor(cv2.resize(probe_picture(), (288, 288)), cv2.COLOR_RGB2BGR)
     for number in range(2):
-        cv2.imwrite(str(folder / f"{number}.png"), picture[:256, 256 * number :][:, :256])
+        cv2.imwrite(str(folder / f"{number}.png"), picture[:144, 144 * number :][:, :144])
     return folder
 
 

@@ -20,8 +20,9 @@ from sr_deploy.errors import CancelledError, UsageError
 from sr_deploy.models import resolve
 from sr_deploy.training import train
 from sr_deploy.training.degradation.settings import Degradation, DegradationRound, Jpeg
-from sr_deploy.training.job import prepare
+from sr_deploy.training.job import prepare, read_content, stage_crops
 from sr_deploy.training.losses import Loss
+from sr_deploy.training.photos import hold_out
 from sr_deploy.training.recipe import LossWeights
 from sr_deploy.training.teacher import read_teacher
 from sr_deploy.training.validation import ValidationScore, as_tensor, validate
@@ -46,15 +47,14 @@ def test_a_published_teacher_is_read_in_its_own_range(make_recipe: MakeRecipe, s
 def test_a_bundle_teaches_as_its_checkpoint_does(make_recipe: MakeRecipe) -> None:
     job = prepare(make_recipe())
     bundle, checkpoint = (
-        read_teacher(path, job.config, job.validation, job.bicubic, CPU) for path in (resolve("quality-small-x2"), TEACHER)
+        read_teacher(path, job.config, job.validation, job.bicubic, CPU, license_name=license_name)
+        for path, license_name in ((resolve("quality-small-x2"), ""), (TEACHER, "MIT"))
     )
     assert bundle.psnr_y == pytest.approx(checkpoint.psnr_y, abs=1e-3)
     lr = as_tensor(job.validation[0].lr[None], CPU)
     with torch.no_grad():
         torch.testing.assert_close(bundle.network(lr), checkpoint.network(lr).clamp(0, 1), atol=2e-5, rtol=0)
-    assert (bundle.title, bundle.license, checkpoint.license) == ("quality_small_x2", "Apache-2.0", "unknown")
-    named = read_teacher(TEACHER, job.config, job.validation, job.bicubic, CPU, license_name="MIT")
-    assert named.license == "MIT"
+    assert (bundle.title, bundle.license, checkpoint.license) == ("quality_small_x2", "Apache-2.0", "MIT")
 
 
 def test_bundles_of_another_kind_do_not_teach(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_teacher_sees_clean_or_degraded_lr(
     if sees == "degraded":
         monkeypatch.setattr("sr_deploy.training.job.validate_bicubic", lambda _: ValidationScore(0, 0))
     train(recipe, tmp_path / "run")
-    batch = prepare(recipe).crops(0)(0)
+    batch = stage_crops(recipe, 0, hold_out(read_content(recipe)[0], recipe.hold_out)[0], [])(0)
     torch.testing.assert_close(seen[0], as_tensor(batch.clean if sees == "clean" else batch.lr, CPU))
     assert not np.array_equal(batch.clean, batch.lr)
 
