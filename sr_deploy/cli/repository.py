@@ -13,7 +13,7 @@ from sr_deploy.cli.output import print_json, say_on_stderr
 from sr_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from sr_deploy.engines.repository.served import GraphForm, ServedNetwork, ServerName
+    from sr_deploy.engines.repository.network import GraphForm, RepositoryNetwork, ServerName
 
 ENGINES = Path("engines")
 FOR_TRITON = {"most": "--batch", "engines": "--engines", "gpus": "--gpu"}
@@ -92,7 +92,7 @@ def command(
         click.echo(output)
 
 
-def _facts(network: ServedNetwork) -> dict[str, object]:
+def _facts(network: RepositoryNetwork) -> dict[str, object]:
     return {
         "network": network.name,
         "file": network.file,

@@ -26,8 +26,8 @@ from sr_deploy.card import Precision
 from sr_deploy.engines.engine import TensorSpec
 from sr_deploy.engines.pixels import dim_of, load_pixel_form
 from sr_deploy.engines.repository import model_server, triton
+from sr_deploy.engines.repository.network import VERSION, GraphForm, RepositoryNetwork, ServerName
 from sr_deploy.engines.repository.page import client_of, readme_of
-from sr_deploy.engines.repository.served import VERSION, GraphForm, ServedNetwork, ServerName
 from sr_deploy.engines.tensorrt.build import engine_graph, graph_bytes
 from sr_deploy.engines.tensorrt.cache import EngineCache, EngineRecord
 from sr_deploy.engines.tensorrt.library import TENSORRT
@@ -49,7 +49,7 @@ def make_repository(
     gpus: Sequence[int] = (),
     engines: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[ServedNetwork, ...]:
+) -> tuple[RepositoryNetwork, ...]:
     """Write a model repository of the bundles to `target`, a folder that is not there yet or empty.
 
     precision: of the graphs; None takes that of a plan, else fp32 where a bundle has it.
@@ -86,7 +86,7 @@ def make_repository(
 
 def _served(
     bundle: Bundle, form: GraphForm, precision: Precision | None, most: int, engines: Path | None, say: Callable[[str], None]
-) -> ServedNetwork:
+) -> RepositoryNetwork:
     card = bundle.card
     name = bundle.folder.name if bundle.folder.parent == BOX else card.name
     if card.masked is not None:
@@ -98,7 +98,7 @@ def _served(
     return found or _graph(bundle, name, form, precision or ("fp32" if bundle.runs("fp32") else "fp16"), most)
 
 
-def _graph(bundle: Bundle, name: str, form: GraphForm, precision: Precision, most: int) -> ServedNetwork:
+def _graph(bundle: Bundle, name: str, form: GraphForm, precision: Precision, most: int) -> RepositoryNetwork:
     """The graph as it is in the bundle, or its pixel form."""
     path = bundle.graph(precision)
     graph = load_pixel_form(bundle, precision) if form == "pixels" else onnx.load(path)
@@ -107,12 +107,12 @@ def _graph(bundle: Bundle, name: str, form: GraphForm, precision: Precision, mos
     inputs = _specs(value for value in graph.graph.input if value.name not in weights)
     outputs = _specs(graph.graph.output)
     most = most if all(tensor.shape[0] == -1 for tensor in (*inputs, *outputs)) else 0
-    return ServedNetwork(name, bundle.card, precision, "model.onnx", contents, inputs, outputs, most)
+    return RepositoryNetwork(name, bundle.card, precision, "model.onnx", contents, inputs, outputs, most)
 
 
 def _plan(
     bundle: Bundle, name: str, form: GraphForm, precision: Precision | None, engines: Path, say: Callable[[str], None]
-) -> ServedNetwork | None:
+) -> RepositoryNetwork | None:
     """The newest whole engine of a folder that TensorRT built of the bundle; fp16 before fp32 where neither is asked for."""
     choices: tuple[Precision, ...] = (precision,) if precision else ("fp16", "fp32")
     for chosen in filter(bundle.runs, choices):
@@ -126,7 +126,7 @@ def _plan(
             inputs, outputs = (tuple(map(TensorSpec.parse, texts)) for texts in (record.inputs, record.outputs))
             (_, _, largest), *_ = record.key.shapes.values()
             most = largest[0] if inputs[0].shape[0] == -1 else 0
-            return ServedNetwork(
+            return RepositoryNetwork(
                 name, bundle.card, chosen, "model.plan", entry.path.read_bytes(), inputs, outputs, most, record
             )
     return None
@@ -153,7 +153,7 @@ def _check_target(target: Path) -> None:
         raise UsageError(f"{target}: already there, expected a new or an empty folder; choose another output")
 
 
-def _check_names(networks: Sequence[ServedNetwork]) -> None:
+def _check_names(networks: Sequence[RepositoryNetwork]) -> None:
     if not networks:
         raise UsageError("no bundle; name one at least")
     name, count = Counter(network.name for network in networks).most_common(1)[0]
@@ -168,5 +168,5 @@ def _check_names(networks: Sequence[ServedNetwork]) -> None:
         )
 
 
-def _ports(network: ServedNetwork) -> str:
+def _ports(network: RepositoryNetwork) -> str:
     return ", ".join(f"{tensor.name} {tensor.dtype.name}" for tensor in (*network.inputs, *network.outputs))

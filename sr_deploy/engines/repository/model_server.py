@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from sr_deploy.engines.repository.served import ServedNetwork
+from sr_deploy.engines.repository.network import RepositoryNetwork
 
 CONFIG_FILE = "config.json"
 
 
-def config_of(networks: Iterable[ServedNetwork], *, instances: int) -> str:
+def config_of(networks: Iterable[RepositoryNetwork], *, instances: int) -> str:
     """The text; paths are relative to the file. Sizes and batches that may vary are in the graphs.
 
     Everything is computed in fp32: left alone, OpenVINO takes bf16 where a CPU has it, and the first convolution would read

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from string import Template
 
-from sr_deploy.engines.repository.served import GraphForm, ServedNetwork, ServerName
+from sr_deploy.engines.repository.network import GraphForm, RepositoryNetwork, ServerName
 from sr_deploy.engines.tensorrt.cache import EngineRecord
 
 _START: dict[ServerName, str] = {
@@ -89,7 +89,7 @@ _AS_FLOATS = "\nimage = np.ascontiguousarray(image.transpose(0, 3, 1, 2) / np.fl
 _AS_BYTES = "np.rint({}.transpose(1, 2, 0) * np.float32(255)).astype(np.uint8)"
 
 
-def readme_of(networks: Sequence[ServedNetwork], server: ServerName, form: GraphForm) -> str:
+def readme_of(networks: Sequence[RepositoryNetwork], server: ServerName, form: GraphForm) -> str:
     """The text of README.md."""
     has_luma = any(network.card.channels == 1 for network in networks)
     return _README.substitute(
@@ -103,7 +103,7 @@ def readme_of(networks: Sequence[ServedNetwork], server: ServerName, form: Graph
     )
 
 
-def client_of(networks: Sequence[ServedNetwork], form: GraphForm) -> str:
+def client_of(networks: Sequence[RepositoryNetwork], form: GraphForm) -> str:
     """The text of client.py: it needs numpy and Pillow, and speaks the v2 protocol of KServe, which both servers know."""
     first = networks[0]
     source = first.inputs[0]
@@ -124,7 +124,7 @@ def client_of(networks: Sequence[ServedNetwork], form: GraphForm) -> str:
     )
 
 
-def _row(network: ServedNetwork) -> str:
+def _row(network: RepositoryNetwork) -> str:
     card = network.card
     step = f", multiples of {card.size_multiple}" if card.size_multiple > 1 else ""
     license_name = card.source.license if card.source else "unknown"

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 
 from sr_deploy.engines.engine import TensorSpec
-from sr_deploy.engines.repository.served import ServedNetwork
+from sr_deploy.engines.repository.network import RepositoryNetwork
 
 CONFIG_FILE = "config.pbtxt"
 
 _TYPE_OF = {"uint8": "TYPE_UINT8", "float16": "TYPE_FP16", "float32": "TYPE_FP32"}
 
 
-def config_of(network: ServedNetwork, *, instances: int, gpus: Sequence[int]) -> str:
+def config_of(network: RepositoryNetwork, *, instances: int, gpus: Sequence[int]) -> str:
     """The text, in protobuf's own format. `gpus` empty leaves it to the server where the network runs.
 
     Where the number of images may vary, requests for images of one size that wait together run together.
@@ -44,7 +44,7 @@ def _tensor(kind: str, tensor: TensorSpec, *, batched: bool) -> list[str]:
     return [f"{kind} {{", *facts, *shape, "}"]
 
 
-def _place(gpus: Sequence[int], network: ServedNetwork) -> list[str]:
+def _place(gpus: Sequence[int], network: RepositoryNetwork) -> list[str]:
     if gpus:
         return ["kind: KIND_GPU", f"gpus: [ {', '.join(map(str, gpus))} ]"]
     return ["kind: KIND_GPU" if network.plan else "kind: KIND_AUTO"]

@@ -18,7 +18,7 @@ VERSION = "1"
 
 
 @dataclass(frozen=True)
-class ServedNetwork:
+class RepositoryNetwork:
     """One network of a repository.
 
     name: what clients call it.
