@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -87,6 +88,41 @@ def growing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         grows.abandon()
         raise
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that takes its name when the block is left well, and vanishes otherwise.
+
+    What stands at `target` is removed once the new one has its name.
+
+    Raises: OSError, with `target` as it was.
+    """
+    part = target.with_name(f"{target.name}.part-{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        _put_folder_in_place(part, target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _put_folder_in_place(part: Path, target: Path) -> None:
+    old = target.with_name(f"{target.name}.old-{os.getpid()}")
+    had_one = target.exists()
+    if had_one:
+        target.rename(old)
+    try:
+        part.rename(target)
+    except BaseException:
+        if had_one:
+            old.rename(target)
+        raise
+    if had_one:
+        shutil.rmtree(old)
 
 
 def sweep(folder: Path) -> tuple[Path, ...]:

@@ -7,13 +7,17 @@ import json
 import re
 import shlex
 import subprocess
+import threading
 import tomllib
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import click
 import pytest
+import yaml
 
+from sr_deploy.cli import COMMANDS
 from tests.wheels import FOLDERS
 
 ROOT = Path(__file__).parents[1]
@@ -70,8 +74,12 @@ def is_sent(path: Path) -> bool:
     return sent
 
 
-def test_there_is_one_for_the_cpu_one_for_nodes_of_ray_and_one_for_tensorrt() -> None:
-    assert [path.name for path in DOCKERFILES] == ["Dockerfile.cpu", "Dockerfile.ray", "Dockerfile.tensorrt"]
+EXTRAS = {".cpu": set(), ".ray": {"cluster"}, ".serve": {"serve"}}
+"""What images install beside the base; that of TensorRT has an argument for it."""
+
+
+def test_there_is_one_for_the_cpu_one_that_serves_one_for_nodes_of_ray_and_one_for_tensorrt() -> None:
+    assert {path.suffix for path in DOCKERFILES} == {*EXTRAS, ".tensorrt"}
 
 
 @every_dockerfile
@@ -132,9 +140,10 @@ def test_pip_installs_this_project_with_extras_that_exist(path: Path) -> None:
     assert match
     assert {"--no-cache-dir", "-c", f"{match[1]}/constraints.txt"} <= set(words)
     wanted = set(match[2].split(",")) if match[2] else set()
-    assert wanted <= {name.replace("_", "-") for name in project["optional-dependencies"]}, "older pips know no other spelling"
+    extras = {name.replace("_", "-") for name in project["optional-dependencies"]}
+    assert wanted <= extras, "older pips know no other spelling"
     assert not wanted & {"export", "dev", "spandrel"}, "torch has no place in an image"
-    assert wanted == ({"cluster"} if path.suffix == ".ray" else set(filter(None, known.get("EXTRAS", "").split(","))))
+    assert wanted == (EXTRAS[path.suffix] if path.suffix in EXTRAS else set(known["EXTRAS"].split(",")))
 
 
 @every_dockerfile
@@ -154,12 +163,41 @@ def test_the_image_runs_the_program_as_a_user_and_watches_itself(path: Path) -> 
     assert user not in ("root", "0") and added == ([] if user == "ray" else [user])
     assert final.steps.index(("USER", user)) > max(at for at, (name, _) in enumerate(final.steps) if name in ("RUN", "COPY"))
     (health,) = final.arguments("HEALTHCHECK")
-    assert json.loads(health.partition("CMD ")[2]) == ["sr-deploy", "doctor"]
+    asks = json.loads(health.partition("CMD ")[2])
     (entry,) = final.arguments("ENTRYPOINT")
     assert json.loads(entry) == ["sr-deploy"]
     (default,) = final.arguments("CMD")
-    assert json.loads(default) == ["--help"]
+    if path.suffix == ".serve":
+        assert asks[:2] == ["python", "-c"] and json.loads(default)[0] == "serve"
+    else:
+        assert (asks, json.loads(default)) == (["sr-deploy", "doctor"], ["--help"])
     assert not builds or any("PATH=/opt/sr-deploy/bin:" in text for text in final.arguments("ENV"))
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Alive, and 404 for all else."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/live" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+def test_the_service_is_healthy_while_it_answers() -> None:
+    _, (_, final) = parse(DOCKER / "Dockerfile.serve")
+    (port,), (health,) = final.arguments("EXPOSE"), final.arguments("HEALTHCHECK")
+    _, _, code = json.loads(health.partition("CMD ")[2])
+    assert f"127.0.0.1:{port}/" in code
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        exec(code.replace(f":{port}/", f":{server.server_port}/"))
+        with pytest.raises(OSError):
+            exec(code.replace(f":{port}/live", f":{server.server_port}/gone"))
+        server.shutdown()
+    with pytest.raises(OSError):
+        exec(code.replace(f":{port}/", f":{server.server_port}/"))
 
 
 def test_nodes_of_ray_have_the_ray_of_the_constraints() -> None:
@@ -168,10 +206,16 @@ def test_nodes_of_ray_have_the_ray_of_the_constraints() -> None:
     assert stage.base == f"rayproject/ray:{version}-py311"
 
 
+def services() -> dict[str, str]:
+    """The text of each service of compose.yaml."""
+    text = COMPOSE.partition("services:\n")[2].partition("\nvolumes:\n")[0]
+    parts = re.split(r"^  (?=\w+:$)", text, flags=re.MULTILINE)[1:]
+    return {part.partition(":")[0]: part for part in parts}
+
+
 def test_compose_names_dockerfiles_and_arguments_that_exist() -> None:
-    services = re.split(r"^  (?=\w+:$)", COMPOSE.partition("services:\n")[2], flags=re.MULTILINE)[1:]
-    assert [service.partition(":")[0] for service in services] == ["cpu", "gpu"]
-    for service in services:
+    assert list(services()) == ["cpu", "gpu", "serve"]
+    for service in services().values():
         (name,) = re.findall(r"^      dockerfile: docker/(\S+)$", service, flags=re.MULTILINE)
         (context,) = re.findall(r"^      context: (\S+)$", service, flags=re.MULTILINE)
         assert (DOCKER / context).resolve() == ROOT
@@ -181,12 +225,30 @@ def test_compose_names_dockerfiles_and_arguments_that_exist() -> None:
         for argument, variable, default in given:
             assert argument == variable
             assert known[argument] == default
-        assert re.search(r"^    user: ", service, flags=re.MULTILINE)
-        assert re.findall(r":(/\w+)(:ro)?$", service, flags=re.MULTILINE) == [("/models", ":ro"), ("/in", ":ro"), ("/out", "")]
         assert ("driver: nvidia" in service) == (service.startswith("gpu"))
         (image,) = re.findall(r"^    image: \S+:(\S+)$", service, flags=re.MULTILINE)
-        assert image != "latest"
+        assert image != "latest" and f"-t sr-deploy:{image} ." in README
     assert "\t" not in COMPOSE and all(len(re.match(" *", line)[0]) % 2 == 0 for line in COMPOSE.splitlines())  # type: ignore[index]
+
+
+def test_compose_reads_pictures_and_writes_as_the_user() -> None:
+    for name in ("cpu", "gpu"):
+        service = services()[name]
+        assert re.search(r"^    user: ", service, flags=re.MULTILINE)
+        assert re.findall(r":(/\w+)(:ro)?$", service, flags=re.MULTILINE) == [("/models", ":ro"), ("/in", ":ro"), ("/out", "")]
+
+
+def test_compose_serves_this_machine_alone_with_a_token_and_keeps_the_spool() -> None:
+    service = yaml.safe_load(COMPOSE)["services"]["serve"]
+    _, (_, final) = parse(DOCKER / "Dockerfile.serve")
+    (port,), (default,) = final.arguments("EXPOSE"), final.arguments("CMD")
+    assert service["ports"] == [f"127.0.0.1:${{PORT:-{port}}}:{port}"]
+    assert service["environment"]["SR_DEPLOY_TOKEN"].startswith("${SR_DEPLOY_TOKEN:?")
+    words = json.loads(default)
+    assert service["command"][: len(words)] == words
+    volume, _, inside = service["volumes"][-1].partition(":")
+    assert volume in yaml.safe_load(COMPOSE)["volumes"] and inside == words[words.index("--spool") + 1]
+    assert any(text.endswith(f"--owner=upscaler {inside}") for text in final.arguments("RUN"))
 
 
 def test_compose_runs_a_command_that_parses() -> None:
@@ -194,10 +256,27 @@ def test_compose_runs_a_command_that_parses() -> None:
 
     from sr_deploy.cli import program
 
-    for text in re.findall(r"^    command: (\[.+\])$", COMPOSE, flags=re.MULTILINE):
+    for text in re.findall(r'^    command: (\["upscale".+\])$', COMPOSE, flags=re.MULTILINE):
         words = json.loads(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", text))
         result = CliRunner().invoke(program, words)
         assert (result.exit_code, "/models/rlfn" in result.stderr) == (1, True), result.output
+
+
+@pytest.mark.skipif("serve" not in COMMANDS, reason="this program has no service")
+def test_commands_that_serve_parse() -> None:
+    """Those of the image, of compose and of Kubernetes."""
+    from sr_deploy.cli import program
+
+    _, (_, final) = parse(DOCKER / "Dockerfile.serve")
+    (default,) = final.arguments("CMD")
+    deployment, *_ = yaml.safe_load_all((DOCKER / "k8s" / "serve.yaml").read_text(encoding="utf-8"))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    composed = yaml.safe_load(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", COMPOSE))["services"]["serve"]["command"]
+    for name, *words in (json.loads(default), composed, container["args"]):
+        command = program.get_command(click.Context(program), name)
+        assert command is not None
+        parameters = command.make_context(name, words, parent=click.Context(program, **program.context_settings)).params
+        assert (parameters["host"], parameters["port"]) == ("0.0.0.0", 8000)
 
 
 def test_the_readme_runs_commands_that_are_there() -> None:

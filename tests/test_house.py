@@ -48,7 +48,9 @@ MAY_IMPORT = {
         *("architectures", "engines"),
     },
     "fetch": {"errors", "files", "web", "bundle", "models", "export"},
-    "training": {"errors", "files", "settings", "bicubic", "metrics", "pictures", "architectures"},
+    "training": {
+        *("errors", "files", "settings", "bicubic", "metrics", "bundle", "models", "pictures", "architectures", "engines"),
+    },
     "upscaling": {"errors", "files", "pipeline", "pictures", "bundle", "card", "engines", "device"},
     "masked": {"errors", "pictures", "bundle", "card", "engines", "device", "upscaling"},
     "evaluation": {"errors", "files", "pages", "metrics", "bicubic", "pictures", "upscaling", "masked"},

@@ -18,9 +18,18 @@ import yaml
 from sr_deploy.cli import program
 from tests.docs import ROOT, blocks
 
-MANIFESTS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / "docker" / "k8s").glob("*.yaml")}
+FILES = sorted((ROOT / "docker" / "k8s").glob("*.yaml"))
+
+
+def named(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The manifests of a file: the first is called like it, others by their kind, too."""
+    for index, manifest in enumerate(yaml.safe_load_all(path.read_text(encoding="utf-8"))):
+        yield f"{path.stem} {manifest['kind']}" if index else path.stem, manifest
+
+
+MANIFESTS = {name: manifest for path in FILES for name, manifest in named(path)}
 JOBS = [name for name, manifest in MANIFESTS.items() if manifest["kind"] == "Job"]
-PAGE = ROOT / "docs" / "cluster.md"
+PAGE, SERVING = ROOT / "docs" / "cluster.md", ROOT / "docs" / "serving.md"
 VERSION = "1.33"
 
 
@@ -37,7 +46,7 @@ def pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if manifest["kind"] == "RayJob":
         cluster = spec["rayClusterSpec"]
         yield from (group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]))
-    elif manifest["kind"] == "Job":
+    elif manifest["kind"] in ("Job", "Deployment"):
         yield spec["template"]
 
 
@@ -61,7 +70,7 @@ def test_a_manifest_fits_the_schemas_of_kubernetes(name: str) -> None:
         kubernetes_validate.validate(document, VERSION, strict=True)
 
 
-@pytest.mark.parametrize("name", ["join", "rayjob"])
+@pytest.mark.parametrize("name", ["join", "rayjob", "serve"])
 def test_a_wrong_key_of_a_container_does_not_fit(name: str) -> None:
     manifest = json.loads(json.dumps(MANIFESTS[name]))
     next(pods(manifest))["spec"]["containers"][0]["argz"] = []
@@ -102,6 +111,35 @@ def test_ray_runs_a_command_that_parses_and_the_ray_of_the_constraints() -> None
     for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
         (container,) = group["template"]["spec"]["containers"]
         assert int(container["resources"]["limits"]["cpu"]) % asked["worker_cpus"] == 0
+
+
+def test_the_service_runs_what_its_image_runs_and_is_asked_where_it_listens() -> None:
+    """The command itself is parsed with that of the image, which differs in the spool and the networks."""
+    (pod,), service = pods(MANIFESTS["serve"]), MANIFESTS["serve Service"]
+    (container,) = pod["spec"]["containers"]
+    (port,) = container["ports"]
+    dockerfile = (ROOT / "docker" / "Dockerfile.serve").read_text(encoding="utf-8")
+    (default,) = re.findall(r"^CMD (.+)$", dockerfile, re.MULTILINE)
+    words, args = json.loads(default), container["args"]
+    assert args[: len(words) - 1] == words[:-1] and str(port["containerPort"]) in words
+    assert args[len(words) - 1].startswith("/films/")
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/live", "liveness": "/live", "readiness": "/ready"}
+    assert {container[f"{name}Probe"]["httpGet"]["port"] for name in paths} == {port["name"]}
+    (way,) = service["spec"]["ports"]
+    assert way["targetPort"] == port["name"]
+    labels = pod["metadata"]["labels"]
+    assert service["spec"]["selector"] == labels == MANIFESTS["serve"]["spec"]["selector"]["matchLabels"]
+    assert not container["securityContext"]["allowPrivilegeEscalation"]
+
+
+def test_the_token_is_a_secret_that_the_page_makes() -> None:
+    (pod,) = pods(MANIFESTS["serve"])
+    (variable,) = pod["spec"]["containers"][0]["env"]
+    secret = variable["valueFrom"]["secretKeyRef"]
+    assert variable["name"] == "SR_DEPLOY_TOKEN"
+    line = f"kubectl create secret generic {secret['name']} --from-literal={secret['key']}="
+    assert line in "".join(blocks(SERVING, "bash"))
 
 
 SBATCH = r"""#!/bin/bash
@@ -147,6 +185,7 @@ def test_the_other_lines_of_the_page_parse_and_name_manifests_that_are_there() -
     text = "".join(block for block in blocks(PAGE, "bash") if "sbatch" not in block)
     ours = re.findall(r"^(?:\w+=\S+ )?sr-deploy (.+?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
     assert ours and all(parsed(shlex.split(line))["on"] == "ray" for line in ours)
-    assert set(re.findall(r"docker/k8s/(\w+)\.yaml", text)) == set(MANIFESTS)
+    named = set(re.findall(r"docker/k8s/(\w+)\.yaml", text + "".join(blocks(SERVING, "bash"))))
+    assert named == {path.stem for path in FILES}
     names = {f"job/{MANIFESTS[name]['metadata']['name']}" for name in JOBS}
     assert set(re.findall(r"\bjob/\w+", text)) == names

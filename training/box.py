@@ -3,7 +3,7 @@
 python training/box.py RUN HR [HR ...] [--license Apache-2.0]
 
 RUN is the folder that `sr-deploy train` left. The PSNR-Y in the card is measured on the folders of HR images; one named HR is
-called after the folder that it lies in.
+called after the folder that it lies in. Who taught the network stands in the card, too, with the license.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def make_bundle(run: Path, recipe: TrainingRecipe, bundle: Path, license_name: s
         "sha256": digest,
         "value_range": 1,
         "license": license_name,
-        "url": f"trained with training/{recipe.name}.toml",
+        "url": f"trained with training/{recipe.name}.toml{taught_by(run)}",
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in facts.items()]
     lines += ["", "[expected]", *(f"{name} = {psnr}" for name, psnr in measured.items())]
@@ -61,6 +61,12 @@ def make_bundle(run: Path, recipe: TrainingRecipe, bundle: Path, license_name: s
         path = Path(folder) / f"{recipe.name}.toml"
         path.write_text("\n".join(lines) + "\n")
         export_bundle(run / "checkpoint.pth", bundle, name=recipe.name, recipe=path, overwrite=True)
+
+
+def taught_by(run: Path) -> str:
+    """The teacher of a run with its license, as the end of a line; empty where there was none."""
+    teacher = json.loads((run / "training.json").read_text(encoding="utf-8")).get("teacher")
+    return f", taught by {teacher['title']} of {teacher['file']} ({teacher['license']})" if teacher else ""
 
 
 def measure(bundle: Path, hr: Path, scale: int) -> float:

@@ -26,7 +26,7 @@ __all__ = ["main", "program"]
 
 COMMANDS = (
     *("upscale", "compare", "serve", "plan", "segment", "join", "models", "fetch", "doctor", "export", "inspect", "verify"),
-    *("evaluate", "bench", "tune", "build", "engines", "train", "architectures"),
+    *("evaluate", "bench", "tune", "build", "engines", "repository", "train", "architectures"),
 )
 INTERNAL_ERROR = 1
 EXTRAS = {

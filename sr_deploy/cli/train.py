@@ -22,6 +22,7 @@ from sr_deploy.cli.output import print_json
     examples=(
         "sr-deploy train training/fast_x2.toml --hr photos/ --validation-hr Set5/HR",
         "sr-deploy train training/fast_x2.toml --hr photos/ --start fast_x4.pt -o trained/",
+        "sr-deploy train photo_x4 --hr photos/ --show-degradations sheet.png",
     ),
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
@@ -31,12 +32,21 @@ from sr_deploy.cli.output import print_json
     "--validation-hr", multiple=True, type=click.Path(path_type=Path), help="Folder of photos to validate on; may be repeated."
 )
 @click.option("--start", type=click.Path(path_type=Path), help="Checkpoint to start from, of the same or another scale.")
-@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint whose images the network learns to make.")
+@click.option(
+    "--teacher", type=click.Path(path_type=Path), help="Bundle or checkpoint whose images the network learns to make."
+)
+@click.option(
+    "--show-degradations",
+    "sheet",
+    type=click.Path(path_type=Path),
+    metavar="SHEET.png",
+    help="Draw crops that it would train on, HR beside LR, and train nothing.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--threads", type=click.IntRange(min=0), help="Threads of torch; 0 for as many as it takes.")
 @json_option
 @verbose_option
-def command(recipe: Path, output: Path | None, as_json: bool, **options: Any) -> None:
+def command(recipe: Path, output: Path | None, sheet: Path | None, as_json: bool, **options: Any) -> None:
     """Train a network as RECIPE says, a TOML file or a name such as fast_x4; options given here win over it.
 
     Prints the path of the trained checkpoint on stdout, which `sr-deploy export` takes. Ctrl-C saves the state, and the same
@@ -46,9 +56,16 @@ def command(recipe: Path, output: Path | None, as_json: bool, **options: Any) ->
     given |= {name: tuple(map(str, given[name])) for name in ("hr", "validation_hr") if name in given}
     given |= {name: str(given[name]) for name in ("start", "teacher") if name in given}
 
-    from sr_deploy.training import read_recipe, train
+    from sr_deploy.training import read_recipe, show_degradations, train
 
     settings = read_recipe(recipe, **given)
+    if sheet is not None:
+        show_degradations(settings, sheet)
+        if as_json:
+            print_json({"network": settings.name, "sheet": sheet})
+        else:
+            click.echo(sheet)
+        return
     with _interrupts() as caught:
         trained = train(
             settings,

@@ -40,6 +40,13 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.name} {self.dtype.name}[{', '.join('?' if n == -1 else str(n) for n in self.shape)}]"
 
+    @staticmethod
+    def parse(text: str) -> TensorSpec:
+        """The tensor that is written as `text`. Raises: ValueError."""
+        name, _, rest = text.partition(" ")
+        dtype, _, sizes = rest.removesuffix("]").partition("[")
+        return TensorSpec(name, np.dtype(dtype), tuple(-1 if size == "?" else int(size) for size in sizes.split(", ")))
+
 
 class Engine(ABC):
     """One graph, ready to run.

@@ -39,10 +39,10 @@ class Objective:
         """What the loss is computed from; the last one is the image that is validated."""
         return (self._module(lr),)
 
-    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor) -> Tensor:
-        """A scalar."""
+    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor, taught: Tensor | None = None) -> Tensor:
+        """A scalar; `taught` is the teacher's image, where there is a teacher."""
         (image,) = outputs
-        total: Tensor = self._loss(image, hr, lr, self._loss.taught(lr))
+        total: Tensor = self._loss(image, hr, lr, taught)
         return total
 
     def upscaled(self, lr: Tensor) -> Tensor:
@@ -72,8 +72,8 @@ class EveryPatch(Decomposed):
         coarse, features, _ = self._network.look(lr)
         return coarse, self._network.refine_all(features)
 
-    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor) -> Tensor:
-        (coarse, refined), taught = outputs, self._loss.taught(lr)
+    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor, taught: Tensor | None = None) -> Tensor:
+        coarse, refined = outputs
         total: Tensor = self._coarse * self._loss(coarse, hr, lr, taught) + self._loss(refined, hr, lr, taught)
         return total
 
@@ -98,7 +98,8 @@ class Mask(EveryPatch):
             refined = self._network.refine_all(features)
         return self._network.score(features), coarse, refined
 
-    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor) -> Tensor:
+    def loss(self, outputs: tuple[Tensor, ...], hr: Tensor, lr: Tensor, taught: Tensor | None = None) -> Tensor:
+        del taught
         scores, coarse, refined = outputs
         return self._loss.weights.l1 * F.l1_loss(scores, error_map(coarse, refined, hr.shape[2] // lr.shape[2]))
 

@@ -35,8 +35,8 @@ class Optimization:
         self._parameters, self._averages = objective.parameters, average.parameters
         self._adam = torch.optim.Adam(self._parameters, stage.learning_rate, fused=True)
 
-    def step(self, number: int, lr: Tensor, hr: Tensor) -> float:
-        """Run step `number` of the stage on a batch in [0, 1], and return its loss.
+    def step(self, number: int, lr: Tensor, hr: Tensor, taught: Tensor | None = None) -> float:
+        """Run step `number` of the stage on a batch in [0, 1], and return its loss; `taught` is what a teacher made of it.
 
         Raises: UnhealthyOutputError for a loss or a gradient with NaN or Inf, before any weight has changed.
         """
@@ -45,7 +45,7 @@ class Optimization:
         self._adam.zero_grad(set_to_none=True)
         with torch.autocast(lr.device.type, torch.bfloat16, enabled=self._half):
             outputs = self._objective.outputs(lr)
-        loss = self._objective.loss(tuple(output.float() for output in outputs), hr, lr)
+        loss = self._objective.loss(tuple(output.float() for output in outputs), hr, lr, taught)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         value, total = torch.stack([loss.detach(), norm]).tolist()

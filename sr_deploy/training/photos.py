@@ -1,17 +1,14 @@
-"""Photos in memory: HR as it is in the files, LR by bicubic, and random crops of both."""
+"""Photos in memory: HR as it is in the files, LR by bicubic, and generated pictures that are like them."""
 
 from __future__ import annotations
 
-import itertools
 import os
+import sys
 import zlib
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
-from types import TracebackType
 
 import numpy as np
 
@@ -20,11 +17,12 @@ from sr_deploy.bicubic import imresize
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.metrics import luma
 from sr_deploy.pictures.image import READABLE_SUFFIXES
+from sr_deploy.training.degradation import degrade
+from sr_deploy.training.degradation.settings import Degradation
+from sr_deploy.training.generated import GeneratedContent, generate
 
-Batch = tuple[Array, Array]
-
-DEPTH = 4
-"""Batches that are made ahead; a GPU can compute faster than one thread cuts."""
+_GENERATED, _DEGRADED = 1 << 20, 1 << 21
+"""Beside the seed, of what the pictures depend on that no stage has."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,13 @@ def read_photos(folders: Sequence[str], scale: int, *, colors: int = 3, lr_folde
     def read(file: Path) -> Photo:
         return _photo(file, _lr_of(file, found, lr_folder, scale), scale, colors)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(read, files))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def hold_out(photos: Sequence[Photo], number: int) -> tuple[list[Photo], list[Photo]]:
@@ -71,66 +74,30 @@ def fingerprint(photos: Sequence[Photo]) -> str:
     return f"{crc:08x}"
 
 
-class Crops:
-    """Random crops, flipped and turned; batch number `step` depends on the seed and `step` alone.
+def generated_photos(content: GeneratedContent, side: int, scale: int, *, colors: int, seed: int) -> list[Photo]:
+    """Generated pictures of all kinds in turn, `side` pixels in height and width.
 
-    `crop`: side of the HR crops; photos that are smaller are left out.
+    A picture depends on its number and the seed alone.
     """
 
-    def __init__(self, photos: Sequence[Photo], *, batch: int, crop: int, seed: Sequence[int]) -> None:
-        self._photos = [photo for photo in photos if min(photo.hr.shape[:2]) >= crop]
-        if not self._photos:
-            raise UsageError(f"none of the {len(photos)} photos is {crop}x{crop} or larger; lower the stage's crop")
-        self._scale = photos[0].hr.shape[0] // photos[0].lr.shape[0]
-        self._batch, self._side, self._seed = batch, crop // self._scale, tuple(seed)
+    def make(number: int) -> Photo:
+        kind = content.kinds[number % len(content.kinds)]
+        hr = generate(kind, side - side % scale, np.random.default_rng((seed, _GENERATED, number)))
+        return Photo(f"{kind} {number}", _colored(hr, colors), _colored(_bicubic(hr, scale), colors))
 
-    def __call__(self, step: int) -> Batch:
-        """LR and HR of one batch: (N, H, W, C) uint8."""
-        random = np.random.default_rng((*self._seed, step))
-        pairs = [self._pair(random) for _ in range(self._batch)]
-        return np.stack([lr for lr, _ in pairs]), np.stack([hr for _, hr in pairs])
-
-    def _pair(self, random: np.random.Generator) -> Batch:
-        photo = self._photos[random.integers(len(self._photos))]
-        side, scale = self._side, self._scale
-        y, x = (int(random.integers(size - side + 1)) for size in photo.lr.shape[:2])
-        turn = int(random.integers(8))
-        lr = photo.lr[y : y + side, x : x + side]
-        hr = photo.hr[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
-        return _turned(lr, turn), _turned(hr, turn)
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(make, range(content.pictures)))
 
 
-class Ahead:
-    """Batches in order from step `first` on, made while the steps before them compute; a context manager.
+def degraded_photos(photos: Sequence[Photo], settings: Degradation, seed: int) -> list[Photo]:
+    """The photos with degraded LR; each depends on its place and the seed alone."""
 
-    `waited`: seconds that steps stood still because their batch was not there yet.
-    """
+    def make(number: int) -> Photo:
+        photo, random = photos[number], np.random.default_rng((seed, _DEGRADED, number))
+        return replace(photo, lr=degrade(photo.hr, photo.lr, settings, random).image)
 
-    def __init__(self, crops: Crops, first: int, last: int) -> None:
-        self.waited = 0.0
-        self._crops, self._steps = crops, iter(range(first, last))
-        self._pool = ThreadPoolExecutor(DEPTH, thread_name_prefix="crops")
-        self._next: deque[Future[Batch]] = deque()
-        for _ in range(DEPTH):
-            self._begin()
-
-    def __enter__(self) -> Ahead:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def take(self) -> Batch:
-        """The next batch."""
-        start = perf_counter()
-        batch = self._next.popleft().result()
-        self.waited += perf_counter() - start
-        self._begin()
-        return batch
-
-    def _begin(self) -> None:
-        for step in itertools.islice(self._steps, 1):
-            self._next.append(self._pool.submit(self._crops, step))
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(make, range(len(photos))))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -157,10 +124,14 @@ def _photo(file: Path, lr: Array | None, scale: int, colors: int) -> Photo:
     if not height or not width:
         raise UsageError(f"{file}: {hr.shape[1]}x{hr.shape[0]} is smaller than the scale {scale}; take it out")
     hr = hr[: height * scale, : width * scale]
-    lr = imresize(hr, height, width) if lr is None else lr
+    lr = _bicubic(hr, scale) if lr is None else lr
     if lr.shape[:2] != (height, width):
         raise UsageError(f"{file}: its LR image is {lr.shape[1]}x{lr.shape[0]}, expected {width}x{height}")
     return Photo(file.name, _colored(hr, colors), _colored(lr, colors))
+
+
+def _bicubic(hr: Array, scale: int) -> Array:
+    return imresize(hr, hr.shape[0] // scale, hr.shape[1] // scale)
 
 
 def _decoded(file: Path) -> Array:
@@ -181,10 +152,3 @@ def _colored(rgb: Array, colors: int) -> Array:
     if colors == 1:
         return np.round(luma(rgb)).astype(np.uint8)[..., None]
     return np.ascontiguousarray(rgb)
-
-
-def _turned(image: Array, turn: int) -> Array:
-    """One of the eight ways to lay a square."""
-    flipped = image[:, ::-1] if turn & 1 else image
-    flipped = flipped[::-1] if turn & 2 else flipped
-    return flipped.transpose(1, 0, 2) if turn & 4 else flipped

@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 from sr_deploy.architectures import Architecture, Config, architecture_named
 from sr_deploy.errors import UsageError
+from sr_deploy.models import fetched, names
 from sr_deploy.settings import find_toml, from_table, load_toml
+from sr_deploy.training.degradation.settings import Degradation, check_degradation
+from sr_deploy.training.generated import GeneratedContent
 
 LearningRateSchedule = Literal["constant", "halving", "cosine"]
 TrainedPart = Literal["whole", "decomposed", "patches", "mask"]
@@ -59,7 +62,10 @@ class TrainingRecipe:
     `merged` says otherwise. Folders are relative to the recipe's own. `hr`: folders of HR photos. `hold_out`: how many of them
     are kept for validation, when `validation_hr` names no folder. `validation_lr`: a folder with the LR images of
     `validation_hr`, made by bicubic when it is not given. `start`: a checkpoint of the same network, or of another scale.
-    `teacher`: a checkpoint of any network of ours, whose images the loss 'teacher' compares with.
+    `teacher`: a bundle, or a checkpoint of any network of ours, whose images the loss 'teacher' compares with;
+    `teacher_license`: that of its weights, where nothing else tells; `teacher_sees`: what it makes its images of, where LR is
+    degraded. `degradation`: how LR is made of HR, in place of bicubic. `generated`: what of the crops is of pictures that are
+    drawn and not photos.
     `threads`: 0 for as many as torch takes.
     """
 
@@ -74,6 +80,10 @@ class TrainingRecipe:
     hold_out: int = 8
     start: str = ""
     teacher: str = ""
+    teacher_license: str = ""
+    teacher_sees: Literal["clean", "degraded"] = "clean"
+    degradation: Degradation | None = None
+    generated: GeneratedContent | None = None
     validate_every: int = 1000
     save_every: int = 1000
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -101,11 +111,18 @@ def read_recipe(source: str | Path, **given: Any) -> TrainingRecipe:
         validation_hr=tuple(str(folder / name) for name in recipe.validation_hr),
         validation_lr=str(folder / recipe.validation_lr) if recipe.validation_lr else "",
         start=str(folder / recipe.start) if recipe.start else "",
-        teacher=str(folder / recipe.teacher) if recipe.teacher else "",
+        teacher=_teacher_path(folder, recipe.teacher),
     )
     recipe = dataclasses.replace(recipe, **given)
     _check(recipe, str(path))
     return recipe
+
+
+def _teacher_path(folder: Path, teacher: str) -> str:
+    """What stands beside the recipe comes before a network in the box, or a fetched one, of that name."""
+    if not teacher or (teacher in (*names(), *fetched()) and not (folder / teacher).exists()):
+        return teacher
+    return str(folder / teacher)
 
 
 def portable(recipe: TrainingRecipe) -> TrainingRecipe:
@@ -129,13 +146,15 @@ def as_toml(recipe: TrainingRecipe) -> str:
 
 
 def _lines(table: dict[str, Any]) -> str:
-    return "".join(f"{key} = {_value(value)}\n" for key, value in table.items() if value not in ("", ()))
+    return "".join(f"{key} = {_value(value)}\n" for key, value in table.items() if value not in ("", (), None))
 
 
 def _value(value: Any) -> str:
-    """TOML shares strings, numbers, truth values and lists with JSON, but not tables."""
+    """TOML shares strings, numbers and truth values with JSON, but not tables, and has no null."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items() if item is not None) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -166,12 +185,24 @@ def _check(recipe: TrainingRecipe, where: str) -> None:
         raise UsageError(
             f"{where}: validate_every and save_every count steps from 1 on; threads, hold_out and seed are not negative"
         )
+    _check_content(recipe, config.colors, where)
     for number, stage in enumerate(recipe.stages, 1):
         _check_stage(stage, f"{where}: stage {number}")
         _check_crop(stage.crop, config.scale, architecture, f"{where}: stage {number}")
         if architecture.mask_guided is (stage.part == "whole"):
             expected = "'decomposed', 'patches' or 'mask'" if architecture.mask_guided else "'whole'"
             raise UsageError(f"{where}: stage {number}: part '{stage.part}'; {architecture.name} is trained by {expected}")
+
+
+def _check_content(recipe: TrainingRecipe, colors: int, where: str) -> None:
+    content = recipe.generated
+    if content is not None and not (0 <= content.share <= 1 and content.pictures >= 1 and content.kinds):
+        raise UsageError(f"{where}: generated: expected a share of 0 to 1, one kind at least, and pictures from 1 on")
+    if recipe.degradation is None:
+        return
+    check_degradation(recipe.degradation, f"{where}: degradation")
+    if colors != 3:
+        raise UsageError(f"{where}: degradation: of RGB pictures, and the network has {colors} color; set colors = 3")
 
 
 def _check_stage(stage: TrainingStage, where: str) -> None:

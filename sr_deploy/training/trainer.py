@@ -13,13 +13,13 @@ import torch
 
 from sr_deploy.architectures.checkpoint import TRAINED_AS
 from sr_deploy.errors import CancelledError, UnhealthyOutputError
+from sr_deploy.training.crops import Ahead, Batch
 from sr_deploy.training.curve import as_csv, as_png
 from sr_deploy.training.job import TrainingJob, prepare
 from sr_deploy.training.losses import Loss
 from sr_deploy.training.merging import merged_state, run_merged
 from sr_deploy.training.objectives import objective
 from sr_deploy.training.optimization import Optimization, learning_rate
-from sr_deploy.training.photos import Ahead, Batch, Crops
 from sr_deploy.training.recipe import TrainingRecipe, as_toml, portable
 from sr_deploy.training.state import LogLine, TrainingState, alone, load_state, save_state, save_weights, write_whole
 from sr_deploy.training.validation import ValidationScore, as_tensor, validate
@@ -63,7 +63,7 @@ def train(
         job = prepare(recipe)
         say(f"{len(job.photos)} photos to train on, {len(job.validation)} for validation, on {job.device}")
         if job.teacher:
-            say(f"taught by {job.teacher.title} of {recipe.teacher}, PSNR-Y {job.teacher.psnr_y:.3f}")
+            say(f"taught by {job.teacher} of {recipe.teacher}, PSNR-Y {job.teacher.psnr_y:.3f}")
         run = TrainingRun(job, output, say, stopped)
         while run.stage < len(recipe.stages):
             run.run_stage()
@@ -110,10 +110,9 @@ class TrainingRun:
             optimization.restore(self._adam)
         else:
             self._average.load_state_dict(self._network.state_dict())
-        crops = Crops(job.photos, batch=stage.batch, crop=stage.crop, seed=(job.recipe.seed, self.stage))
-        with Ahead(crops, self.step, stage.steps) as ahead:
+        with Ahead(job.crops(self.stage), self.step, stage.steps) as ahead:
             while self.step < stage.steps:
-                self._run_step(optimization, ahead)
+                self._run_step(optimization, loss, ahead)
         self._network.load_state_dict(self._average.state_dict())
         self.stage, self.step = self.stage + 1, 0
         if self.stage < len(job.recipe.stages):
@@ -151,10 +150,10 @@ class TrainingRun:
         write_whole(output / "recipe.toml", as_toml(portable(job.recipe)).encode())
         return trained
 
-    def _run_step(self, optimization: Optimization, ahead: Ahead) -> None:
+    def _run_step(self, optimization: Optimization, loss: Loss, ahead: Ahead) -> None:
         recipe, stage = self._job.recipe, optimization.stage
         begun = perf_counter()
-        self._losses.append(self._loss_of(optimization, ahead.take()))
+        self._losses.append(self._loss_of(optimization, loss, ahead.take()))
         self.step += 1
         self._seconds += perf_counter() - begun
         last, stopped = self.step == stage.steps, self._stopped()
@@ -165,10 +164,13 @@ class TrainingRun:
         if stopped and self._done < recipe.steps:
             raise CancelledError(f"interrupted after step {self._done} of {recipe.steps}; the same command goes on from there")
 
-    def _loss_of(self, optimization: Optimization, batch: Batch) -> float:
-        lr, hr = (as_tensor(images, self._job.device) for images in batch)
+    def _loss_of(self, optimization: Optimization, loss: Loss, batch: Batch) -> float:
+        device = self._job.device
+        lr, hr = as_tensor(batch.lr, device), as_tensor(batch.hr, device)
+        sees_clean = self._job.recipe.teacher_sees == "clean" and batch.clean is not batch.lr and loss.teacher is not None
+        taught = loss.taught(as_tensor(batch.clean, device) if sees_clean else lr)
         try:
-            return optimization.step(self.step, lr, hr)
+            return optimization.step(self.step, lr, hr, taught)
         except UnhealthyOutputError as exc:
             good = (
                 f"the last good state, of step {self._saved}, is {self._output / STATE}"
@@ -256,6 +258,7 @@ def _facts(trained: Trained, job: TrainingJob) -> bytes:
         "identity": job.identity,
         "photos": len(job.photos),
         "validation": [photo.name for photo in job.validation],
+        "teacher": job.teacher.facts if job.teacher else None,
         "score": asdict(trained.score),
         "bicubic": asdict(trained.bicubic),
         "steps": trained.steps,

@@ -134,6 +134,12 @@ def test_engines(invoke: Invoke, bundle: Path, target: Path) -> None:
     assert check("inspect, an engine", invoke("inspect", built["path"], "--json").stdout)["network"] == "double"
 
 
+def test_repository(invoke: Invoke, bundle: Path) -> None:
+    document = check("repository", invoke("repository", bundle, "-o", "served", "--for", "triton", "--json").stdout)
+    (network,) = document["networks"]
+    assert (document["repository"], network["network"], network["file"]) == ("served", "double", "model.onnx")
+
+
 def test_evaluate(invoke: Invoke, bundle: Path) -> None:
     Path("hr").mkdir()
     write_image(Path("hr/a.png"), Picture(np.indices((32, 48)).sum(0, dtype=np.uint8)[..., None].repeat(3, 2)))
@@ -207,6 +213,7 @@ def test_every_command_tells_wrong_usage_in_a_document(invoke: Invoke, command: 
     [
         *([command] for command in ("export", "inspect", "verify", "bench", "build", "train", "engines")),
         ["evaluate", "fast", "--hr"],
+        ["repository", "-o", "served", "--for", "triton"],
     ],
     ids=" ".join,
 )

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import cv2
 import pytest
+from click.testing import CliRunner
 
+from sr_deploy.cli import program
 from sr_deploy.export.probes import probe_picture
 
 RECIPE = """
@@ -69,3 +71,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(recipe: Path, tmp_path: Path) -> 
     result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.splitlines() == [f"error: {tmp_path / 'none'}: no such folder; expected a folder of photos"]
+
+
+def test_a_sheet_of_what_would_be_trained_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(program, ["train", str(recipe), "--show-degradations", "sheet.png"])
+    assert (result.exit_code, result.stdout) == (0, "sheet.png\n"), result.stderr
+    assert cv2.imread("sheet.png") is not None and not (tmp_path / "tiny").exists()
+    result = CliRunner().invoke(program, ["train", str(recipe), "--show-degradations", "sheet.png", "--json"])
+    assert set(json.loads(result.stdout)) == {"schema", "network", "sheet"}

@@ -1,4 +1,4 @@
-"""Photos and crops against the files and imresize."""
+"""Photos against the files and imresize."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from PIL import Image
 from sr_deploy.bicubic import imresize
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.pictures.image import READABLE_SUFFIXES
-from sr_deploy.training.photos import Ahead, Crops, Photo, fingerprint, hold_out, read_photos
+from sr_deploy.training.degradation.settings import Degradation, DegradationRound, Jpeg
+from sr_deploy.training.generated import GeneratedContent
+from sr_deploy.training.photos import Photo, degraded_photos, fingerprint, generated_photos, hold_out, read_photos
 
 
 def test_photos_are_the_files_and_their_bicubic(photos: Path) -> None:
@@ -76,42 +78,24 @@ def test_held_out_photos_are_not_trained_on() -> None:
         hold_out(photos, 10)
 
 
-def numbered(scale: int) -> Photo:
-    """Every pixel of HR knows its LR pixel."""
-    lr = np.arange(20 * 12, dtype=np.uint8).reshape(20, 12, 1)
-    return Photo("numbered", lr.repeat(scale, 0).repeat(scale, 1), lr)
+def test_generated_photos_are_of_all_kinds_and_have_bicubic_lr() -> None:
+    content = GeneratedContent(0.2, ("text", "dither"), pictures=4)
+    found = generated_photos(content, 49, 2, colors=3, seed=1)
+    assert [photo.name for photo in found] == ["text 0", "dither 1", "text 2", "dither 3"]
+    for photo in found:
+        assert photo.hr.shape == (48, 48, 3)
+        np.testing.assert_array_equal(photo.lr, imresize(photo.hr, 24, 24))
+    again, other = (generated_photos(content, 49, 2, colors=3, seed=seed) for seed in (1, 2))
+    assert fingerprint(found) == fingerprint(again) != fingerprint(other)
+    (gray, *_) = generated_photos(content, 48, 2, colors=1, seed=1)
+    assert (gray.hr.shape, gray.lr.shape) == ((48, 48, 1), (24, 24, 1))
 
 
-@pytest.mark.parametrize("scale", [2, 3])
-def test_crops_of_hr_and_lr_are_of_one_place_and_turned_alike(scale: int) -> None:
-    crops = Crops([numbered(scale)], batch=32, crop=5 * scale, seed=(1, 0))
-    lr, hr = crops(7)
-    assert (lr.shape, hr.shape) == ((32, 5, 5, 1), (32, 5 * scale, 5 * scale, 1))
-    np.testing.assert_array_equal(hr, lr.repeat(scale, 1).repeat(scale, 2))
-    steps = {(int(image[0, 1, 0]) - int(image[0, 0, 0]), int(image[1, 0, 0]) - int(image[0, 0, 0])) for image in lr}
-    assert len(steps) == 8  # all flips and turns
-
-
-def test_a_batch_depends_on_seed_stage_and_step_alone() -> None:
-    photos = [numbered(2)]
-    crops = Crops(photos, batch=4, crop=8, seed=(1, 0))
-    first = crops(5)[1]
-    crops(6)
-    np.testing.assert_array_equal(crops(5)[1], first)
-    for seed in ((2, 0), (1, 1)):
-        assert not np.array_equal(Crops(photos, batch=4, crop=8, seed=seed)(5)[1], first)
-    assert not np.array_equal(crops(6)[1], first)
-
-
-def test_crops_may_be_whole_photos_but_not_larger() -> None:
-    assert Crops([numbered(2)], batch=1, crop=24, seed=(1,))(0)[1].shape == (1, 24, 24, 1)
-    with pytest.raises(UsageError, match="none of the 1 photos is 26x26"):
-        Crops([numbered(2)], batch=1, crop=26, seed=(1,))
-
-
-def test_batches_come_in_order() -> None:
-    crops = Crops([numbered(2)], batch=2, crop=8, seed=(1, 0))
-    with Ahead(crops, 3, 6) as ahead:
-        for step in (3, 4, 5):
-            np.testing.assert_array_equal(ahead.take()[0], crops(step)[0])
-        assert ahead.waited >= 0
+def test_degraded_photos_keep_their_hr_and_depend_on_the_seed(photos: Path) -> None:
+    settings = Degradation((DegradationRound(jpeg=Jpeg(quality=(20, 60))),))
+    clean = read_photos([str(photos)], 2)
+    found, again, other = (degraded_photos(clean, settings, seed) for seed in (1, 1, 2))
+    assert fingerprint(found) == fingerprint(again) != fingerprint(other)
+    for photo, before in zip(found, clean, strict=True):
+        assert photo.lr.shape == before.lr.shape and not np.array_equal(photo.lr, before.lr)
+        np.testing.assert_array_equal(photo.hr, before.hr)

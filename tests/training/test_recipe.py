@@ -62,6 +62,78 @@ def test_mistakes_are_one_line(tmp_path: Path, old: str, new: str, words: str) -
     assert "\n" not in str(error.value)
 
 
+DEGRADED = """
+[generated]
+share = 0.2
+
+[degradation]
+clean = 0.1
+video = { probability = 0.1, crf = [18, 30] }
+
+[[degradation.rounds]]
+blur = { probability = 0.5, sigma = [0.2, 2.0] }
+resize = { factor = [0.5, 1.0], kernels = ["area", "bicubic"] }
+noise = { sigma = [1.0, 9.0], peak = [50.0, 500.0] }
+jpeg = { quality = [30, 90], subsampling = ["4:2:0"] }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("share = 0.2", "share = 1.2", "generated: expected a share of 0 to 1"),
+        ("share = 0.2", "share = 0.2\nkinds = ['test']", "'test' is not one of 'text', 'line art'"),
+        ("share = 0.2", "share = 0.2\nkinds = []", "generated: expected .* one kind at least"),
+        ("clean = 0.1", "clean = -0.1", "degradation: clean -0.1 is no share; expected 0 to 1"),
+        ("clean = 0.1", "order = 'random'", "'random' is not one of 'fixed', 'shuffled'"),
+        ("crf = [18, 30]", "crf = [18, 60]", r"video: crf \[18, 60\]; expected two from 0 to 51"),
+        ("crf = [18, 30]", "crf = [18, 30], frames = 0", "video: frames 0; expected 1 to 30"),
+        ("probability = 0.5", "probability = 5", "round 1: blur: probability 5 is no share"),
+        ("sigma = [0.2, 2.0]", "sigma = [2.0, 0.2]", r"blur: sigma \[2, 0.2\]; expected two from 0.01 to 7, the smaller first"),
+        ("sigma = [0.2, 2.0]", "sigma = 2.0", "sigma: expected a list, got 2.0"),
+        ("factor = [0.5, 1.0]", "factor = [0, 1]", r"resize: factor \[0, 1\]; expected two from 0.05"),
+        ('"area"', '"aera"', "'aera' is not one of 'area', 'bilinear', 'bicubic'"),
+        ('["area", "bicubic"]', "[]", "resize: kernels names none"),
+        ("peak = [50.0, 500.0]", "peak = [0.0, 500.0]", r"noise: peak \[0, 500\]; expected two from 1"),
+        ("quality = [30, 90]", "quality = [0, 90]", r"jpeg: quality \[0, 90\]; expected two from 1 to 100"),
+        ("quality = [30, 90]", "quality = [30.5, 90]", "quality: expected int, got 30.5"),
+        ('["4:2:0"]', '["4:1:0"]', "'4:1:0' is not one of '4:4:4', '4:2:2', '4:2:0'"),
+        ("jpeg = {", "jpg = {", "unknown key 'jpg'; did you mean 'jpeg'"),
+    ],
+)
+def test_mistakes_of_degradations_are_one_line(tmp_path: Path, old: str, new: str, words: str) -> None:
+    text = RECIPE.format(architecture="ecbsr", network="scale = 2\ncolors = 3\nchannels = 8") + DEGRADED
+    assert text.count(old) >= 1
+    path = tmp_path / "wrong.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UsageError, match=words) as error:
+        read_recipe(path)
+    assert "\n" not in str(error.value)
+
+
+def test_degradations_want_rounds_and_colors(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text("degradation = { rounds = [] }" + RECIPE.format(architecture="ecbsr", network="scale = 2\ncolors = 3"))
+    with pytest.raises(UsageError, match="degradation: no rounds"):
+        read_recipe(path)
+    path.write_text(RECIPE.format(architecture="ecbsr", network="scale = 2\ncolors = 1") + DEGRADED)
+    with pytest.raises(UsageError, match="degradation: of RGB pictures, and the network has 1 color"):
+        read_recipe(path)
+
+
+def test_a_teacher_beside_the_recipe_comes_before_one_in_the_box(make_recipe: MakeRecipe, photos: Path) -> None:
+    make_recipe()
+    path = photos.parent / "taught.toml"
+    text = (photos.parent / "tiny.toml").read_text(encoding="utf-8")
+    path.write_text(text.replace("seed = 3", 'seed = 3\nteacher = "quality-small-x2"'), encoding="utf-8")
+    assert read_recipe(path).teacher == "quality-small-x2"
+    (photos.parent / "quality-small-x2").mkdir()
+    try:
+        assert read_recipe(path).teacher == str(photos.parent / "quality-small-x2")
+    finally:
+        (photos.parent / "quality-small-x2").rmdir()
+
+
 def test_a_recipe_without_stages_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.toml"
     path.write_text('name = "x"\narchitecture = "rlfn"\nstages = []\n')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,12 +15,18 @@ from sr_deploy.architectures.mga import MGAConfig
 from sr_deploy.architectures.pan_mga import ARCHITECTURE as PAN_MGA
 from sr_deploy.architectures.rlfn import ARCHITECTURE as RLFN
 from sr_deploy.architectures.rlfn import RLFNConfig
+from sr_deploy.bundle import sha256_of
 from sr_deploy.errors import CancelledError, UsageError
+from sr_deploy.models import resolve
 from sr_deploy.training import train
-from sr_deploy.training.job import prepare
+from sr_deploy.training.degradation.settings import Degradation, DegradationRound, Jpeg
+from sr_deploy.training.job import prepare, read_content, stage_crops
+from sr_deploy.training.losses import Loss
+from sr_deploy.training.photos import hold_out
 from sr_deploy.training.recipe import LossWeights
 from sr_deploy.training.teacher import read_teacher
-from sr_deploy.training.validation import as_tensor, validate
+from sr_deploy.training.validation import ValidationScore, as_tensor, validate
+from tests.graphs import masked_bundle
 from tests.training.conftest import MakeRecipe
 
 TEACHER = Path(__file__).parents[2] / "training" / "weights" / "quality_small_x2.pth"
@@ -33,7 +41,60 @@ def test_a_published_teacher_is_read_in_its_own_range(make_recipe: MakeRecipe, s
     published.load_state_dict(torch.load(shared / "checkpoints" / "rlfn_x2.pth", weights_only=True, map_location=CPU))
     expected = validate(lambda x: published(255 * x) / 255, job.validation, CPU)
     assert teacher.psnr_y == pytest.approx(expected.psnr_y)
-    assert teacher.title == "RLFN"
+    assert (teacher.title, teacher.license) == ("RLFN", "Apache-2.0"), "that of the recipe of the published file"
+
+
+def test_a_bundle_teaches_as_its_checkpoint_does(make_recipe: MakeRecipe) -> None:
+    job = prepare(make_recipe())
+    bundle, checkpoint = (
+        read_teacher(path, job.config, job.validation, job.bicubic, CPU, license_name=license_name)
+        for path, license_name in ((resolve("quality-small-x2"), ""), (TEACHER, "MIT"))
+    )
+    assert bundle.psnr_y == pytest.approx(checkpoint.psnr_y, abs=1e-3)
+    lr = as_tensor(job.validation[0].lr[None], CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(bundle.network(lr), checkpoint.network(lr).clamp(0, 1), atol=2e-5, rtol=0)
+    assert (bundle.title, bundle.license, checkpoint.license) == ("quality_small_x2", "Apache-2.0", "MIT")
+
+
+def test_bundles_of_another_kind_do_not_teach(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    job = prepare(make_recipe())
+    masked_bundle(tmp_path)
+    for path, words in (
+        (resolve("fast-x4"), "a teacher for x4 with 3 colors"),
+        (tmp_path, "a mask-guided network teaches nothing"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            read_teacher(path, job.config, job.validation, job.bicubic, CPU)
+
+
+def test_what_taught_stays_known(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    stages = (replace(make_recipe().stages[0], losses=TAUGHT, steps=1),)
+    said: list[str] = []
+    train(make_recipe(teacher="quality-small-x2", stages=stages), tmp_path / "run", say=said.append)
+    teacher = json.loads((tmp_path / "run" / "training.json").read_text())["teacher"]
+    assert (teacher["title"], teacher["license"]) == ("quality_small_x2", "Apache-2.0")
+    assert teacher["sha256"] == sha256_of(resolve("quality-small-x2") / "fp32.onnx")
+    assert any("taught by quality_small_x2 (Apache-2.0)" in line for line in said)
+
+
+@pytest.mark.parametrize("sees", ["clean", "degraded"])
+def test_a_teacher_sees_clean_or_degraded_lr(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sees: str
+) -> None:
+    """A published network knows bicubic LR alone: on degraded photos it is worse than bicubic, and does not teach."""
+    degradation = Degradation((DegradationRound(jpeg=Jpeg(quality=(5, 5))),))
+    stages = (replace(make_recipe().stages[0], losses=TAUGHT, steps=1),)
+    recipe = make_recipe(teacher=str(TEACHER), stages=stages, degradation=degradation, teacher_sees=sees)
+    seen: list[torch.Tensor] = []
+    taught = Loss.taught
+    monkeypatch.setattr(Loss, "taught", lambda self, lr: [seen.append(lr), taught(self, lr)][1])
+    if sees == "degraded":
+        monkeypatch.setattr("sr_deploy.training.job.validate_bicubic", lambda _: ValidationScore(0, 0))
+    train(recipe, tmp_path / "run")
+    batch = stage_crops(recipe, 0, hold_out(read_content(recipe)[0], recipe.hold_out)[0], [])(0)
+    torch.testing.assert_close(seen[0], as_tensor(batch.clean if sees == "clean" else batch.lr, CPU))
+    assert not np.array_equal(batch.clean, batch.lr)
 
 
 def test_a_network_learns_its_teachers_images(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -87,7 +148,7 @@ def test_who_cannot_teach(make_recipe: MakeRecipe, tmp_path: Path, network: torc
 
 
 def test_a_teacher_and_its_loss_go_together(make_recipe: MakeRecipe) -> None:
-    with pytest.raises(UsageError, match="no teacher; name a checkpoint in `teacher`, or with --teacher"):
+    with pytest.raises(UsageError, match="no teacher; name a bundle or a checkpoint in `teacher`, or with"):
         prepare(make_recipe(stages=(replace(make_recipe().stages[0], losses=TAUGHT),)))
     with pytest.raises(UsageError, match="no stage has a weight for its loss"):
         prepare(make_recipe(teacher=str(TEACHER)))
