@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sr_deploy import Upscaler, upscale_video
+from sr_deploy import Upscaler, VideoOptions, compute_segment, plan_video, upscale_video
 from sr_deploy.batch import UpscalerSpec, open_upscaler
 from sr_deploy.batch.folder import upscale_files
 from sr_deploy.cluster import RayOptions
@@ -182,6 +182,25 @@ def test_a_job_goes_on_after_a_restart(tmp_path: Path, film: Path, photo: Pixels
     assert results["000002.png"] == kept and results["000003.png"] != kept[:-5]
     assert len(frames(results["000001.mkv"])) == len(frames(film.read_bytes()))
     assert not torn.folder.exists() and not job.inputs.exists()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_video_that_was_begun_in_another_way_is_begun_anew(
+    tmp_path: Path, film: Path, photo: Pixels, upscaler: Upscaler, alone: bool
+) -> None:
+    """As by another version, or a machine that computes otherwise."""
+    more = [] if alone else [("000002.png", encoded(photo))]
+    job = queued(Spool(tmp_path, 1 << 24, 60), ("000001.mkv", film.read_bytes()), *more)
+    job.results.mkdir()
+    target = job.results / "000001.mkv"
+    plan = plan_video(job.inputs / "000001.mkv", target, upscaler, options=VideoOptions(crf=50))
+    compute_segment(plan, 0, upscaler)
+    with serving(tmp_path) as running:
+        facts = running.finished(job.id)
+    assert (facts["state"], facts["error"], len(facts["results"])) == ("done", None, 1 + len(more))
+    upscale_video(film, tmp_path / "large.mkv", upscaler)
+    expected = frames((tmp_path / "large.mkv").read_bytes())
+    assert all(map(np.array_equal, frames(target.read_bytes()), expected))
 
 
 def test_a_job_that_ends_the_process_again_and_again_is_given_up(tmp_path: Path) -> None:
