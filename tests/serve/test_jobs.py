@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import json
@@ -133,6 +134,18 @@ def test_a_job_that_outgrows_the_spool_fails(
     with serving(tmp_path, limits=Limits(spool_bytes=1 << 20)) as running:
         facts = running.finished(job.id)
     assert facts["state"] == "failed" and f"{1 << 20} bytes" in facts["error"]
+
+
+@pytest.mark.parametrize(("place", "number"), [("new", errno.ENOSPC), ("require", errno.EDQUOT)])
+def test_a_full_disk_is_told(running: Running, photo: Pixels, monkeypatch: pytest.MonkeyPatch, place: str, number: int) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    before = set(running.service.spool._folder.iterdir())
+    monkeypatch.setattr(running.service.spool, place, full)
+    answer = running.post("/v1/jobs", encoded(photo))
+    assert answer.status == 507 and "disk is full" in answer.json["error"]
+    assert set(running.service.spool._folder.iterdir()) == before
 
 
 def test_frames_count_as_pixels_do(running: Running, tmp_path: Path) -> None:
