@@ -17,7 +17,6 @@ import click
 import pytest
 import yaml
 
-from sr_deploy.cli import COMMANDS
 from tests.wheels import FOLDERS
 
 ROOT = Path(__file__).parents[1]
@@ -262,7 +261,6 @@ def test_compose_runs_a_command_that_parses() -> None:
         assert (result.exit_code, "/models/rlfn" in result.stderr) == (1, True), result.output
 
 
-@pytest.mark.skipif("serve" not in COMMANDS, reason="this program has no service")
 def test_commands_that_serve_parse() -> None:
     """Those of the image, of compose and of Kubernetes."""
     from sr_deploy.cli import program

@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from sr_deploy.batch.folder import NO_SPACE
 from sr_deploy.errors import (
     BundleError,
     CancelledError,
@@ -40,7 +41,7 @@ _STATUS: dict[type[Exception], int] = {
     CancelledError: 503,
     BundleError: 503,
 }
-_RETRY_SECONDS = 5.0
+_RETRY_SECONDS, _FULL_SECONDS = 5.0, 60.0
 
 
 class ErrorAnswer(BaseModel):
@@ -58,6 +59,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         415: "No picture or video of a kind that is read.",
         422: "A parameter or a file is wrong.",
         503: "The queue is full, or the service is about to end; Retry-After says when to try again.",
+        504: "It took too long; a job has all the time.",
+        507: "All jobs together, or the disk, have no room for more.",
     }.items()
 }
 """For the description of the service."""
@@ -87,6 +90,8 @@ def refusal(error: Exception) -> RefusedError | None:
     """What an error means to a client; None where it is nobody's but the service's own."""
     if isinstance(error, RefusedError):
         return error
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return RefusedError(507, "the disk is full; try later", after=_FULL_SECONDS)
     for kind in type(error).__mro__:
         if kind in _STATUS:
             status = _STATUS[kind]
@@ -100,6 +105,8 @@ def add_error_answers(app: FastAPI) -> None:
     async def refused(request: Request, error: Exception) -> Response:
         del request
         found = refusal(error)
+        if found is None and isinstance(error, OSError):
+            raise error
         if found is None:
             return _answer(500, "internal error; the log of the service has more")
         if found.status == 500:
@@ -118,7 +125,7 @@ def add_error_answers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return _answer(error.status_code, str(error.detail), error.headers)
 
-    for kind in (SrDeployError, RefusedError, MemoryError, Exception):
+    for kind in (SrDeployError, RefusedError, MemoryError, OSError, Exception):
         app.add_exception_handler(kind, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, unknown)

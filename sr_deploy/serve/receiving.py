@@ -67,8 +67,6 @@ async def receive_files(request: Request, job: JobFolder, checks: Checks, spool:
                 unseen = 0
         if open_file is not None:
             files.append(await asyncio.to_thread(open_file.settle, checks))
-    except OSError as exc:
-        raise RefusedError(507, f"the file cannot be kept ({exc.strerror or exc}); try later", after=60) from exc
     finally:
         if open_file is not None:
             open_file.file.close()

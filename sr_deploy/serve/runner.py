@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, upscale_files
 from sr_deploy.batch.naming import Job, Plan
 from sr_deploy.errors import CancelledError, SrDeployError, UsageError, first_line
 from sr_deploy.film.observer import VideoProgress, VideoStart
-from sr_deploy.pictures.size import TargetSize
 from sr_deploy.serve.answers import RefusedError
 from sr_deploy.serve.asked import target_size
 from sr_deploy.serve.metrics import Metrics
-from sr_deploy.serve.networks import ServedNetwork, ServedNetworks
+from sr_deploy.serve.networks import ServedNetworks
 from sr_deploy.serve.options import ServeOptions
 from sr_deploy.serve.spool import Ended, JobFolder, JobOutcome, JobProgress, JobResult, Order, Spool
 
@@ -105,42 +105,38 @@ class JobRunner(threading.Thread):
             self._conclude(job, order, summary)
 
     def _upscale(self, job: JobFolder, order: Order, watch: JobWatch) -> Summary:
+        """What became of its files; what was begun in another way, as by an older version, is begun anew."""
+        job.results.mkdir(exist_ok=True)
+        begun = list(job.results.glob("*.part"))
+        try:
+            summary = self._run(job, order, watch)
+            if not (summary.failed and begun) or watch.has_frames:
+                return summary
+        except UsageError:
+            if not begun or watch.has_frames:
+                raise
+        for part in begun:
+            shutil.rmtree(part, ignore_errors=True)
+        return self._run(job, order, watch)
+
+    def _run(self, job: JobFolder, order: Order, watch: JobWatch) -> Summary:
         network = self._networks.named(order.network)
         if network is None:
             raise UsageError(f"model '{order.network}': not served any more; send the job again with another one")
         inputs = [job.inputs / file.file for file in order.files]
-        size = target_size(order.scale, order.to)
-        writing = WriteOptions(order.quality)
-        job.results.mkdir(exist_ok=True)
-        if self._options.on == "ray":
-            return self._on_ray(inputs, job, order, network, size, writing, watch)
-        upscaler = network.open(fp32=order.fp32)
-        return upscale_files(
-            inputs, job.results, upscaler, size=size, suffix="", extension=order.format, options=writing, observer=watch
-        )
-
-    def _on_ray(
-        self,
-        inputs: Sequence[Path],
-        job: JobFolder,
-        order: Order,
-        network: ServedNetwork,
-        size: TargetSize | None,
-        writing: WriteOptions,
-        watch: JobWatch,
-    ) -> Summary:
+        how: dict[str, Any] = {
+            "size": target_size(order.scale, order.to),
+            "suffix": "",
+            "extension": order.format,
+            "options": WriteOptions(order.quality),
+            "observer": watch,
+        }
+        if self._options.on is None:
+            return upscale_files(inputs, job.results, network.open(fp32=order.fp32), **how)
         from sr_deploy.cluster import RayOptions, upscale_on_ray
 
         spec = network.spec_of(fp32=order.fp32)
-        return upscale_on_ray(
-            *(inputs, job.results, spec),
-            size=size,
-            suffix="",
-            extension=order.format,
-            options=writing,
-            observer=watch,
-            ray=RayOptions(self._options.address),
-        )
+        return upscale_on_ray(inputs, job.results, spec, **how, ray=RayOptions(self._options.address))
 
     def _conclude(self, job: JobFolder, order: Order, summary: Summary) -> None:
         names = {file.file: file.name for file in order.files}
@@ -163,7 +159,10 @@ class JobRunner(threading.Thread):
 
 
 class JobWatch(Observer):
-    """Writes down how far a job is, and ends its run where nobody wants more of it, or there is no room."""
+    """Writes down how far a job is, and ends its run where nobody wants more of it, or there is no room.
+
+    has_frames: whether any frame of a video was made. stopped: whether the run was ended; refusal: why, where it was for room.
+    """
 
     def __init__(self, job: JobFolder, order: Order, stopping: threading.Event, spool: Spool) -> None:
         self._job = job
@@ -172,6 +171,7 @@ class JobWatch(Observer):
         self._began = self._told = self._measured = time.monotonic()
         self._single_video = len(order.files) == 1 and order.files[0].video
         self._progress = JobProgress(total=None if self._single_video else len(order.files))
+        self.has_frames = False
         self.stopped = False
         self.refusal = ""
 
@@ -195,6 +195,7 @@ class JobWatch(Observer):
     def frames(self, job: Job, progress: VideoProgress) -> None:
         """See `Observer`."""
         del job
+        self.has_frames = True
         if self._single_video:
             self._step(progress.frames)
         self._check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import json
@@ -17,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sr_deploy import Upscaler, upscale_video
+from sr_deploy import Upscaler, VideoOptions, compute_segment, plan_video, upscale_video
 from sr_deploy.batch import UpscalerSpec, open_upscaler
 from sr_deploy.batch.folder import upscale_files
 from sr_deploy.cluster import RayOptions
@@ -135,6 +136,18 @@ def test_a_job_that_outgrows_the_spool_fails(
     assert facts["state"] == "failed" and f"{1 << 20} bytes" in facts["error"]
 
 
+@pytest.mark.parametrize(("place", "number"), [("new", errno.ENOSPC), ("require", errno.EDQUOT)])
+def test_a_full_disk_is_told(running: Running, photo: Pixels, monkeypatch: pytest.MonkeyPatch, place: str, number: int) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    before = set(running.service.spool._folder.iterdir())
+    monkeypatch.setattr(running.service.spool, place, full)
+    answer = running.post("/v1/jobs", encoded(photo))
+    assert answer.status == 507 and "disk is full" in answer.json["error"]
+    assert set(running.service.spool._folder.iterdir()) == before
+
+
 def test_frames_count_as_pixels_do(running: Running, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "wide.mkv"), "w") as wide:
         stream = wide.add_stream("libx264", 24, width=256, height=128, pix_fmt="yuv420p")
@@ -182,6 +195,25 @@ def test_a_job_goes_on_after_a_restart(tmp_path: Path, film: Path, photo: Pixels
     assert results["000002.png"] == kept and results["000003.png"] != kept[:-5]
     assert len(frames(results["000001.mkv"])) == len(frames(film.read_bytes()))
     assert not torn.folder.exists() and not job.inputs.exists()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_video_that_was_begun_in_another_way_is_begun_anew(
+    tmp_path: Path, film: Path, photo: Pixels, upscaler: Upscaler, alone: bool
+) -> None:
+    """As by another version, or a machine that computes otherwise."""
+    more = [] if alone else [("000002.png", encoded(photo))]
+    job = queued(Spool(tmp_path, 1 << 24, 60), ("000001.mkv", film.read_bytes()), *more)
+    job.results.mkdir()
+    target = job.results / "000001.mkv"
+    plan = plan_video(job.inputs / "000001.mkv", target, upscaler, options=VideoOptions(crf=50))
+    compute_segment(plan, 0, upscaler)
+    with serving(tmp_path) as running:
+        facts = running.finished(job.id)
+    assert (facts["state"], facts["error"], len(facts["results"])) == ("done", None, 1 + len(more))
+    upscale_video(film, tmp_path / "large.mkv", upscaler)
+    expected = frames((tmp_path / "large.mkv").read_bytes())
+    assert all(map(np.array_equal, frames(target.read_bytes()), expected))
 
 
 def test_a_job_that_ends_the_process_again_and_again_is_given_up(tmp_path: Path) -> None:
