@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -97,6 +97,46 @@ def measured(bundles: dict[str, Bundle], height: int, width: int, rounds: int, p
     return rows
 
 
+class Box(NamedTuple):
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: Box) -> bool:
+        return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+
+
+class Place(NamedTuple):
+    """Of a label beside its dot."""
+
+    across: float
+    down: float
+    anchor: str
+
+
+NEAR = 20
+"""Pixels up to which a label needs no line to its dot."""
+
+PLACES = [
+    Place(side * 9, 4 + step * 13, "start" if side > 0 else "end")
+    for step in (0, -1, 1, -2, 2, -3, 3, 4, 5, 6, 7, 8)
+    for side in (1, -1)
+]
+
+
+def free_place(name: str, across: float, down: float, taken: list[Box]) -> tuple[Place, Box]:
+    """The nearest place where a label covers nothing, else the first."""
+    length = 6.6 * len(name)
+    boxes = []
+    for place in PLACES:
+        left = across + place.across - (length if place.anchor == "end" else 0)
+        boxes.append(Box(left, down + place.down - 11, left + length, down + place.down + 2))
+        if LEFT < left < WIDTH - length and not any(boxes[-1].meets(other) for other in taken):
+            return place, boxes[-1]
+    return PLACES[0], boxes[0]
+
+
 def drawing(rows: list[Row], size: str, precision: str) -> str:
     """PSNR of the networks of x4 against the logarithm of their time; those that none beats in both are joined."""
     rows = sorted((row for row in rows if row.scale == 4 and row.psnr > 30), key=lambda row: row.milliseconds)
@@ -123,15 +163,20 @@ def drawing(rows: list[Row], size: str, precision: str) -> str:
     front = [row for number, row in enumerate(rows) if all(other.psnr < row.psnr for other in rows[:number])]
     line = " ".join(f"{x(row.milliseconds):.1f},{y(row.psnr):.1f}" for row in front)
     parts.append(f'<polyline points="{line}" fill="none" stroke="{COLORS[4]}" stroke-width="1.5"/>')
-    taken: list[tuple[float, float]] = []
-    for row in rows:
-        across, down = x(row.milliseconds), y(row.psnr)
-        label = down + 4
-        while any(abs(label - other) < 12 and abs(across - place) < 105 for place, other in taken):
-            label += 12
-        taken.append((across, label))
+    dots = [(x(row.milliseconds), y(row.psnr)) for row in rows]
+    taken = [Box(across - 5, down - 5, across + 5, down + 5) for across, down in dots]
+    for row, (across, down) in zip(rows, dots, strict=True):
         parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" fill="{COLORS[4] if row in front else COLORS[2]}"/>')
-        parts.append(f'<text x="{across + 8:.1f}" y="{label:.1f}">{escape(row.name.removesuffix("_x4"))}</text>')
+        name = row.name.removesuffix("_x4")
+        label, box = free_place(name, across, down, taken)
+        taken.append(box)
+        if abs(label.down) > NEAR:
+            end = across + label.across / 2
+            parts.append(
+                f'<line x1="{across:.1f}" y1="{down:.1f}" x2="{end:.1f}" y2="{down + label.down - 4:.1f}" stroke="#8888"/>'
+            )
+        left = across + label.across
+        parts.append(f'<text x="{left:.1f}" y="{down + label.down:.1f}" text-anchor="{label.anchor}">{escape(name)}</text>')
     middle = (LEFT + WIDTH) / 2
     parts.append(
         f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">ms for an image of {size} made x4, {precision}</text>'
