@@ -108,6 +108,7 @@ for line in sys.stdin:
     print(json.dumps([result.exit_code, result.stdout, result.stderr]), flush=True)
 """
 NEEDS_EXPORT = ("export", "train", "architectures", "inspect rlfn_ntire_x4.pth")
+NEEDS_SERVE = ("serve",)
 NEEDS_GPU = ("tune", "build", "doctor --backend tensorrt")
 NEEDS_ENGINE = ("inspect engines/",)
 NEEDS_A_SHELL = ("_SR_DEPLOY_COMPLETE", "ffmpeg")
@@ -151,6 +152,8 @@ def test_every_command_of_the_docs_runs(invoke_all: InvokeAll, tmp_path: Path) -
             good = code == 2 and "no such file" in stderr
         elif command.startswith(NEEDS_EXPORT):
             good = code == 3 and 'pip install "sr-deploy[export]"' in stderr
+        elif command.startswith(NEEDS_SERVE):
+            good = code == 3 and 'pip install "sr-deploy[serve]"' in stderr
         elif command.startswith(NEEDS_GPU):
             good = code == 3 and stderr.count("error: ") == 1
         else:

@@ -29,9 +29,9 @@ from sr_deploy.export import export_bundle
 from sr_deploy.export.certify import run_graph
 from sr_deploy.export.int8 import LEAST_FACTOR, quantize
 from sr_deploy.export.int8.calibration import (
+    ChannelRanges,
     Moments,
     Quantizer,
-    Range,
     moments_of,
     range_of,
     ranges_of,
@@ -267,7 +267,7 @@ def test_calibration_of_ones_own(fp32: ModelProto, bundle: Bundle) -> None:
 
 
 def test_ranges_join() -> None:
-    one, other = Range(np.array([-1.0, 0]), np.array([0.0, 2])), Range(np.array([0.0, -3]), np.array([5.0, 1]))
+    one, other = ChannelRanges(np.array([-1.0, 0]), np.array([0.0, 2])), ChannelRanges(np.array([0.0, -3]), np.array([5.0, 1]))
     both = one.joined(other)
     assert both.low.tolist() == [-1, -3] and both.high.tolist() == [5, 2] and both.peaks.tolist() == [5, 3]
 

@@ -42,7 +42,7 @@ class Quantizer:
 
 
 @dataclass(frozen=True)
-class Range:
+class ChannelRanges:
     """Least and largest value of each channel, (C,); 0 is always among them, as it is what borders are padded with."""
 
     low: Array
@@ -53,9 +53,9 @@ class Range:
         """Largest absolute value of each channel, (C,)."""
         return np.maximum(-self.low, self.high)
 
-    def joined(self, other: Range) -> Range:
+    def joined(self, other: ChannelRanges) -> ChannelRanges:
         """The range of both."""
-        return Range(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+        return ChannelRanges(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
     def quantizer(self, *, symmetric: bool, balance: Array | None = None) -> Quantizer:
         """Whose codes span the range of balanced values."""
@@ -67,9 +67,9 @@ class Range:
         return Quantizer(scale, round(-low / scale), False, balance)
 
 
-def range_of(values: Array) -> Range:
+def range_of(values: Array) -> ChannelRanges:
     """Of (1, C, H, W)."""
-    return Range(np.minimum(values.min(axis=(0, 2, 3)), 0), np.maximum(values.max(axis=(0, 2, 3)), 0))
+    return ChannelRanges(np.minimum(values.min(axis=(0, 2, 3)), 0), np.maximum(values.max(axis=(0, 2, 3)), 0))
 
 
 @dataclass
@@ -95,9 +95,9 @@ class Moments:
         self.hessian += quantized.T @ quantized
 
 
-def ranges_of(model: ModelProto, names: Sequence[str], inputs: Sequence[Array]) -> dict[str, Range]:
+def ranges_of(model: ModelProto, names: Sequence[str], inputs: Sequence[Array]) -> dict[str, ChannelRanges]:
     """Ranges of tensors of an fp32 graph over all `inputs`, each (1, C, H, W)."""
-    found: dict[str, Range] = {}
+    found: dict[str, ChannelRanges] = {}
     for values in _values(model, names, inputs):
         seen = {name: range_of(array) for name, array in values.items()}
         found = {name: found.get(name, one).joined(one) for name, one in seen.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from sr_deploy.arrays import Array
-from sr_deploy.export.int8.calibration import Range
+from sr_deploy.export.int8.calibration import ChannelRanges
 from sr_deploy.export.kept import GraphIndex
 
 _HOMOGENEOUS = {"Relu", "LeakyRelu", "PRelu"}
@@ -18,7 +18,7 @@ _BALANCE = 0.5
 """Of the range of values against that of the weights that they are multiplied with."""
 
 
-def equalize(model: ModelProto, ranges: Mapping[str, Range]) -> ModelProto:
+def equalize(model: ModelProto, ranges: Mapping[str, ChannelRanges]) -> ModelProto:
     """The same function, whose channels between two convs are about as large as each other.
 
     ranges: of the tensors that `equalizable` names.

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
 from sr_deploy.engines.facts import infer_shapes
-from sr_deploy.export.int8.calibration import Quantizer, Range
+from sr_deploy.export.int8.calibration import ChannelRanges, Quantizer
 from sr_deploy.export.int8.graph import to_int8
 from sr_deploy.export.int8.rounding import QuantizedWeights
 from sr_deploy.export.kept import GraphIndex
@@ -153,7 +153,7 @@ def _chain(*, residual: bool) -> ModelProto:
 def _in_8_bits(model: ModelProto) -> ModelProto:
     convs: Sequence[NodeProto] = [node for node in model.graph.node if node.op_type == "Conv"]
     arrays: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    quantizer: Quantizer = Range(np.full(1, -3.0), np.full(1, 3.0)).quantizer(symmetric=False)
+    quantizer: Quantizer = ChannelRanges(np.full(1, -3.0), np.full(1, 3.0)).quantizer(symmetric=False)
     weights = {
         node.name: QuantizedWeights(
             np.rint(arrays[node.input[1]] / 0.002).clip(-127, 127).astype(np.int8),
