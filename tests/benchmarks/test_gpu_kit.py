@@ -209,6 +209,7 @@ def test_a_script_writes_its_rows(machine: Machine) -> None:
     assert "**Not a GPU" in text and "| to the device, pinned |" in text
 
 
+@pytest.mark.long
 def test_steps_that_hang_or_crash_leave_their_rows_and_the_next_runs(machine: Machine) -> None:
     (machine.gpu / "kit" / "bad.py").write_text(
         """

@@ -164,6 +164,7 @@ def test_tune(invoke: Invoke, bundle: Path, machine: Machine) -> None:
     assert check("tune", invoke("tune", bundle, *QUICKLY, "--json").stdout)["network"] == "double"
 
 
+@pytest.mark.long
 def test_train_and_its_checkpoint(invoke: Invoke, recipe: Path) -> None:
     result = subprocess.run([*PROGRAM, "train", recipe, "--json"], capture_output=True, text=True, check=True)
     document = check("train", result.stdout)

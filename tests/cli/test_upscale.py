@@ -263,7 +263,7 @@ def test_a_process_of_its_own(bundle: Path, pictures: list[Path]) -> None:
     assert "error: gone.png: no such file or folder\n" in result.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)])
 def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(bundle: Path, number: int, code: int) -> None:
     Path("in").mkdir()
     write_image(Path("in/000.png"), Picture(np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)))

@@ -130,6 +130,7 @@ def test_pictures_alone_begin_without_a_video(inputs: Path, expected: dict[str, 
     assert contents(tmp_path / "out") == {picture.name: expected[picture.name]}
 
 
+@pytest.mark.long
 def test_a_node_that_dies_and_one_that_joins(cluster: Any, inputs: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     doomed = patient_node(cluster, num_cpus=1)
 

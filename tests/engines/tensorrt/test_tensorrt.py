@@ -52,7 +52,7 @@ pytest.importorskip("tensorrt_rtx_bindings")
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 NETWORKS = tuple(entry.name for entry in REGISTRY if not entry.mask_guided)
-SHORT = ("rfdn", "ecbsr", "rfdn_mga")
+SHORT = ("rfdn", "ecbsr")
 """Compiling the others is for the long tests."""
 
 
