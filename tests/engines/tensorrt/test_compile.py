@@ -119,7 +119,8 @@ def test_words_of_an_earlier_failure_are_not_told_again(library: Library) -> Non
         compile_engine(image_graph(), library, **options_for(library.flavour))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_build_at_its_next_step(number: int, library: Library) -> None:
     steps: list[float] = []
     delivered: list[int] = []

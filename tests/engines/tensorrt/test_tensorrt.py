@@ -319,6 +319,7 @@ def test_progress_grows_to_the_whole(library: Library) -> None:
     assert len({name for name, _ in seen}) > 3
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_a_build(library: Library) -> None:
     def interrupt(phase: str, done: float) -> None:
         del phase
