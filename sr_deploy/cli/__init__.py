@@ -15,11 +15,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 
 from sr_deploy import __version__
+from sr_deploy.card import PrecisionChoice
 from sr_deploy.errors import CancelledError, MissingDependencyError, SrDeployError, UsageError, did_you_mean, first_line
 
 __all__ = ["main", "program"]
@@ -155,6 +156,20 @@ class Shard(click.ParamType[tuple[int, int]]):
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+def engine_options(function: Any) -> Any:
+    """What a network runs on, for commands that measure or compare it."""
+    for option in (
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]"),
+        click.option(
+            "--precision", type=click.Choice(get_args(PrecisionChoice)), default="auto", show_default=True, help="Arithmetic."
+        ),
+        click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use."),
+        click.option("--backend", default="auto", show_default=True, help="Inference runtime; `sr-deploy doctor` lists them."),
+    ):
+        function = option(function)
+    return function
 
 
 def gpu_option(function: Any) -> Any:

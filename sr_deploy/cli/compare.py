@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sr_deploy.batch import UpscalerSpec, open_upscaler
-from sr_deploy.card import PrecisionChoice
-from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli import Command, engine_options, json_option, verbose_option
 from sr_deploy.cli.output import print_json, say_on_stderr
 from sr_deploy.cli.upscale_options import ModelReference, ready_model
 from sr_deploy.errors import UsageError
@@ -41,12 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default="compare.html", show_default=True, help="The page to write."
 )
-@click.option("--backend", default="auto", show_default=True, help="Inference runtime; `sr-deploy doctor` lists them.")
-@click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
-@click.option(
-    "--precision", type=click.Choice(get_args(PrecisionChoice)), default="auto", show_default=True, help="Arithmetic."
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
+@engine_options
 @json_option
 @verbose_option
 def command(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sr_deploy.card import PrecisionChoice
-from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli import Command, engine_options, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 from sr_deploy.errors import UsageError
 
@@ -75,12 +75,7 @@ class Shares(click.ParamType[tuple[float, ...]]):
     "--html", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page of the images, before and after."
 )
 @click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="Timed runs per image; their median.")
-@click.option("--backend", default="auto", show_default=True, help="Inference runtime; `sr-deploy doctor` lists them.")
-@click.option("--allow-cpu", is_flag=True, help="Run on the CPU where there is a GPU that no runtime can use.")
-@click.option(
-    "--precision", type=click.Choice(get_args(PrecisionChoice)), default="auto", show_default=True, help="Arithmetic."
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime.  [default: all cores]")
+@engine_options
 @json_option
 @verbose_option
 def command(

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from sr_deploy.arrays import Array
 from sr_deploy.card import Link, ModelCard, Precision
-from sr_deploy.engines import open_engine, select_backend
+from sr_deploy.engines import open_engine
 from sr_deploy.engines.difference import compare
 from sr_deploy.metrics import BT601
 from sr_deploy.probe_picture import as_input, drawn_pictures
@@ -72,8 +72,7 @@ _SLACK = 0.3
 
 
 def _run(graph: Path | ModelProto, image: Array, backend: str, precision: Precision) -> Array:
-    known = precision if precision in select_backend(backend).precisions() else "fp32"
-    with open_engine(graph, backend=backend, precision=known) as engine:
+    with open_engine(graph, backend=backend, precision=precision) as engine:
         return np.asarray(engine.run({engine.inputs[0].name: image})[engine.outputs[0].name])
 
 

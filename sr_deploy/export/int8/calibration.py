@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
+from sr_deploy.engines.facts import attribute
 
 _LEVELS = 255
 """Steps of 8 bits."""
@@ -137,9 +138,8 @@ def _values(model: ModelProto, names: Sequence[str], inputs: Sequence[Array]) ->
 
 def _under_kernel(image: Array, conv: NodeProto, kernel: tuple[int, ...]) -> Array:
     """(C, H, W) -> (places, C*kh*kw): what a conv multiplies with its weights."""
-    options = {item.name: helper.get_attribute_value(item) for item in conv.attribute}
-    top, left, bottom, right = options.get("pads", [0, 0, 0, 0])
-    down, across = options.get("strides", [1, 1])
+    top, left, bottom, right = attribute(conv, "pads", [0, 0, 0, 0])
+    down, across = attribute(conv, "strides", [1, 1])
     high, wide = kernel[2:]
     padded = np.pad(image, ((0, 0), (top, bottom), (left, right)))
     windows = sliding_window_view(padded, (high, wide), axis=(1, 2))[:, ::down, ::across]

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from sr_deploy.arrays import Array
+from sr_deploy.engines.facts import attribute
 from sr_deploy.export.int8.calibration import ChannelRanges
 from sr_deploy.export.kept import GraphIndex
 
@@ -91,5 +92,4 @@ def _pairs(graph: GraphIndex) -> dict[str, tuple[NodeProto, NodeProto]]:
 
 def _is_plain(graph: GraphIndex, node: NodeProto) -> bool:
     """Whether it is a conv of one group with its own weights."""
-    group = next((item.i for item in node.attribute if item.name == "group"), 1)
-    return node.op_type == "Conv" and group == 1 and node.input[1] in graph.weights
+    return node.op_type == "Conv" and attribute(node, "group", 1) == 1 and node.input[1] in graph.weights

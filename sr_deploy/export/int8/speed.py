@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from sr_deploy.arrays import Array
 from sr_deploy.engines import open_engine
-from sr_deploy.engines.facts import infer_shapes
+from sr_deploy.engines.facts import attribute, infer_shapes
 from sr_deploy.export.int8.calibration import ChannelRanges, Quantizer
 from sr_deploy.export.int8.graph import to_int8
 from sr_deploy.export.int8.rounding import QuantizedWeights
@@ -64,7 +64,7 @@ class TimeEstimate:
         convs = [node for node in self._graph.nodes if node.op_type == "Conv" and node.input[1] in self._graph.weights]
         layers = [ConvCost(node, _macs(node, shapes) / area, np.prod(shapes[node.input[0]]) / area) for node in convs]
         self.macs = sum(layer.macs for layer in layers)
-        self.layers = {layer.name: layer for layer in layers if _group(layer.conv) == 1}
+        self.layers = {layer.name: layer for layer in layers if attribute(layer.conv, "group", 1) == 1}
 
     def saved(self, chosen: Collection[str]) -> float:
         """Nanoseconds that are saved at one LR pixel."""
@@ -97,10 +97,6 @@ class TimeEstimate:
 def _macs(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> float:
     _, out, height, width = shapes[node.output[0]]
     return float(out * height * width * np.prod(shapes[node.input[1]][1:]))
-
-
-def _group(node: NodeProto) -> int:
-    return next((int(item.i) for item in node.attribute if item.name == "group"), 1)
 
 
 def measured_model() -> SpeedModel:
