@@ -324,6 +324,15 @@ def test_pnm(tmp_path: Path) -> None:
         assert not is_whole(path)
 
 
+def test_a_comment_of_a_pnm_ends_no_number(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.pgm", bytes(range(6))
+    path.write_bytes(b"P5\n# made by hand\n3 # wide\n2\n255\n" + rows)
+    assert (read_image(path).pixels.squeeze() == np.asarray(Image.open(path))).all()
+    path.write_bytes(b"P5\n3 2#\n255\n" + rows)
+    with pytest.raises(ImageError, match="no picture"):
+        read_image(path)
+
+
 @pytest.mark.parametrize(
     ("start", "says"),
     [

@@ -32,7 +32,8 @@ _FOREIGN = (
     (b"<svg", "an SVG drawing, which needs no super-resolution; render it at the size that you want"),
     (b"<?xml", "an XML file; give a picture"),
 )
-_PNM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
+_PNM = re.compile(rb"P([56])\s" + rb"(?:\s|#[^\n]*\n)*(\d+)\s" * 3)
+"""A comment right behind a number ends it for some readers, and not for others: such a file is none."""
 
 
 class ContainerError(Exception):
