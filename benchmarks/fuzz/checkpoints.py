@@ -92,10 +92,9 @@ class Checkpoints(Kind):
 
     def judge(self, path: Path, case: Case, run: Run) -> str | None:
         """The checksums of the archive; `verify` is the judge of what was exported."""
-        del case
         try:
             with zipfile.ZipFile(path) as archive:
-                if (damaged := archive.testzip()) is not None:
+                if case.data.startswith(b"PK") and (damaged := archive.testzip()) is not None:
                     return f"accepted, the checksum of {damaged.partition('/')[2].partition('/')[0]} is wrong"
         except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, ValueError, zlib.error):
             pass

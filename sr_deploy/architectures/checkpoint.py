@@ -88,7 +88,8 @@ def _read_torch(path: Path, start: bytes) -> Any:
         _refuse_other_archives(path)
     try:
         with path.open("rb") as file:
-            return torch.load(file, weights_only=True, map_location="cpu")
+            content = torch.load(file, weights_only=True, map_location="cpu")
+            behind = 0 if start.startswith(b"PK") else path.stat().st_size - file.tell()
     except pickle.UnpicklingError as exc:
         pickled = _pickled_classes(path, str(exc))
         if pickled:
@@ -98,6 +99,9 @@ def _read_torch(path: Path, start: bytes) -> Any:
         # A damaged pickle stream can make the reader raise anything.
         reason = first_line(exc)
         raise CheckpointError(f"{path}: damaged or not a PyTorch checkpoint ({reason}); download or copy it again") from exc
+    if behind:
+        raise CheckpointError(f"{path}: damaged, {behind} bytes stand behind its last weight; download or copy it again")
+    return content
 
 
 def refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:

@@ -48,7 +48,11 @@ def test_bare_state_dict(tmp_path: Path) -> None:
 
 
 def test_older_file_format(tmp_path: Path) -> None:
-    _assert_state(_save(tmp_path, STATE, _use_new_zipfile_serialization=False))
+    path = _save(tmp_path, STATE, _use_new_zipfile_serialization=False)
+    _assert_state(path)
+    path.write_bytes(path.read_bytes() + b"of another")
+    with pytest.raises(CheckpointError, match="10 bytes stand behind its last weight"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("wrapper", ["params_ema", "params", "state_dict", "model_state_dict", "model", "netG", "g", "net"])

@@ -308,6 +308,17 @@ def test_the_pixels_of_a_bmp_do_not_lie_in_its_header(offset: int) -> None:
         decode_image(bytes(data))
 
 
+@pytest.mark.parametrize("depth", [1, 4, 8])
+def test_the_colors_of_a_bmp_come_before_its_pixels(depth: int) -> None:
+    file = io.BytesIO()
+    (Image.fromarray(SMOOTH).convert("1") if depth == 1 else Image.fromarray(SMOOTH).quantize(16)).save(file, "BMP")
+    data = bytearray(file.getvalue())
+    assert decode_image(bytes(data)).pixels.shape[:2] == SMOOTH.shape[:2]
+    struct.pack_into("<I", data, 10, 54 + 4)
+    with pytest.raises(ImageError, match="colors of the BMP reach into its pixels"):
+        decode_image(bytes(data))
+
+
 def test_a_webp_that_claims_too_much() -> None:
     file = io.BytesIO()
     Image.fromarray(SMOOTH).save(file, "WEBP", lossless=True)
@@ -344,7 +355,7 @@ def test_channels_tiles_and_boxes_of_a_jp2_that_contradict_each_other(pixels: np
     begin = data.index(b"\xff\x4f\xff\x51")
     deep = bytearray(data)
     deep[begin + 42 + 3 * (pixels.ndim == 3)] ^= 2
-    with pytest.raises(ImageError, match="several depths" if pixels.ndim == 3 else r"6-bit|6 bits|damaged"):
+    with pytest.raises(ImageError, match="several depths" if pixels.ndim == 3 else r"6-bit|6 bits|damaged|contradict"):
         decode_image(bytes(deep))
     short = bytearray(data)
     short[data.index(b"\xff\x90\x00\x0a") + 9] ^= 4
@@ -352,6 +363,17 @@ def test_channels_tiles_and_boxes_of_a_jp2_that_contradict_each_other(pixels: np
         decode_image(bytes(short))
     with pytest.raises(ImageError, match=r"another JPEG 2000 follows|tiles do not end"):
         decode_image(data + data)
+
+
+@pytest.mark.parametrize(("place", "value"), [(0, 1), (7, 9), (9, 1), (9, 255), (10, 3), (11, 255), (11, 7)])
+def test_the_two_headers_of_a_jp2_agree(place: int, value: int) -> None:
+    data = bytearray(jp2(NOISY))
+    data[data.index(b"ihdr") + 4 + place] = value
+    if (place, value) in ((10, 255), (11, 7)):
+        np.testing.assert_array_equal(decode_image(bytes(data)).pixels, NOISY)
+        return
+    with pytest.raises(ImageError, match="headers of the JPEG 2000 contradict each other"):
+        decode_image(bytes(data))
 
 
 @pytest.mark.parametrize("colors", [1, 255, 257])

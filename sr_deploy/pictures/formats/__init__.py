@@ -251,10 +251,14 @@ def _bmp(data: memoryview) -> Header:
     if size > _LARGEST_BMP_HEADER or offset < _BMP_FILE_HEADER + size:
         raise ContainerError("the BMP header is not valid; get a good copy of the file")
     width, height, _, depth, compression = struct.unpack_from("<iiHHI", data, 18)
+    (used,) = struct.unpack_from("<I", data, 46)
     header = Header("bmp", max(0, width), abs(height))
     from sr_deploy.pictures.formats import density
 
     header.density = density.of_bmp(data)
+    colors = (used or 1 << depth) if depth <= 8 else 0
+    if offset < _BMP_FILE_HEADER + size + 4 * colors:
+        raise ContainerError("the colors of the BMP reach into its pixels; get a good copy of the file")
     needed = offset + (width * depth + 31) // 32 * 4 * abs(height)
     if compression in (0, 3, 6) and needed > len(data):
         raise cut_off("BMP", needed - len(data))

@@ -182,12 +182,15 @@ def read_jp2(data: memoryview) -> Header:
     """The facts of a JPEG 2000, boxed or bare. Raises: ContainerError."""
     header = Header("jp2", 0, 0)
     stream = (0, len(data)) if bytes(data[:4]) == _CODESTREAM else None
+    claims: tuple[int, ...] | None = None
     if stream is None:
         for kind, start, stop in _boxes(data, 0, len(data)):
             if kind == b"jp2h":
                 for inner, at, end in _boxes(data, start, stop):
                     if inner == b"colr" and data[at] == 2:
                         header.icc = bytes(data[at + 3 : end])
+                    elif inner == b"ihdr":
+                        claims = struct.unpack_from(">IIHBB", data, at)
             elif kind == b"jp2c":
                 stream = stream or (start, stop)
             elif kind == b"jP  " and stream is not None:
@@ -201,12 +204,20 @@ def read_jp2(data: memoryview) -> Header:
     (components,) = struct.unpack_from(">H", data, at + 34)
     header.width, header.height, header.gray = right - left, bottom - top, components < 3
     depth = data[at + 36]
+    if claims is not None and claims not in _claims(header, components, depth):
+        raise ContainerError("the two headers of the JPEG 2000 contradict each other; get a good copy of the file")
     if any(data[at + 36 + 3 * number] != depth for number in range(components)):
         raise ContainerError("JPEG 2000 with channels of several depths is not supported; convert it to TIFF")
     if depth & 0x80:
         raise ContainerError("JPEG 2000 with signed samples is not supported; convert it to TIFF")
     header.bits = (depth & 0x7F) + 1
     return header
+
+
+def _claims(header: Header, components: int, depth: int) -> Iterator[tuple[int, ...]]:
+    """What the outer header may say of a codestream, which is compression 7: its depth, or that another box has it."""
+    for told in (depth, 255):
+        yield header.height, header.width, components, told, 7
 
 
 def _end_of_tiles(data: memoryview, at: int, stop: int) -> int:
