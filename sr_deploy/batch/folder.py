@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sr_deploy.batch.naming import Failure, Job, Naming, Plan, plan_jobs
-from sr_deploy.errors import ImageError, MissingDependencyError, SrDeployError, UsageError
+from sr_deploy.batch import UpscalerSpec, open_upscaler
+from sr_deploy.batch.jobs import Failure, Job, Plan, failure_of
+from sr_deploy.batch.naming import Naming, plan_jobs
+from sr_deploy.engines.open import open_bundle
+from sr_deploy.errors import UsageError
 from sr_deploy.files import Address, sweep
+from sr_deploy.models import resolve
 from sr_deploy.pictures.image import Picture, check_target, is_whole, read_image, write_image
 from sr_deploy.pipeline import Timing, run_pipeline
 from sr_deploy.upscaling.image_upscaler import Stats
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     from sr_deploy.film.options import VideoOptions
     from sr_deploy.pictures.size import TargetSize
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def upscale_files(
     output: Path | None,
     upscaler: ImageUpscaler,
     *,
+    restorer: UpscalerSpec | None = None,
     size: TargetSize | None = None,
     suffix: str | None = None,
     extension: str | None = None,
@@ -103,14 +105,15 @@ def upscale_files(
 
     Pictures come first, then videos. Reading, upscaling and writing overlap, a handful of pictures are in memory at any time.
     An output that exists and is whole is skipped, a torn one is made again. An error in one picture is reported and the next
-    one is done. video: how videos are made; their size and whether they are overwritten is that of the pictures. upscaled:
-    called with each picture as it was read, right after it was upscaled and before the next one is. shard: of N processes the
-    one of number I, as (I, N), which takes every Nth job. preview: of each video, parts of so many seconds from three places.
+    one is done. restorer: what upscales pictures that lost much to their compression, in place of `upscaler`. video: how videos
+    are made; their size and whether they are overwritten is that of the pictures. upscaled: called with each picture as it was
+    read, right after it was upscaled and before the next one is. shard: of N processes the one of number I, as (I, N), which
+    takes every Nth job. preview: of each video, parts of so many seconds from three places.
 
     Raises: UsageError when `output`, `suffix` or `extension` do not suit the inputs, or `video` the only one; ImageError when
     the disk is full, because no other picture would fit either; MissingDependencyError.
     """
-    plan = plan_run(inputs, output, upscaler.bundle.card, size=size, suffix=suffix, extension=extension)
+    plan = plan_run(inputs, output, upscaler.bundle.card, size=size, suffix=suffix, extension=extension, restorer=restorer)
     if shard is not None:
         plan = plan.shard(*shard)
     if preview is not None:
@@ -118,7 +121,9 @@ def upscale_files(
 
         plan = preview_plan(plan, preview, video)
     sweep_targets(plan)
-    return upscale_jobs(plan, upscaler, size=size, options=options, video=video, observer=observer, upscaled=upscaled)
+    return upscale_jobs(
+        plan, upscaler, restorer=restorer, size=size, options=options, video=video, observer=observer, upscaled=upscaled
+    )
 
 
 def plan_run(
@@ -129,10 +134,12 @@ def plan_run(
     size: TargetSize | None,
     suffix: str | None,
     extension: str | None,
+    restorer: UpscalerSpec | None = None,
 ) -> Plan:
     """What a run with a network makes of what. Raises: UsageError when `output`, `suffix` or `extension` do not suit."""
     label = (size.label if size else "") or f"x{card.scale}"
-    return plan_jobs(inputs, output, Naming(card.name, label, suffix, extension))
+    other = open_bundle(resolve(restorer.model)).card.name if restorer else None
+    return plan_jobs(inputs, output, Naming(card.name, label, suffix, extension, other))
 
 
 def sweep_targets(plan: Plan) -> None:
@@ -145,6 +152,7 @@ def upscale_jobs(
     plan: Plan,
     upscaler: ImageUpscaler,
     *,
+    restorer: UpscalerSpec | None = None,
     size: TargetSize | None = None,
     options: WriteOptions | None = None,
     video: VideoOptions | None = None,
@@ -152,7 +160,12 @@ def upscale_jobs(
     upscaled: Callable[[Job, Picture], object] | None = None,
 ) -> Summary:
     """`upscale_files` for jobs that are planned. Raises: as `upscale_files`."""
-    return _FolderRun(upscaler, size, options or WriteOptions(), video, observer or Observer(), upscaled).run(plan)
+    with ExitStack() as opened:
+        restoring = None
+        if restorer is not None and any(job.restore for job in plan.jobs):
+            restoring = opened.enter_context(open_upscaler(restorer))
+        run = _FolderRun(upscaler, restoring, size, options or WriteOptions(), video, observer or Observer(), upscaled)
+        return run.run(plan)
 
 
 def summary_of(plan: Plan, outcomes: Sequence[Outcome], timing: Timing, stats: Stats) -> Summary:
@@ -188,6 +201,7 @@ class _FolderRun:
     def __init__(
         self,
         upscaler: ImageUpscaler,
+        restorer: ImageUpscaler | None,
         size: TargetSize | None,
         options: WriteOptions,
         video: VideoOptions | None,
@@ -195,6 +209,7 @@ class _FolderRun:
         upscaled: Callable[[Job, Picture], object] | None,
     ) -> None:
         self._upscaler = upscaler
+        self._restorer = restorer
         self._upscaled = upscaled
         self._size = size
         self._options = options
@@ -204,7 +219,7 @@ class _FolderRun:
         self._alone = False
 
     def run(self, plan: Plan) -> Summary:
-        before = self._upscaler.stats
+        before = self._stats
         self._alone = len(plan.jobs) == 1
         self._observer.planned(plan)
         pictures = self._read_all(job for job in plan.jobs if not job.video)
@@ -212,7 +227,14 @@ class _FolderRun:
         for job in plan.jobs:
             if job.video:
                 self._close(self._upscale_video(job))
-        return summary_of(plan, self._outcomes, timing, self._upscaler.stats - before)
+        return summary_of(plan, self._outcomes, timing, self._stats - before)
+
+    @property
+    def _stats(self) -> Stats:
+        return self._upscaler.stats if self._restorer is None else self._upscaler.stats + self._restorer.stats
+
+    def _upscaler_of(self, job: Job) -> ImageUpscaler:
+        return self._restorer if job.restore and self._restorer is not None else self._upscaler
 
     def _read_all(self, jobs: Iterable[Job]) -> Iterator[_Item]:
         for job in jobs:
@@ -227,16 +249,16 @@ class _FolderRun:
                     return replace(item, outcome=Outcome(job, "skipped", notes))
                 notes += (f"{job.target} was not complete, it is made again",)
             picture = read_image(job.location)
-            check_target(job.target, picture, *self._size_of_result(picture))
+            check_target(job.target, picture, *self._size_of_result(job, picture))
             if picture.lost:
                 notes += (f"left out: its {', '.join(picture.lost)}",)
             return _timed(replace(item, picture=picture, notes=notes))
         except Exception as exc:
             return self._failed(item, exc)
 
-    def _size_of_result(self, picture: Picture) -> tuple[int, int]:
+    def _size_of_result(self, job: Job, picture: Picture) -> tuple[int, int]:
         height, width = picture.pixels.shape[:2]
-        scale = self._upscaler.scale
+        scale = self._upscaler_of(job).scale
         return (height * scale, width * scale) if self._size is None else self._size.resolve(height, width, scale)
 
     def _upscale(self, item: _Item) -> _Item:
@@ -244,9 +266,10 @@ class _FolderRun:
         if picture is None:
             return item
         item = replace(item, started=time.perf_counter())
-        before = self._upscaler.stats_of_thread
+        upscaler = self._upscaler_of(item.job)
+        before = upscaler.stats_of_thread
         try:
-            large = self._upscaler.upscale_picture(
+            large = upscaler.upscale_picture(
                 picture,
                 size=self._size,
                 progress=lambda done, total: self._observer.tiles(item.job, done, total),
@@ -255,7 +278,7 @@ class _FolderRun:
                 self._upscaled(item.job, picture)
         except Exception as exc:
             return self._failed(item, exc)
-        trouble = (self._upscaler.stats_of_thread - before).trouble
+        trouble = (upscaler.stats_of_thread - before).trouble
         notes = item.notes + ((trouble,) if trouble else ())
         return _timed(replace(item, picture=large, notes=notes))
 
@@ -305,29 +328,6 @@ class _FolderRun:
         return replace(item, picture=None, outcome=outcome)
 
 
-def failure_of(job: Job, error: Exception) -> Failure:
-    """Why a job could not be done, in words; raises when the next ones would fail the same way."""
-    if _is_no_space(error):
-        raise ImageError(
-            f"{job.target}: the disk is full, so nothing more was done; finished files are kept: "
-            "free some space and run the same command again"
-        ) from error
-    if isinstance(error, MissingDependencyError | BrokenPipeError):
-        raise error
-    if isinstance(error, SrDeployError):
-        failure = Failure(job.source, str(error))
-    elif isinstance(error, OSError):
-        failure = Failure(job.source, f"{error.strerror or error} ({error.filename or job.target})")
-    elif isinstance(error, MemoryError):
-        failure = Failure(job.source, "does not fit into memory; lower --memory or give a --tile")
-    else:
-        details = "".join(traceback.format_exception(error))
-        failure = Failure(job.source, f"internal error, {type(error).__name__}: {error}", details)
-    told = getattr(error, "__notes__", ())
-    known = [next((note for note in told if words in note), "") for words in ("frame ", "frames are kept")]
-    return replace(failure, message=f"{failure.message} ({'; '.join(filter(None, known))})") if any(known) else failure
-
-
 def _sum(timings: Sequence[Timing]) -> Timing:
     """One after the other."""
     return Timing(*(sum(values) for values in zip(*map(astuple, timings), strict=True)))
@@ -335,11 +335,3 @@ def _sum(timings: Sequence[Timing]) -> Timing:
 
 def _timed(item: _Item) -> _Item:
     return replace(item, seconds=item.seconds + time.perf_counter() - item.started)
-
-
-def _is_no_space(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -2,7 +2,7 @@
 
 Where the outputs go:
   a file                      beside it, STEM_MODEL_xN.EXT
-  a folder                    FOLDER_MODEL_xN/ beside it, its tree mirrored
+  a folder                    FOLDER_MODEL_xN/ beside it, its tree mirrored; FOLDER_xN/ where no network was named
   anything, -o FOLDER         into FOLDER, stems kept; several folders keep their own names inside
   one file, -o FILE.EXT       FILE.EXT
   an address of a video, -o FILE.EXT or FOLDER    FILE.EXT, or into FOLDER by the last part of its path
@@ -18,10 +18,10 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
+from sr_deploy.batch.jobs import Failure, Job, Plan
 from sr_deploy.errors import UsageError
 from sr_deploy.files import Address, odd_kind
 from sr_deploy.pictures.image import (
@@ -31,6 +31,7 @@ from sr_deploy.pictures.image import (
     READABLE_SUFFIXES,
     WRITABLE_SUFFIXES,
     is_animated,
+    lost_much,
     names_stream,
 )
 
@@ -47,12 +48,16 @@ WRITES = f"sr-deploy writes: {', '.join(sorted(WRITABLE_SUFFIXES))}; videos: {',
 
 @dataclass(frozen=True)
 class Naming:
-    """How outputs are called. `suffix` replaces the default one, `extension` that of the pictures or of the videos."""
+    """How outputs are called. `suffix` replaces the default one, `extension` that of the pictures or of the videos.
+
+    restorer: the network in place of `model` for pictures that lost much to their compression.
+    """
 
     model: str
     label: str
     suffix: str | None = None
     extension: str | None = None
+    restorer: str | None = None
 
     def __post_init__(self) -> None:
         if self.suffix is not None and re.search(r"[/\\\0]", self.suffix):
@@ -62,13 +67,17 @@ class Naming:
             if self.extension not in WRITABLE_SUFFIXES | WRITABLE_VIDEOS:
                 raise UsageError(f"format '{self.extension}': cannot be written; {WRITES}")
 
-    @property
-    def mark(self) -> str:
+    def mark(self, *, restored: bool = False) -> str:
         """What tells an output from its input in the same folder."""
         if self.suffix is not None:
             return self.suffix
-        model = self.model.replace("/", "-")
+        model = ((self.restorer if restored else None) or self.model).replace("/", "-")
         return f"_{model}" if model.endswith(f"_{self.label}") else f"_{model}_{self.label}"
+
+    @property
+    def folder_mark(self) -> str:
+        """What tells a folder of outputs, maybe of both networks, from that of the inputs."""
+        return f"_{self.label}" if self.suffix is None and self.restorer else self.mark()
 
     def extension_for(self, source: Path | Address, *, video: bool = False) -> str:
         writable = WRITABLE_VIDEOS if video else WRITABLE_SUFFIXES
@@ -79,53 +88,11 @@ class Naming:
     def is_output(self, path: Path, stems: set[str]) -> bool:
         """Whether `path` is what an earlier run made of a neighbor; `stems` are those of its folder."""
         size = r"(?:x[\d.]+|\d+x\d+|(?:long|short)\d+)"
-        model = self.model.replace("/", "-")
-        several = f"_{re.escape(re.sub(f'_{size}$', '', model))}(?:_{size}){{1,2}}"
-        mark = several if self.suffix is None else re.escape(self.suffix)
+        models = [model.replace("/", "-") for model in (self.model, self.restorer) if model]
+        either = "|".join(re.escape(re.sub(f"_{size}$", "", model)) for model in models)
+        mark = f"_(?:{either})(?:_{size}){{1,2}}" if self.suffix is None else re.escape(self.suffix)
         match = re.fullmatch(rf"(.+?){mark}(?:{PREVIEW}\d)?", path.stem)
         return bool(match and (match[1] in stems or Path(match[1]).stem in stems))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture or video to upscale; of a video, a `part` in seconds. `note` tells why its target has an unexpected name."""
-
-    source: Path | Address
-    target: Path
-    note: str = ""
-    video: bool = False
-    part: tuple[Fraction, Fraction] | None = None
-
-    @property
-    def location(self) -> str | Path:
-        """The source as library calls take it."""
-        return self.source.url if isinstance(self.source, Address) else self.source
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file that could not be done, and why. `details` is the traceback of an error that nobody expected."""
-
-    path: Path | Address
-    message: str
-    details: str = ""
-
-    def __str__(self) -> str:
-        return self.message if self.message.startswith(str(self.path)) else f"{self.path}: {self.message}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be done, what cannot be, and what the user should know."""
-
-    jobs: tuple[Job, ...]
-    failures: tuple[Failure, ...] = ()
-    notes: tuple[tuple[Path | Address, str], ...] = ()
-
-    def shard(self, number: int, count: int) -> Plan:
-        """Every `count`th job from `number` on; the first shard tells what cannot be done."""
-        first = number == 0
-        return Plan(self.jobs[number::count], self.failures if first else (), self.notes if first else ())
 
 
 def plan_jobs(inputs: Sequence[str | Path], output: Path | None, naming: Naming) -> Plan:
@@ -171,8 +138,15 @@ class _Planner:
                 jobs = []
             for job in jobs:
                 wanted.setdefault(_real(job.source), job)
-        resolved = _without_clashes(list(wanted.values()), self._tail)
-        return Plan(tuple(self._without_overwriting(resolved)), tuple(self.failures), tuple(self.notes))
+        planned = tuple(self._without_overwriting(_without_clashes(list(wanted.values()), self._tail)))
+        self._tell_what_is_restored([job.source for job in planned if job.restore])
+        return Plan(planned, tuple(self.failures), tuple(self.notes))
+
+    def _tell_what_is_restored(self, sources: Sequence[Path | Address]) -> None:
+        if sources:
+            what = "it" if len(sources) == 1 else f"it, and {len(sources) - 1} more,"
+            why = f"{what} lost much to JPEG, and {self.naming.restorer} restores that; -m {self.naming.model} would not"
+            self.notes.append((sources[0], why))
 
     def _is_file_name(self, output: Path, *, single: bool) -> bool:
         if names_stream(output):
@@ -199,7 +173,8 @@ class _Planner:
             raise UsageError(f"{folder}: has no folder beside it; say where the outputs go with -o")
         if self.output is not None:
             return self.output / named.name if several else self.output
-        return named.with_name(named.name + self.naming.mark) if self.naming.mark else named
+        mark = self.naming.folder_mark
+        return named.with_name(named.name + mark) if mark else named
 
     def _scan(self, folder: Path, outputs: set[str]) -> Iterator[Path]:
         seen = set()
@@ -216,7 +191,7 @@ class _Planner:
                 if kind := odd_kind(image):
                     self.notes.append((image, f"left out: it is {kind}, no picture"))
                     continue
-                if self.naming.mark and self.naming.is_output(image, stems):
+                if self.naming.mark() and self.naming.is_output(image, stems):
                     ignored += 1
                     continue
                 found += 1
@@ -247,15 +222,22 @@ class _Planner:
     def _named(self, source: Path | Address) -> Job:
         """The one job whose target the user named."""
         assert self.output is not None
-        return Job(source, self.output, video=holds_video(source))
+        return self._placed(source, self.output)
 
     def _job(self, source: Path | Address, folder: Path) -> Job:
-        tail, video = self._tail(source, folder), holds_video(source)
-        return Job(source, folder / f"{source.stem}{tail}{self.naming.extension_for(source, video=video)}", video=video)
+        job = self._placed(source, folder / source.name)
+        extension = self.naming.extension_for(source, video=job.video)
+        return replace(job, target=folder / f"{source.stem}{self._tail(job)}{extension}")
 
-    def _tail(self, source: Path | Address, folder: Path) -> str:
-        beside = isinstance(source, Path) and self._realpath(source.parent) == self._realpath(folder)
-        return self.naming.mark if beside else self.naming.suffix or ""
+    def _placed(self, source: Path | Address, target: Path) -> Job:
+        video = holds_video(source)
+        restore = self.naming.restorer is not None and not video and isinstance(source, Path) and lost_much(source)
+        return Job(source, target, video=video, restore=restore)
+
+    def _tail(self, job: Job) -> str:
+        """What goes behind the stem, in the folder of the target."""
+        beside = isinstance(job.source, Path) and self._realpath(job.source.parent) == self._realpath(job.target.parent)
+        return self.naming.mark(restored=job.restore) if beside else self.naming.suffix or ""
 
     def _without_overwriting(self, jobs: list[Job]) -> Iterator[Job]:
         inputs = {_identity(job.source): job.source for job in jobs if isinstance(job.source, Path)}
@@ -293,7 +275,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or Path(name).suffix == ".part"
 
 
-def _without_clashes(jobs: list[Job], tail_of: Callable[[Path | Address, Path], str]) -> list[Job]:
+def _without_clashes(jobs: list[Job], tail_of: Callable[[Job], str]) -> list[Job]:
     """Give targets that differ, also where file names ignore case.
 
     The picture that has the name of the target anyway keeps it; the others get their own full names: a.jpg -> a.jpg.png.
@@ -310,7 +292,7 @@ def _without_clashes(jobs: list[Job], tail_of: Callable[[Path | Address, Path], 
         if key not in winners or winners[key] is job:
             resolved.append(job)
             continue
-        tail = tail_of(job.source, job.target.parent) + job.target.suffix
+        tail = tail_of(job) + job.target.suffix
         target, number = job.target.with_name(f"{job.source.name}{tail}"), 1
         while _key(target) in taken:
             number += 1

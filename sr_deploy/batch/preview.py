@@ -8,7 +8,8 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from sr_deploy.batch.naming import PREVIEW, Failure, Job, Plan
+from sr_deploy.batch.jobs import Failure, Job, Plan
+from sr_deploy.batch.naming import PREVIEW
 from sr_deploy.errors import SrDeployError, UsageError
 from sr_deploy.film.options import VideoOptions
 from sr_deploy.film.preview import parts_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sr_deploy.batch.folder import Observer
-from sr_deploy.batch.naming import Job
+from sr_deploy.batch.jobs import Job
 from sr_deploy.film.observer import VideoObserver, VideoProgress, VideoStart, VideoSummary
 from sr_deploy.film.options import VideoOptions
 from sr_deploy.film.preview import of_part

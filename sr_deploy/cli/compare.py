@@ -10,8 +10,9 @@ import click
 
 from sr_deploy.batch import UpscalerSpec, open_upscaler
 from sr_deploy.cli import Command, engine_options, json_option, verbose_option
+from sr_deploy.cli.option_types import ModelReference
 from sr_deploy.cli.output import print_json, say_on_stderr
-from sr_deploy.cli.upscale_options import ModelReference, ready_model
+from sr_deploy.cli.upscale_options import ready_model
 from sr_deploy.errors import UsageError
 from sr_deploy.models import resolve
 

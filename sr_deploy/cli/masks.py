@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from sr_deploy.arrays import Array
-from sr_deploy.batch.naming import Job, Naming, plan_jobs
+from sr_deploy.batch.jobs import Job
+from sr_deploy.batch.naming import Naming, plan_jobs
 from sr_deploy.errors import SrDeployError
 from sr_deploy.masked.masked_upscaler import MaskedUpscaler, write_heat
 from sr_deploy.pictures.image import read_image

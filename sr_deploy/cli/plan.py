@@ -11,14 +11,15 @@ import click
 
 from sr_deploy.batch import open_upscaler
 from sr_deploy.cli import Command, json_option, verbose_option
+from sr_deploy.cli.option_types import InputPath
 from sr_deploy.cli.output import print_json
 from sr_deploy.cli.upscale import GROUPS, machine_options, network_options, output_options, video_options
-from sr_deploy.cli.upscale_options import InputPath, UpscaleOptions
+from sr_deploy.cli.upscale_options import UpscaleOptions
 from sr_deploy.errors import SrDeployError, UsageError
 from sr_deploy.settings import to_table
 
 if TYPE_CHECKING:
-    from sr_deploy.batch.naming import Failure, Job
+    from sr_deploy.batch.jobs import Failure, Job
     from sr_deploy.film.plan import VideoPlan
     from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 
@@ -65,13 +66,21 @@ def command(ctx: click.Context, /, decode_all: bool, no_measure: bool, **options
     asked = UpscaleOptions(**options)
 
     from sr_deploy.batch.folder import plan_run
-    from sr_deploy.batch.naming import Failure
+    from sr_deploy.batch.jobs import Failure
 
     size, output = asked.size(), asked.output_path()
     spec = asked.spec(size)
     with open_upscaler(spec) as upscaler:
         card = upscaler.bundle.card
-        jobs = plan_run(asked.all_inputs, output, card, size=size, suffix=asked.suffix, extension=asked.extension)
+        jobs = plan_run(
+            asked.all_inputs,
+            output,
+            card,
+            size=size,
+            suffix=asked.suffix,
+            extension=asked.extension,
+            restorer=asked.restorer(spec, size),
+        )
         failed, videos = list(jobs.failures), list[_Planned]()
         for job in (job for job in jobs.jobs if job.video):
             try:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from sr_deploy.batch.folder import Outcome
-from sr_deploy.batch.naming import Job
+from sr_deploy.batch.jobs import Job
 from sr_deploy.batch.preview import by_page
 from sr_deploy.evaluation.comparison import Scene, version_of, write_comparison
 from sr_deploy.film.options import VideoOptions

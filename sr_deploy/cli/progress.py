@@ -16,7 +16,7 @@ from sr_deploy.batch.folder import Observer, Outcome, Summary
 from sr_deploy.pictures.image import PIPE
 
 if TYPE_CHECKING:
-    from sr_deploy.batch.naming import Failure, Job, Plan
+    from sr_deploy.batch.jobs import Failure, Job, Plan
     from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary
     from sr_deploy.pipeline import Timing
 

@@ -13,7 +13,7 @@ from sr_deploy.cli.progress import Report, summary_line, video_line
 
 if TYPE_CHECKING:
     from sr_deploy.batch.folder import Outcome, Summary
-    from sr_deploy.batch.naming import Job, Plan
+    from sr_deploy.batch.jobs import Job, Plan
     from sr_deploy.film.observer import VideoProgress
 
 SECONDS_BETWEEN_FRAME_REDRAWS = 0.1

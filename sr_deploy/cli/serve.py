@@ -10,8 +10,9 @@ import click
 from sr_deploy.batch import UpscalerSpec
 from sr_deploy.card import PrecisionChoice
 from sr_deploy.cli import Command, gpu_option, json_option, verbose_option
+from sr_deploy.cli.option_types import ModelReference, TileSize
 from sr_deploy.cli.output import print_json
-from sr_deploy.cli.upscale_options import MEGABYTE, ModelReference, TileSize
+from sr_deploy.cli.upscale_options import MEGABYTE
 from sr_deploy.models import DEFAULT, is_checkpoint
 
 GROUPS = {

@@ -11,18 +11,8 @@ import click
 from sr_deploy.batch import USUAL_BUDGET, USUAL_PATCHES, UpscalerSpec, open_upscaler
 from sr_deploy.card import ModelCard, PrecisionChoice
 from sr_deploy.cli import Command, Shard, gpu_option, json_option, verbose, verbose_option
-from sr_deploy.cli.upscale_options import (
-    IdleOptions,
-    InputPath,
-    KeyValue,
-    ModelReference,
-    Patches,
-    Rate,
-    Seconds,
-    Share,
-    TileSize,
-    UpscaleOptions,
-)
+from sr_deploy.cli.option_types import InputPath, KeyValue, ModelReference, Patches, Rate, Seconds, Share, TileSize
+from sr_deploy.cli.upscale_options import IdleOptions, UpscaleOptions
 from sr_deploy.models import DEFAULT, is_in_the_box, resolve
 
 if TYPE_CHECKING:
@@ -229,6 +219,7 @@ def _here(ctx: click.Context, asked: UpscaleOptions, spec: UpscalerSpec, size: T
                     asked.all_inputs,
                     output,
                     upscaler,
+                    restorer=asked.restorer(spec, size),
                     size=size,
                     suffix=asked.suffix,
                     extension=asked.extension,
@@ -250,7 +241,7 @@ def _here(ctx: click.Context, asked: UpscaleOptions, spec: UpscalerSpec, size: T
         finally:
             report.close()
         if asked.as_json:
-            _print(upscaler.bundle.card, upscaler.description, summary, pages)
+            _print(upscaler.bundle.card, upscaler.description, summary, asked.restorer(spec, size), pages)
     return summary
 
 
@@ -271,6 +262,7 @@ def _there(ctx: click.Context, asked: UpscaleOptions, spec: UpscalerSpec, size: 
                 asked.all_inputs,
                 asked.output_path(),
                 spec,
+                restorer=asked.restorer(spec, size),
                 size=size,
                 suffix=asked.suffix,
                 extension=asked.extension,
@@ -283,7 +275,7 @@ def _there(ctx: click.Context, asked: UpscaleOptions, spec: UpscalerSpec, size: 
     finally:
         report.close()
     if asked.as_json:
-        _print(card, engine, summary)
+        _print(card, engine, summary, asked.restorer(spec, size))
     return summary
 
 
@@ -319,15 +311,21 @@ def _pages(summary: Summary, network: str, asked: UpscaleOptions, report: Report
     return pages
 
 
-def _print(card: ModelCard, engine: str, summary: Summary, pages: Sequence[Path] = ()) -> None:
+def _print(card: ModelCard, engine: str, summary: Summary, restorer: UpscalerSpec | None, pages: Sequence[Path] = ()) -> None:
     from sr_deploy.cli.output import print_json
     from sr_deploy.cli.progress import video_facts
+    from sr_deploy.engines.open import open_bundle
+
+    restoring = open_bundle(resolve(restorer.model)).card.name if restorer else ""
+
+    def done(outcome: Outcome) -> dict[str, object]:
+        return {**_files(outcome), "network": restoring if outcome.job.restore else card.name, "seconds": outcome.seconds}
 
     document = {
         "network": card.name,
         "scale": card.scale,
         "engine": engine,
-        "done": [{**_files(outcome), "seconds": outcome.seconds} for outcome in _of(summary, "done")],
+        "done": [done(outcome) for outcome in _of(summary, "done")],
         "skipped": [_files(outcome) for outcome in _of(summary, "skipped")],
         "failed": [{"input": failure.path, "message": failure.message} for failure in summary.failed],
         "notes": [{"input": path, "note": note} for path, note in summary.notes],

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sr_deploy.batch import UpscalerSpec
-from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, failure_of, plan_run, summary_of, sweep_targets
-from sr_deploy.batch.naming import Job, Plan
+from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, plan_run, summary_of, sweep_targets
+from sr_deploy.batch.jobs import Job, Plan, failure_of
 from sr_deploy.cluster.crew import Crew, DeathError, Errand
 from sr_deploy.cluster.worker import Work
 from sr_deploy.engines.open import open_bundle
@@ -57,6 +57,7 @@ def upscale_on_ray(
     output: Path | None,
     spec: UpscalerSpec,
     *,
+    restorer: UpscalerSpec | None = None,
     size: TargetSize | None = None,
     suffix: str | None = None,
     extension: str | None = None,
@@ -72,6 +73,7 @@ def upscale_on_ray(
     inputs: files and folders, as every machine sees them, and addresses of videos.
     output: a folder, or a file for one input; None is beside the inputs.
     spec: what upscales.
+    restorer: what upscales pictures that lost much to their compression.
     size: of the results; None is the network's own factor.
     suffix: goes behind the stem of each result.
     extension: of the results.
@@ -87,13 +89,12 @@ def upscale_on_ray(
     except ModuleNotFoundError as exc:
         raise MissingDependencyError('a cluster needs ray; install it with `pip install "sr-deploy[cluster]"`') from exc
     chosen = ray or RayOptions()
-    if spec.gpus is None and chosen.worker_gpus:
-        spec = replace(spec, gpus=tuple(range(chosen.worker_gpus)))
-    spec = replace(spec, threads=spec.threads or chosen.worker_cpus)
+    spec = _of_worker(spec, chosen)
+    restorer = restorer and _of_worker(restorer, chosen)
     card = open_bundle(resolve(spec.model)).card
-    plan = plan_run(inputs, output, card, size=size, suffix=suffix, extension=extension)
+    plan = plan_run(inputs, output, card, size=size, suffix=suffix, extension=extension, restorer=restorer)
     sweep_targets(plan)
-    work = Work(spec, size, options or WriteOptions(), video or VideoOptions())
+    work = Work(spec, restorer, size, options or WriteOptions(), video or VideoOptions())
     ours = not library.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -108,6 +109,12 @@ def upscale_on_ray(
     finally:
         if ours:
             library.shutdown()
+
+
+def _of_worker(spec: UpscalerSpec, options: RayOptions) -> UpscalerSpec:
+    """With the GPUs and threads that a worker has."""
+    gpus = tuple(range(options.worker_gpus)) if spec.gpus is None and options.worker_gpus else spec.gpus
+    return replace(spec, gpus=gpus, threads=spec.threads or options.worker_cpus)
 
 
 def require_answer(address: str | None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from sr_deploy import __version__
 from sr_deploy.batch import UpscalerSpec, open_upscaler
 from sr_deploy.batch.folder import Outcome, WriteOptions, upscale_jobs
-from sr_deploy.batch.naming import Job, Plan
+from sr_deploy.batch.jobs import Job, Plan
 from sr_deploy.errors import UsageError
 from sr_deploy.film.compute import compute_segment
 from sr_deploy.film.decide import plan_video
@@ -29,6 +29,7 @@ class Work:
     """What all workers of a run have in common. version: of sr-deploy, where the run was started."""
 
     spec: UpscalerSpec
+    restorer: UpscalerSpec | None
     size: TargetSize | None
     options: WriteOptions
     video: VideoOptions
@@ -65,7 +66,8 @@ class Worker:
 
     def pictures(self, jobs: Sequence[Job]) -> tuple[tuple[Outcome, ...], Stats]:
         """What became of some pictures, in their order, and what the sentinel saw."""
-        summary = upscale_jobs(Plan(tuple(jobs)), self._network, size=self._work.size, options=self._work.options)
+        work = self._work
+        summary = upscale_jobs(Plan(tuple(jobs)), self._network, restorer=work.restorer, size=work.size, options=work.options)
         return summary.outcomes, summary.stats
 
     def plan(self, job: Job) -> VideoPlan | None:

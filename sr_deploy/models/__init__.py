@@ -25,6 +25,9 @@ from sr_deploy.settings import shipped
 DEFAULT = "fast"
 """The network that runs when none is named."""
 
+RESTORER = "photo-fast"
+"""The one that runs in its place for pictures that lost much to their compression."""
+
 FOLDER = Path(__file__).parent
 RECIPE_FILE = "recipe.toml"
 USUAL_SCALE = 4

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from sr_deploy.batch.folder import NO_SPACE
+from sr_deploy.batch.jobs import NO_SPACE
 from sr_deploy.errors import (
     BundleError,
     CancelledError,

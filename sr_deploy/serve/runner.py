@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, upscale_files
-from sr_deploy.batch.naming import Job, Plan
+from sr_deploy.batch.jobs import Job, Plan
 from sr_deploy.errors import CancelledError, SrDeployError, UsageError, first_line
 from sr_deploy.film.observer import VideoProgress, VideoStart
 from sr_deploy.serve.answers import RefusedError

@@ -19,7 +19,7 @@ import pytest
 
 from sr_deploy.batch import folder
 from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, upscale_files
-from sr_deploy.batch.naming import Job, Plan
+from sr_deploy.batch.jobs import Job, Plan
 from sr_deploy.errors import ImageError, MissingDependencyError, UnhealthyOutputError, UsageError
 from sr_deploy.pictures.image import Picture, read_image, write_image
 from sr_deploy.pictures.size import TargetSize

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sr_deploy.batch.naming import Job, Naming, Plan, _without_clashes, plan_jobs
+from sr_deploy.batch.jobs import Job, Plan
+from sr_deploy.batch.naming import Naming, _without_clashes, plan_jobs
 from sr_deploy.errors import UsageError
 
 NAMING = Naming("net", "x4")
@@ -53,6 +54,30 @@ def plan(*inputs: str, output: str | None = None, naming: Naming = NAMING) -> Pl
 def test_one_file(make: Callable[..., None], inputs: tuple[str, ...], output: str | None, expected: str) -> None:
     make("a.png", "in/c.JPG", "in/d.gif")
     assert list(pairs(plan(*inputs, output=output)).values()) == [expected]
+
+
+def test_pictures_that_lost_much_are_restored(make: Callable[..., None]) -> None:
+    make("in/sub/clean.png", "in/film.mkv", "in/cut.jpg", "in/old_net_x4.jpg", "in/old_other_x4.jpg")
+    for name, quality in (("fine.jpg", 98), ("coarse.jpg", 50), ("old.jpg", 30)):
+        Image.new("RGB", (16, 16)).save(f"in/{name}", quality=quality)
+    Image.new("RGB", (16, 16)).save("in/named_wrong.png", "JPEG", quality=60)
+    naming = Naming("net", "x4", restorer="other_x4")
+    found = plan("in", naming=naming)
+    assert {job.source.name: (str(job.target), job.restore) for job in found.jobs} == {
+        "clean.png": ("in_x4/sub/clean.png", False),
+        "coarse.jpg": ("in_x4/coarse.jpg", True),
+        "cut.jpg": ("in_x4/cut.jpg", False),
+        "film.mkv": ("in_x4/film.mkv", False),
+        "fine.jpg": ("in_x4/fine.jpg", False),
+        "named_wrong.png": ("in_x4/named_wrong.png", True),
+        "old.jpg": ("in_x4/old.jpg", True),
+    }
+    told = {str(path): note for path, note in found.notes}
+    assert told["in/coarse.jpg"] == "it, and 2 more, lost much to JPEG, and other_x4 restores that; -m net would not"
+    assert told["in"] == "2 outputs of earlier runs left out"
+    beside = pairs(plan("in/coarse.jpg", "in/fine.jpg", naming=naming))
+    assert beside == {"in/coarse.jpg": "in/coarse_other_x4.jpg", "in/fine.jpg": "in/fine_net_x4.jpg"}
+    assert not any(job.restore for job in plan("in").jobs)
 
 
 def test_a_folder_is_mirrored_beside_itself(make: Callable[..., None]) -> None:
@@ -144,7 +169,7 @@ names = st.from_regex(r"[ab]{1,2}(\.png)?\.(png|jpg|gif|PNG)", fullmatch=True)
 @given(sources=st.lists(names, unique=True, max_size=12))
 def test_no_two_targets_are_the_same_on_any_disk(sources: list[str]) -> None:
     jobs = [Job(Path("in", name), Path("out", name).with_suffix(".png")) for name in sources]
-    resolved = _without_clashes(jobs, lambda *_: "")
+    resolved = _without_clashes(jobs, lambda _: "")
     assert [job.source for job in resolved] == [job.source for job in jobs]
     assert len({str(job.target).casefold() for job in resolved}) == len(jobs)
     assert all(bool(after.note) == (after.target != before.target) for before, after in zip(jobs, resolved, strict=True))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -18,7 +19,8 @@ from sr_deploy.cli import models as listing
 from sr_deploy.errors import UsageError
 from sr_deploy.models import resolve
 from sr_deploy.models.recipe import recipes
-from sr_deploy.pictures.image import read_image
+from sr_deploy.pictures.image import read_image, write_image
+from sr_deploy.pictures.picture import Picture
 
 Invoke = Callable[..., Result]
 
@@ -129,6 +131,29 @@ def test_upscale_runs_a_network_in_the_box(invoke: Invoke, pictures: list[Path],
     result = invoke("upscale", pictures[0], *model, "-o", "out/")
     assert result.exit_code == 0, result.stderr
     assert read_image(Path("out/a.png")).pixels.shape == (40, 60, 3)
+
+
+def test_a_file_chooses_the_network_where_none_is_named(invoke: Invoke, box: Path) -> None:
+    other = Bundle.open(shutil.copytree(box / "plain-x2", box / "photo-fast-x2"))
+    dataclasses.replace(other, card=dataclasses.replace(other.card, name="photo_fast_x2")).write_card()
+    Path("in").mkdir()
+    random = np.random.default_rng(1)
+    for name, quality in (("a.png", None), ("b.jpg", 50), ("c.jpg", 98)):
+        pixels = random.integers(0, 256, (20, 30, 3), np.uint8)
+        write_image(Path("in") / name, Picture(pixels), quality=quality)
+    result = invoke("upscale", "in", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert [(Path(done["output"]).name, done["network"]) for done in document["done"]] == [
+        ("a.png", document["network"]),
+        ("b.jpg", "photo_fast_x2"),
+        ("c.jpg", document["network"]),
+    ]
+    assert document["notes"][0]["note"].startswith("it lost much to JPEG, and photo_fast_x2 restores that")
+    assert sorted(path.name for path in Path("in_x2").iterdir()) == ["a.png", "b.jpg", "c.jpg"]
+    assert Path(invoke("upscale", "in/b.jpg").stdout.strip()).name == "b_photo_fast_x2.jpg"
+    assert "photo_fast" not in invoke("upscale", "in/b.jpg", "-m", "fast", "-o", "named/", "--json").stdout
+    assert json.loads(invoke("plan", "in/b.jpg", "--json").stdout)["failed"] == []
 
 
 @pytest.mark.parametrize(

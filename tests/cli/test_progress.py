@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sr_deploy.batch.folder import Outcome, Summary
-from sr_deploy.batch.naming import Failure, Job
+from sr_deploy.batch.jobs import Failure, Job
 from sr_deploy.cli.progress import FilmPace, Pace, shares, summary_line, video_line, warnings_as_notes
 from sr_deploy.cli.progress_json import JsonReport
 from sr_deploy.film.observer import VideoProgress, VideoStart, VideoSummary

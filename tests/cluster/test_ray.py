@@ -30,6 +30,7 @@ from tests.video.clips import Clips
 ray = pytest.importorskip("ray", reason="no ray on this machine")
 
 SPEC = UpscalerSpec("fast-x2", threads=1)
+RESTORER = UpscalerSpec("quality-small-x2", threads=1)
 ONE = RayOptions(worker_cpus=1)
 FAST = VideoOptions(preset="ultrafast", segment_frames=4)
 
@@ -75,6 +76,8 @@ def inputs(clips: Clips, tmp_path: Path) -> Path:
     for number in range(20):
         shape = (random.integers(1, 60), random.integers(1, 60), 3)
         write_image(folder / f"é 漢字 [{number}] 'q'.png", Picture(random.integers(0, 256, shape, np.uint8)))
+    for quality in (40, 98):
+        write_image(folder / f"{quality}.jpg", Picture(random.integers(0, 256, (20, 30, 3), np.uint8)), quality=quality)
     (folder / "bad.png").write_bytes(b"no picture")
     shutil.copy(clips["rich"], folder / "film.mkv")
     return folder
@@ -84,7 +87,7 @@ def inputs(clips: Clips, tmp_path: Path) -> Path:
 def expected(inputs: Path, tmp_path: Path) -> dict[str, bytes]:
     """What one process makes of them."""
     with Upscaler("fast-x2", threads=1, on_failure="bicubic") as upscaler:
-        upscale_files([inputs], tmp_path / "alone", upscaler, video=FAST)
+        upscale_files([inputs], tmp_path / "alone", upscaler, restorer=RESTORER, video=FAST)
     return contents(tmp_path / "alone")
 
 
@@ -114,13 +117,13 @@ class Watch(Observer):
 @pytest.mark.usefixtures("cluster")
 def test_the_bytes_are_those_of_one_process(inputs: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     output = tmp_path / "out"
-    summary = upscale_on_ray([inputs], output, SPEC, video=FAST, ray=ONE)
+    summary = upscale_on_ray([inputs], output, SPEC, restorer=RESTORER, video=FAST, ray=ONE)
     assert contents(output) == expected
     assert [failure.path for failure in summary.failed] == [inputs / "bad.png"]
-    assert (len(summary.done), len(summary.videos)) == (21, 1)
+    assert (len(summary.done), len(summary.videos)) == (23, 1)
     assert summary.stats.tiles > 0
-    again = upscale_on_ray([inputs], output, SPEC, video=FAST, ray=ONE)
-    assert (len(again.done), len(again.skipped)) == (0, 21)
+    again = upscale_on_ray([inputs], output, SPEC, restorer=RESTORER, video=FAST, ray=ONE)
+    assert (len(again.done), len(again.skipped)) == (0, 23)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -138,7 +141,7 @@ def test_a_node_that_dies_and_one_that_joins(cluster: Any, inputs: Path, expecte
         cluster.remove_node(doomed, allow_graceful=False)
         patient_node(cluster, num_cpus=1)
 
-    upscale_on_ray([inputs], tmp_path / "out", SPEC, video=FAST, ray=ONE, observer=Watch(2, kill))
+    upscale_on_ray([inputs], tmp_path / "out", SPEC, restorer=RESTORER, video=FAST, ray=ONE, observer=Watch(2, kill))
     assert contents(tmp_path / "out") == expected
 
 
@@ -150,16 +153,16 @@ def test_what_a_dead_run_left_is_taken_up(inputs: Path, expected: dict[str, byte
 
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        upscale_on_ray([inputs], output, SPEC, video=FAST, ray=ONE, observer=Watch(3, stop))
+        upscale_on_ray([inputs], output, SPEC, restorer=RESTORER, video=FAST, ray=ONE, observer=Watch(3, stop))
     with Upscaler("fast-x2", threads=1) as upscaler:
         upscale_video(inputs / "film.mkv", output / "film.mkv", upscaler, options=FAST)
-    upscale_on_ray([inputs], output, SPEC, video=FAST, ray=ONE)
+    upscale_on_ray([inputs], output, SPEC, restorer=RESTORER, video=FAST, ray=ONE)
     assert contents(output) == expected
 
 
 @pytest.mark.usefixtures("cluster")
 def test_workers_of_another_version_are_refused_in_a_line() -> None:
-    work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST, version="9.9")
+    work = worker_module.Work(SPEC, RESTORER, None, worker_module.WriteOptions(), FAST, version="9.9")
     with Crew(work, cpus=1, gpus=0, most=1) as crew, pytest.raises(UsageError, match=r"the run was started with 9\.9") as told:
         crew.add(Errand("plan", (), print, print))
         while crew.work():
@@ -171,7 +174,7 @@ def test_workers_of_another_version_are_refused_in_a_line() -> None:
 def test_a_worker_that_is_killed_is_replaced(inputs: Path, tmp_path: Path) -> None:
     pids: list[int] = []
     done: list[Any] = []
-    work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST)
+    work = worker_module.Work(SPEC, RESTORER, None, worker_module.WriteOptions(), FAST)
     with Crew(work, cpus=1, gpus=0, most=1) as crew:
         job = worker_module.Job(inputs / "film.mkv", tmp_path / "film.mkv", video=True)
         crew.add(Errand("plan", (job,), done.append, done.append))
@@ -186,7 +189,7 @@ def test_a_worker_that_is_killed_is_replaced(inputs: Path, tmp_path: Path) -> No
 @pytest.mark.usefixtures("cluster")
 def test_a_task_that_kills_every_worker_fails() -> None:
     failed: list[Exception] = []
-    work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST)
+    work = worker_module.Work(SPEC, RESTORER, None, worker_module.WriteOptions(), FAST)
     with Crew(work, cpus=1, gpus=0, most=1) as crew:
         crew.add(Errand("pictures", (Deadly(),), print, failed.append))
         while crew.work():
@@ -205,7 +208,7 @@ class Deadly:
 def test_what_a_worker_hangs_at_is_done_by_another(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sr_deploy.cluster.crew.LATE_SECONDS", 0.5)
     node = patient_node(cluster, num_cpus=1)
-    work = worker_module.Work(SPEC, None, worker_module.WriteOptions(), FAST)
+    work = worker_module.Work(SPEC, RESTORER, None, worker_module.WriteOptions(), FAST)
     done: list[Any] = []
     with Crew(work, cpus=1, gpus=0, most=2) as crew:
         for _ in range(2):
@@ -238,7 +241,7 @@ class Hanging:
 @pytest.mark.usefixtures("cluster")
 def test_a_folder_that_cannot_be_written_is_told(inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("where a folder should be")
-    summary = upscale_on_ray([inputs], tmp_path / "file" / "out", SPEC, video=FAST, ray=ONE)
+    summary = upscale_on_ray([inputs], tmp_path / "file" / "out", SPEC, restorer=RESTORER, video=FAST, ray=ONE)
     assert not summary.done
     assert all("Not a directory" in failure.message for failure in summary.failed if failure.path.name != "bad.png")
     assert not any("internal error" in failure.message for failure in summary.failed)

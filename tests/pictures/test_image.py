@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from sr_deploy.errors import ImageError, UsageError
 from sr_deploy.pictures import image as image_module
+from sr_deploy.pictures.formats import jpeg
 from sr_deploy.pictures.formats.exif import Field, exif_orientation, pack_ifd, xmp_orientation
 from sr_deploy.pictures.image import (
     READABLE_SUFFIXES,
@@ -25,6 +26,7 @@ from sr_deploy.pictures.image import (
     Metadata,
     Picture,
     is_whole,
+    lost_much,
     read_image,
     write_image,
 )
@@ -322,6 +324,31 @@ def test_pnm(tmp_path: Path) -> None:
         assert (read_image(path).pixels.squeeze() == np.asarray(source)).all()
         path.write_bytes(path.read_bytes()[:-1])
         assert not is_whole(path)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("quality", [1, 30, 60, 85, 92, 96, 100])
+def test_what_jpeg_took_is_read_from_the_steps_of_luma(tmp_path: Path, mode: str, quality: int, progressive: bool) -> None:
+    path = tmp_path / "a.png"
+    picture = Image.fromarray(noise(np.uint8, 3)).convert(mode)
+    picture.save(path, "JPEG", quality=quality, progressive=progressive, exif=bytes(30000))
+    with Image.open(path) as found:
+        mean = np.mean(found.quantization[0])  # type: ignore[attr-defined]
+    head = memoryview(path.read_bytes())
+    assert jpeg.mean_step(head) == mean
+    assert lost_much(path) == (mean >= 10)
+    for size in (2, 4, 20, 30000):
+        path.write_bytes(head[:size])
+        assert not lost_much(path)
+
+
+def test_what_is_no_jpeg_lost_nothing_to_it(tmp_path: Path) -> None:
+    picture = Image.fromarray(noise(np.uint8, 3))
+    for format in ("PNG", "WEBP", "TIFF"):
+        picture.save(tmp_path / "a.jpg", format)
+        assert not lost_much(tmp_path / "a.jpg")
+    assert not lost_much(tmp_path) and not lost_much(tmp_path / "none")
 
 
 def test_a_comment_of_a_pnm_ends_no_number(tmp_path: Path) -> None:

@@ -76,6 +76,34 @@ def read_header(data: memoryview) -> Header:
     return header
 
 
+def mean_step(head: memoryview) -> float | None:
+    """The mean of the quantizer's steps of luma; None where `head`, the first bytes of a JPEG, does not tell."""
+    means: dict[int, float] = {}
+    number, position = -1, 2
+    while True:
+        marker, position = _marker(head, position)
+        if marker == 0xDA:
+            return means.get(number)
+        (length,) = struct.unpack_from(">H", head, position)
+        body = head[position + 2 : position + length]
+        position += length
+        if marker == 0xDB:
+            means |= _means_of_tables(body)
+        elif marker in _FRAMES:
+            number = body[8]
+
+
+def _means_of_tables(body: memoryview) -> dict[int, float]:
+    """By the number of each table, which has 64 steps of 8 or of 16 bits."""
+    means: dict[int, float] = {}
+    while body:
+        wide, number = body[0] >> 4, body[0] & 15
+        steps = struct.unpack_from(">64H" if wide else ">64B", body, 1)
+        means[number] = sum(steps) / 64
+        body = body[129 if wide else 65 :]
+    return means
+
+
 def _marker(data: memoryview, position: int) -> tuple[int, int]:
     """The next marker and the position behind it."""
     while position < len(data) and data[position] != 0xFF:
