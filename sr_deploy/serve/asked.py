@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sr_deploy.errors import UsageError
 from sr_deploy.pictures.formats import ContainerError, Header, TooManyPixelsError, UnknownFormatError, inspect
@@ -66,6 +68,28 @@ class PictureAsked(Asked):
     """Parameters of a request for one picture."""
 
     format: PictureFormat | None = Field(None, description="Of the result; without it Accept decides, then the picture's own.")
+
+
+A = TypeVar("A", bound=Asked)
+
+
+def asked_in(request: Request, kind: type[A]) -> A:
+    """The parameters in a request's query; FastAPI would look at their types anew each time.
+
+    Raises: RequestValidationError for those that are wrong or unknown.
+    """
+    try:
+        return kind.model_validate(dict(request.query_params))
+    except ValidationError as exc:
+        raise RequestValidationError([{**error, "loc": ("query", *error["loc"])} for error in exc.errors()]) from exc
+
+
+def described(kind: type[Asked]) -> list[dict[str, Any]]:
+    """The parameters for OpenAPI."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": schema["description"]}
+        for name, schema in kind.model_json_schema()["properties"].items()
+    ]
 
 
 def check_picture(data: memoryview, limits: Limits) -> Header:

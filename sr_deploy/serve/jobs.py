@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from sr_deploy.serve.answers import ERRORS, RefusedError
-from sr_deploy.serve.asked import MEDIA_TYPES, Asked, Name, PictureFormat
+from sr_deploy.serve.asked import MEDIA_TYPES, Asked, Name, PictureFormat, asked_in, described
 from sr_deploy.serve.receiving import Checks, receive_files
 from sr_deploy.serve.service import Service
 from sr_deploy.serve.spool import JobFolder, Order, State
@@ -35,16 +35,6 @@ _FILE_TYPES = {
     f".{name}": media for name, media in (MEDIA_TYPES | _VIDEO_TYPES | {"jpg": "image/jpeg", "tif": "image/tiff"}).items()
 }
 _FILE = {"type": "string", "format": "binary"}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "description": "A video or a picture as the body, or many as multipart/form-data.",
-        "content": {
-            "*/*": {"schema": _FILE},
-            "multipart/form-data": {"schema": {"type": "object", "properties": {"files": {"type": "array", "items": _FILE}}}},
-        },
-    }
-}
 
 
 class JobAsked(Asked):
@@ -54,6 +44,19 @@ class JobAsked(Asked):
     format: PictureFormat | Literal["mkv", "mp4", "m4v", "mov", "webm"] | None = Field(
         None, description="Of the results, for files of that kind."
     )
+
+
+_BODY = {
+    "parameters": described(JobAsked),
+    "requestBody": {
+        "required": True,
+        "description": "A video or a picture as the body, or many as multipart/form-data.",
+        "content": {
+            "*/*": {"schema": _FILE},
+            "multipart/form-data": {"schema": {"type": "object", "properties": {"files": {"type": "array", "items": _FILE}}}},
+        },
+    },
+}
 
 
 class ResultFacts(BaseModel):
@@ -134,7 +137,8 @@ def job_routes(service: Service) -> APIRouter:
         return job, order
 
     @router.post("", status_code=202, responses=ERRORS, openapi_extra=_BODY, summary="Begin a job")
-    async def begin(request: Request, asked: Annotated[JobAsked, Query()]) -> JobId:
+    async def begin(request: Request) -> JobId:
+        asked = asked_in(request, JobAsked)
         if service.is_stopping or uploads.locked():
             raise RefusedError(503, "no upload is taken now; try again", after=5)
         network = service.networks.choose(asked.model, asked.factor())

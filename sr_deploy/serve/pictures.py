@@ -5,15 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from sr_deploy.pictures.image import check_target, decode_image, encode_image
 from sr_deploy.serve.answers import ERRORS
-from sr_deploy.serve.asked import MEDIA_TYPES, PictureAsked, check_picture, check_result, format_for, path_like
+from sr_deploy.serve.asked import (
+    MEDIA_TYPES,
+    PictureAsked,
+    asked_in,
+    check_picture,
+    check_result,
+    described,
+    format_for,
+    path_like,
+)
 from sr_deploy.serve.networks import ServedNetwork
 from sr_deploy.serve.service import Service
 from sr_deploy.serve.uploads import body
@@ -21,6 +29,7 @@ from sr_deploy.upscaling.image_upscaler import Stats
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST = {
+    "parameters": described(PictureAsked),
     "requestBody": {
         "required": True,
         "description": "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, JPEG 2000 or PNM, as the body or as multipart/form-data.",
@@ -28,7 +37,7 @@ _REQUEST = {
             "image/*": _BYTES,
             "multipart/form-data": {"schema": {"type": "object", "properties": {"file": _BYTES["schema"]}}},
         },
-    }
+    },
 }
 _HEADERS = {
     "X-Network": {"description": "What it was computed by.", "schema": {"type": "string"}},
@@ -97,7 +106,8 @@ def picture_routes(service: Service) -> APIRouter:
         openapi_extra=_REQUEST,
         summary="Upscale a picture",
     )
-    async def upscale(request: Request, asked: Annotated[PictureAsked, Query()]) -> Response:
+    async def upscale(request: Request) -> Response:
+        asked = asked_in(request, PictureAsked)
         network = service.networks.choose(asked.model, asked.factor())
         accept = request.headers.get("accept", "")
         async with service.desk.ticket() as ticket:
