@@ -86,7 +86,7 @@ THIRD_PARTY = {
     "film": {"numpy", "av", "cv2"},
     "batch": {"numpy"},
     "cluster": set(),
-    "serve": {"fastapi", "starlette", "pydantic", "prometheus_client", "uvicorn", "h11", "numpy"},
+    "serve": {"fastapi", "starlette", "pydantic", "prometheus_client", "uvicorn", "numpy"},
     "cli": {"click"},
 }
 KERNELS = {PACKAGE / "device" / f"{name}_kernels.py" for name in ("tiling", "patch", "selection", "video")}

@@ -17,8 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
-from h11 import LocalProtocolError
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sr_deploy.errors import UsageError
 from sr_deploy.serve.networks import ServedNetworks
@@ -36,6 +35,7 @@ _PAUSE_SECONDS = 1.0
 _LOOK_SECONDS, _MOST_LOOKS = 10.0, 3
 _MOST_CONNECTIONS = 1000
 _WAITING_CONNECTIONS = 512
+_LONGEST_HEAD = 64 << 10
 
 
 def serve(options: ServeOptions, listening: Callable[[str], None]) -> None:
@@ -134,23 +134,40 @@ def _work(options: ServeOptions, listener: socket.socket) -> None:
     _run(new_server(options), listener)
 
 
-class _Protocol(H11Protocol):
+class _Protocol(HttpToolsProtocol):
     """Also closes connections whose client begins a request and does not come to its end, or breaks off HTTP in the middle."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._silent = 0
+        self._in_head, self._head_bytes = False, 0
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        goes_on = self._in_head
+        super().data_received(data)
+        if goes_on and self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _LONGEST_HEAD:
+                self.send_400_response("The head of the request is too long.")
+
     def send_400_response(self, msg: str) -> None:
-        try:
-            super().send_400_response(msg)
-        except LocalProtocolError:  # There is an answer already, or none may have a body.
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     def _look(self) -> None:
         busy = self.cycle is not None and not self.cycle.response_complete

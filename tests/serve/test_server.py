@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,3 +169,30 @@ def test_a_spool_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be the spool"):
         serve(ServeOptions(port=0, spool=tmp_path / "file"), print)
+
+
+def test_a_head_without_an_end_is_cut_off(running: Running) -> None:
+    place = urlsplit(running.address)
+    with socket.create_connection((place.hostname or "", place.port or 0), 30) as line:
+        line.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\n")
+        sent = 0
+        with contextlib.suppress(OSError):
+            for number in range(1000):
+                sent += line.send(b"X-%06d: %s\r\n" % (number, b"x" * 1000))
+                time.sleep(0.001)
+        answer = b""
+        with contextlib.suppress(OSError):
+            answer = line.recv(4096)
+    assert sent < 900_000
+    assert not answer or answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_form_may_come_in_one_piece_with_its_head(running: Running) -> None:
+    """A head is short although what comes with it is long."""
+    place, body = urlsplit(running.address), bytes(200_000)
+    with socket.create_connection((place.hostname or "", place.port or 0), 30) as line:
+        for _ in range(2):
+            line.sendall(b"POST /v1/upscale HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            assert line.recv(12) == b"HTTP/1.1 415"
+            while b"}" not in line.recv(4096):
+                pass
