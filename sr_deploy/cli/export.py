@@ -55,6 +55,7 @@ class Assignment(click.ParamType[tuple[str, Any]]):
 @click.option("--int8", is_flag=True, help="INT8 graphs too: convs of 8 bits where they save time for little loss.")
 @click.option("--loss", type=click.FloatRange(0.001, 1.0), help="dB that INT8 may lose on photographs.  [default: 0.05]")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of pictures like those that INT8 will meet.")
+@click.option("--tune", type=click.FloatRange(0.1, 24 * 60), help="Minutes for fine-tuning INT8 against the fp32 network.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that exists.")
 @json_option
 @verbose_option
@@ -65,6 +66,7 @@ def command(
     int8: bool,
     loss: float | None,
     calibration: Path | None,
+    tune: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -74,8 +76,8 @@ def command(
     """
     if checkpoint.is_file():
         read_start(checkpoint)
-    if not int8 and (loss is not None or calibration is not None):
-        raise click.UsageError("--loss and --calibration are for INT8; give --int8 too.")
+    if not int8 and any(option is not None for option in (loss, calibration, tune)):
+        raise click.UsageError("--loss, --calibration and --tune are for INT8; give --int8 too.")
     pictures = None if calibration is None else _pictures(calibration)
 
     from sr_deploy.export import export_bundle
@@ -87,6 +89,7 @@ def command(
             variant=dict(variant),
             int8=(_LOSS if loss is None else loss) if int8 else None,
             calibration=pictures,
+            tune=tune or 0.0,
             progress=say_on_stderr,
             **options,
         )

@@ -56,6 +56,7 @@ def export_bundle(
     overwrite: bool = False,
     int8: float | None = None,
     calibration: Sequence[Array] | None = None,
+    tune: float = 0.0,
     progress: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint into a folder and open it.
@@ -79,6 +80,7 @@ def export_bundle(
     int8: write INT8 graphs too, for CPUs and for GPUs, that lose at most so many dB of Y on photographs, such as 0.05. Warns
         where nothing that is worth it keeps to that.
     calibration: pictures like those that INT8 will meet, (H, W, 3) uint8 RGB, as the network gets them; None takes drawn ones.
+    tune: minutes for fine-tuning INT8 against the fp32 network; what does not become better by it stays as it was.
     progress: called with a line about each step.
 
     Raises: UsageError, CheckpointError, UnknownArchitectureError, AmbiguousCheckpointError, ExportError, CertificationError,
@@ -103,7 +105,7 @@ def export_bundle(
     say("certifying")
     certified = (_certified_masked if subject.masked else _certified)(subject, graphs)
     if int8 is not None:
-        found = _quantized(graphs, int8, calibration, say)
+        found = _quantized(graphs, int8, calibration, tune, say)
         graphs, certified = found.graphs, replace(certified, links=(*certified.links, *found.links))
     with staged(target, overwrite=overwrite) as folder:
         bundle = write_graphs(folder, graphs, certified.links)
@@ -189,15 +191,27 @@ class _Quantized:
     links: tuple[Link, ...]
 
 
-def _quantized(graphs: Graphs, loss: float, calibration: Sequence[Array] | None, say: Callable[[str], None]) -> _Quantized:
-    """The graphs with those in 8 bits, and their links."""
+def _quantized(
+    graphs: Graphs, loss: float, calibration: Sequence[Array] | None, minutes: float, say: Callable[[str], None]
+) -> _Quantized:
+    """The graphs with those in 8 bits, and their links. minutes: for fine-tuning all of them."""
     network, card = graphs.networks[""], graphs.card
     made: dict[Precision, Int8Graph] = {}
     links: list[Link] = []
     speed = speed_model()
     for precision, symmetric in SYMMETRIC.items():
         say(f"choosing convs for {precision}")
-        found = quantize(network.fp32, card, loss=loss, calibration=calibration, symmetric=symmetric, speed=speed)
+        found = quantize(
+            network.fp32,
+            card,
+            loss=loss,
+            calibration=calibration,
+            symmetric=symmetric,
+            speed=speed,
+            seconds=60 * minutes / len(SYMMETRIC),
+        )
+        if minutes:
+            say(f"fine-tuning of {precision} {'has more convs in 8 bits' if found.tuned else 'gained nothing'}")
         if found.model is None:
             warnings.warn(
                 f"{card.name}: no {precision} graph that loses at most {loss:g} dB is {LEAST_FACTOR} times as fast as fp32 "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -29,6 +29,18 @@ def calibration_inputs(card: ModelCard, pictures: Sequence[Array] | None) -> lis
     taken = list(pictures[::step])[:_CROPS]
     crops = [_crop(taken[number % len(taken)], card, random) for number in range(_CROPS)]
     return [as_input(crop, card.channels) for crop in crops]
+
+
+def tuning_batches(card: ModelCard, pictures: Sequence[Array] | None) -> Iterator[Array]:
+    """Two crops after two, without an end, flipped at random, each pair (2, C, 64, 64) or larger; None takes drawn ones."""
+    if pictures is None:
+        drawn = drawn_pictures("calibration")
+        pictures = [*drawn, *(imresize(picture, 120, 120) for picture in drawn)]
+    random = np.random.default_rng(9)
+    while True:
+        crops = [_crop(pictures[int(random.integers(len(pictures)))], card, random) for _ in range(2)]
+        flipped = [crop[:: random.choice((-1, 1)), :: random.choice((-1, 1))] for crop in crops]
+        yield np.concatenate([as_input(crop, card.channels) for crop in flipped])
 
 
 def _crop(picture: Array, card: ModelCard, random: np.random.Generator) -> Array:
