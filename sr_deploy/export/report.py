@@ -247,7 +247,8 @@ def _int8(precision: Precision, graph: Int8Graph) -> str:
         for name, error in graph.errors.items()
     )
     return (
-        f"<h2>{precision}</h2><p>{len(graph.chosen)} of {len(graph.errors)} convs are computed in 8 bits{', fine-tuned' * graph.tuned}. Together, Y is "
+        f"<h2>{precision}</h2><p>{len(graph.chosen)} of {len(graph.errors)} convs are computed in 8 bits"
+        f"{', fine-tuned' * graph.tuned}. Together, Y is "
         f"{graph.psnr:.1f} dB from fp32, which costs {graph.loss:.3f} dB on photographs; {graph.allowed:g} dB were allowed. "
         f"By the model of times the graph is {graph.factor:.2f} times as fast as fp32. Chosen are those that save the most "
         "time for their error; here is what each one errs by alone, as the mean square of Y in 8-bit steps.</p>"

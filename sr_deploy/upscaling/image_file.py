@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from sr_deploy.errors import ImageError, UsageError
-from sr_deploy.pictures.image import check_suffix, check_target, read_image, write_image
+from sr_deploy.pictures.image import check_suffix, check_target, lost_much, read_image, write_image
 from sr_deploy.pictures.picture import Picture, as_path
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 from sr_deploy.upscaling.upscaler import Upscaler
@@ -22,7 +22,8 @@ def upscale_image(
 
     source: path of an image, as for `read_image`.
     target: path whose suffix decides the format, as for `write_image`; its folder must be there.
-    upscaler: an Upscaler or MaskedUpscaler, which stays open; None opens `fast`, x4, for this image alone.
+    upscaler: an Upscaler or MaskedUpscaler, which stays open; None opens `fast`, x4, for this image alone, or
+        `photo-fast` for one that lost much to JPEG.
 
     Raises: ImageError for a source that cannot be read and a target that cannot be written. UsageError for what is no path or
         no upscaler, and where target and source are one file. As the upscaler: UnhealthyOutputError, EngineError.
@@ -37,7 +38,7 @@ def upscale_image(
     _check_place(source, target)
     if upscaler is not None:
         return _upscale_into(target, picture, upscaler)
-    with Upscaler() as upscaler:
+    with Upscaler("photo-fast" if lost_much(source) else "fast") as upscaler:
         return _upscale_into(target, picture, upscaler)
 
 

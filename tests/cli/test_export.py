@@ -52,6 +52,7 @@ def test_the_folder_on_stdout_and_progress_on_stderr(invoke: Invoke, calls: list
         "overwrite": False,
         "int8": None,
         "calibration": None,
+        "tune": 0.0,
     }
     assert json.loads(invoke("export", "net.pth", "--json").stdout)["card"]["name"] == "double"
 
@@ -82,6 +83,7 @@ def test_options(invoke: Invoke, calls: list[dict[str, Any]]) -> None:
         "overwrite": True,
         "int8": None,
         "calibration": None,
+        "tune": 0.0,
     }
 
 

@@ -54,8 +54,8 @@ def tune(
     """
     graph = TorchGraph(model)
     nodes = {node.name: node for node in model.graph.node if node.name in weights}
-    steps = {node.input[0]: _Activation(quantizers[node.input[0]]) for node in nodes.values()}
-    convs = {name: _Conv(node, weights[name], steps[node.input[0]]) for name, node in nodes.items()}
+    steps = {node.input[0]: _TrainedQuantizer(quantizers[node.input[0]]) for node in nodes.values()}
+    convs = {name: _TrainedConv(node, weights[name], steps[node.input[0]]) for name, node in nodes.items()}
     codes = [parameter for conv in convs.values() for parameter in (conv.codes, conv.bias)]
     optimizer = torch.optim.Adam(
         [{"params": codes, "lr": _CODES_RATE}, {"params": [step.log_step for step in steps.values()], "lr": _STEP_RATE}]
@@ -78,7 +78,7 @@ def tune(
     )
 
 
-class _Activation:
+class _TrainedQuantizer:
     """A quantizer whose step is trained."""
 
     def __init__(self, quantizer: Quantizer) -> None:
@@ -96,10 +96,10 @@ class _Activation:
         return replace(self._quantizer, scale=float(self.log_step.detach().exp()))
 
 
-class _Conv:
+class _TrainedConv:
     """A conv of codes that are trained; its bias in units of the largest code times a step."""
 
-    def __init__(self, node: NodeProto, weights: QuantizedWeights, activation: _Activation) -> None:
+    def __init__(self, node: NodeProto, weights: QuantizedWeights, activation: _TrainedQuantizer) -> None:
         self._node = node
         self._activation = activation
         self._scales = torch.from_numpy(weights.scales)
