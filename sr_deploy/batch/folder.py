@@ -121,9 +121,11 @@ def upscale_files(
 
         plan = preview_plan(plan, preview, video)
     sweep_targets(plan)
-    return upscale_jobs(
-        plan, upscaler, restorer=restorer, size=size, options=options, video=video, observer=observer, upscaled=upscaled
-    )
+    with ExitStack() as opened:
+        other = opened.enter_context(open_upscaler(restorer)) if restorer and any(job.restore for job in plan.jobs) else None
+        return upscale_jobs(
+            plan, upscaler, restorer=other, size=size, options=options, video=video, observer=observer, upscaled=upscaled
+        )
 
 
 def plan_run(
@@ -152,7 +154,7 @@ def upscale_jobs(
     plan: Plan,
     upscaler: ImageUpscaler,
     *,
-    restorer: UpscalerSpec | None = None,
+    restorer: ImageUpscaler | None = None,
     size: TargetSize | None = None,
     options: WriteOptions | None = None,
     video: VideoOptions | None = None,
@@ -160,12 +162,7 @@ def upscale_jobs(
     upscaled: Callable[[Job, Picture], object] | None = None,
 ) -> Summary:
     """`upscale_files` for jobs that are planned. Raises: as `upscale_files`."""
-    with ExitStack() as opened:
-        restoring = None
-        if restorer is not None and any(job.restore for job in plan.jobs):
-            restoring = opened.enter_context(open_upscaler(restorer))
-        run = _FolderRun(upscaler, restoring, size, options or WriteOptions(), video, observer or Observer(), upscaled)
-        return run.run(plan)
+    return _FolderRun(upscaler, restorer, size, options or WriteOptions(), video, observer or Observer(), upscaled).run(plan)
 
 
 def summary_of(plan: Plan, outcomes: Sequence[Outcome], timing: Timing, stats: Stats) -> Summary:

@@ -145,7 +145,8 @@ class _Planner:
     def _tell_what_is_restored(self, sources: Sequence[Path | Address]) -> None:
         if sources:
             what = "it" if len(sources) == 1 else f"it, and {len(sources) - 1} more,"
-            why = f"{what} lost much to JPEG, and {self.naming.restorer} restores that; -m {self.naming.model} would not"
+            network, usual = (str(name).replace("_", "-") for name in (self.naming.restorer, self.naming.model))
+            why = f"{what} lost much to JPEG, and {network} restores that; -m {usual} would not"
             self.notes.append((sources[0], why))
 
     def _is_file_name(self, output: Path, *, single: bool) -> bool:

@@ -50,6 +50,7 @@ class Worker:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._upscaler: ImageUpscaler | None = None
+        self._restorer: ImageUpscaler | None = None
 
     def open(self) -> Ready:
         """Open the network.
@@ -67,7 +68,9 @@ class Worker:
     def pictures(self, jobs: Sequence[Job]) -> tuple[tuple[Outcome, ...], Stats]:
         """What became of some pictures, in their order, and what the sentinel saw."""
         work = self._work
-        summary = upscale_jobs(Plan(tuple(jobs)), self._network, restorer=work.restorer, size=work.size, options=work.options)
+        if work.restorer and self._restorer is None and any(job.restore for job in jobs):
+            self._restorer = open_upscaler(work.restorer)
+        summary = upscale_jobs(Plan(tuple(jobs)), self._network, restorer=self._restorer, size=work.size, options=work.options)
         return summary.outcomes, summary.stats
 
     def plan(self, job: Job) -> VideoPlan | None:

@@ -73,7 +73,7 @@ def test_pictures_that_lost_much_are_restored(make: Callable[..., None]) -> None
         "old.jpg": ("in_x4/old.jpg", True),
     }
     told = {str(path): note for path, note in found.notes}
-    assert told["in/coarse.jpg"] == "it, and 2 more, lost much to JPEG, and other_x4 restores that; -m net would not"
+    assert told["in/coarse.jpg"] == "it, and 2 more, lost much to JPEG, and other-x4 restores that; -m net would not"
     assert told["in"] == "2 outputs of earlier runs left out"
     beside = pairs(plan("in/coarse.jpg", "in/fine.jpg", naming=naming))
     assert beside == {"in/coarse.jpg": "in/coarse_other_x4.jpg", "in/fine.jpg": "in/fine_net_x4.jpg"}

@@ -149,7 +149,7 @@ def test_a_file_chooses_the_network_where_none_is_named(invoke: Invoke, box: Pat
         ("b.jpg", "photo_fast_x2"),
         ("c.jpg", document["network"]),
     ]
-    assert document["notes"][0]["note"].startswith("it lost much to JPEG, and photo_fast_x2 restores that")
+    assert document["notes"][0]["note"].startswith("it lost much to JPEG, and photo-fast-x2 restores that")
     assert sorted(path.name for path in Path("in_x2").iterdir()) == ["a.png", "b.jpg", "c.jpg"]
     assert Path(invoke("upscale", "in/b.jpg").stdout.strip()).name == "b_photo_fast_x2.jpg"
     assert "photo_fast" not in invoke("upscale", "in/b.jpg", "-m", "fast", "-o", "named/", "--json").stdout
