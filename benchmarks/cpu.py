@@ -1,16 +1,19 @@
-"""Time one network on this CPU, side by side in one run: torch, ONNX Runtime, bare OpenVINO, Upscaler, start-up.
+"""Time one network on this CPU, side by side in one run: torch, ONNX Runtime, ncnn, bare OpenVINO, Upscaler, start-up.
 
 python benchmarks/cpu.py MODEL.pth BUNDLE IMAGE [--rounds 7] [--size 960x540]
 
 Every round runs each contender once, in turn, so that a noisy machine disturbs all alike; medians and ratios are printed as a
-Markdown table.
+Markdown table. ncnn takes part where `pip install ncnn pnnx` was done, bf16 where the CPU computes it, and INT8 where the
+bundle has it. A table is of one CPU: those of CPUs with other instructions stand beside it, never in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,11 +48,18 @@ def main() -> None:
         "torch eager fp32": torch_eager(options.checkpoint, image),
         "ONNX Runtime fp32, numpy conversion": onnx_runtime(options.bundle, image),
         "OpenVINO fp32, bare inference": bare_openvino(options.bundle, image, "f32", pixels=False),
-        "OpenVINO bf16, bare inference": bare_openvino(options.bundle, image, "bf16", pixels=False),
-        "OpenVINO bf16, bare inference of the pixel form": bare_openvino(options.bundle, image, "bf16", pixels=True),
-        "Upscaler, --fp32": upscaler(options.bundle, image, "fp32"),
-        "Upscaler": upscaler(options.bundle, image, "auto"),
     }
+    if importlib.util.find_spec("ncnn") and importlib.util.find_spec("pnnx"):
+        contenders["ncnn fp32, numpy conversion"] = by_ncnn(options.bundle, image)
+    if "amx_bf16" in instructions() or "avx512_bf16" in instructions():
+        contenders["OpenVINO bf16, bare inference"] = bare_openvino(options.bundle, image, "bf16", pixels=False)
+        contenders["OpenVINO bf16, bare inference of the pixel form"] = bare_openvino(
+            options.bundle, image, "bf16", pixels=True
+        )
+    contenders["Upscaler, --fp32"] = upscaler(options.bundle, image, "fp32")
+    if (options.bundle / "int8.onnx").exists():
+        contenders["Upscaler, --precision int8"] = upscaler(options.bundle, image, "int8")
+    contenders["Upscaler"] = upscaler(options.bundle, image, "auto")
     seconds = measure(contenders, options.rounds)
     card = open_bundle(options.bundle).card
     print(f"{card.name} x{card.scale}, {width}x{height} -> {width * card.scale}x{height * card.scale}, {machine()}\n")
@@ -105,6 +115,34 @@ def onnx_runtime(bundle: Path, image: np.ndarray[Any, Any]) -> Contender:
     return run
 
 
+def by_ncnn(bundle: Path, image: np.ndarray[Any, Any]) -> Contender:
+    """The graph as pnnx turns it into ncnn's, for this size, without its fp16 storage."""
+    import ncnn  # type: ignore[import-not-found]
+    import pnnx  # type: ignore[import-not-found]
+
+    height, width = image.shape[:2]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(bundle / "fp32.onnx", folder)
+        files = (f"ncnnparam={folder}/net.param", f"ncnnbin={folder}/net.bin")
+        command = [pnnx.EXEC_PATH, "fp32.onnx", f"inputshape=[1,3,{height},{width}]", *files, "fp16=0"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        net = ncnn.Net()
+        net.opt.num_threads = len(os.sched_getaffinity(0))
+        net.load_param(f"{folder}/net.param")
+        net.load_model(f"{folder}/net.bin")
+    source, target = net.input_names()[0], net.output_names()[0]
+
+    def run() -> object:
+        x = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
+        extractor = net.create_extractor()
+        extractor.input(source, ncnn.Mat(x))
+        _, y = extractor.extract(target)
+        return np.ascontiguousarray((np.array(y).transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8))
+
+    return run
+
+
 def bare_openvino(bundle: Path, image: np.ndarray[Any, Any], hint: str, *, pixels: bool) -> Contender:
     """Inference alone: inputs converted beforehand, outputs left where the runtime put them."""
     import openvino
@@ -148,9 +186,21 @@ def startup(bundle: Path, image: np.ndarray[Any, Any], rounds: int) -> None:
 
 def machine() -> str:
     cores = len(os.sched_getaffinity(0))
+    model = _of_cpu("model name") or platform.processor()
+    return f"{model} ({', '.join(instructions())}), {cores} cores, Python {platform.python_version()}"
+
+
+def instructions() -> list[str]:
+    """Those that decide how fast networks run, of this CPU."""
+    flags = set(_of_cpu("flags").split())
+    return [
+        name for name in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if name in flags
+    ]
+
+
+def _of_cpu(what: str) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model}, {cores} cores, Python {platform.python_version()}"
+    return next((line.split(":")[1].strip() for line in lines if line.startswith(what)), "")
 
 
 if __name__ == "__main__":
