@@ -18,9 +18,9 @@ KIT_PYTHON ?= 3.12
 demo: $(if $(CHECKPOINT),demo-checkpoint,demo-box)
 
 demo-box: $(VENV)/.run
-	$(BIN)/sr-deploy upscale "$(or $(IMAGE),docs/demo.png)" -o $(DEMO)/images/ --overwrite
-	$(BIN)/python benchmarks/draw_before_after.py "$(or $(IMAGE),docs/demo.png)" \
-		"$(DEMO)/images/$(notdir $(or $(IMAGE),docs/demo.png))" $(DEMO)/before_after.png
+	$(BIN)/sr-deploy upscale "$(or $(IMAGE),docs/demo.jpg)" -o $(DEMO)/images/ --overwrite
+	$(BIN)/python benchmarks/draw_before_after.py "$(or $(IMAGE),docs/demo.jpg)" \
+		"$(DEMO)/images/$(notdir $(or $(IMAGE),docs/demo.jpg))" $(DEMO)/before_after.png
 
 demo-checkpoint: $(VENV)/.export
 	@test -n "$(IMAGE)" || { echo "usage: make demo CHECKPOINT=model.pth IMAGE=photo.png" >&2; exit 2; }

@@ -60,7 +60,7 @@ def make_bundle(run: Path, recipe: TrainingRecipe, bundle: Path, license_name: s
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{recipe.name}.toml"
         path.write_text("\n".join(lines) + "\n")
-        export_bundle(run / "checkpoint.pth", bundle, name=recipe.name, recipe=path, overwrite=True)
+        export_bundle(run / "checkpoint.pth", bundle, name=recipe.name, recipe=path, overwrite=True, int8=0.05)
 
 
 def taught_by(run: Path) -> str:

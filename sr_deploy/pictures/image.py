@@ -64,8 +64,8 @@ PICTURES_THAT_MOVE = frozenset({".gif", ".png", ".webp"})
 _HEAD = 1 << 20
 """Bytes that have the tables of a JPEG, behind its metadata."""
 
-_COARSE_STEP = 10.0
-"""Of luma, in the mean: libjpeg has 11.9 at quality 90, and 5.9 at 95."""
+_COARSE_STEP = 11.0
+"""Of luma, in the mean: 11.5 is quality 90 of libjpeg, where networks for clean pictures and those that restore are alike."""
 
 NUMBER = re.compile(r"%(0?)(\d*)d")
 """In the name of numbered pictures: whether zeros fill it, and how many digits it has at least."""

@@ -70,7 +70,7 @@ def fast() -> ModelProto:
     return onnx.load(resolve("fast-x4") / "fp32.onnx")
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("symmetric", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_bad_start_is_mended(fast: ModelProto, symmetric: bool) -> None:
     """Steps that are too long and biases that are off: training comes near to what the fp32 graph makes."""
     card = ModelCard("fast", "ecbsr", 4, 3)
