@@ -376,6 +376,15 @@ def test_the_two_headers_of_a_jp2_agree(place: int, value: int) -> None:
         decode_image(bytes(data))
 
 
+@pytest.mark.parametrize(("pixels", "space"), [(NOISY, 17), (NOISY[..., 0], 16), (NOISY[..., 0], 18)])
+def test_the_colors_that_a_jp2_names_are_those_that_it_has(pixels: np.ndarray, space: int) -> None:
+    data = bytearray(jp2(pixels))
+    np.testing.assert_array_equal(decode_image(bytes(data)).pixels.squeeze(), pixels)
+    data[data.index(b"colr") + 10] = space
+    with pytest.raises(ImageError, match="headers of the JPEG 2000 contradict each other"):
+        decode_image(bytes(data))
+
+
 @pytest.mark.parametrize("colors", [1, 255, 257])
 def test_a_palette_of_a_tiff_has_all_its_colors(colors: int) -> None:
     file = io.BytesIO()

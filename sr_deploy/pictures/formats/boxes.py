@@ -16,6 +16,9 @@ _ORIENTATION = {
     (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7,
     (0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5,
 }  # fmt: skip
+_SRGB, _GRAY, _SYCC = 16, 17, 18
+"""Colors of JPEG 2000, by their numbers in ISO/IEC 15444-1, I.5.3.3."""
+
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _TILE_PART, _END = b"\xff\x90", b"\xff\xd9"
 
@@ -183,12 +186,15 @@ def read_jp2(data: memoryview) -> Header:
     header = Header("jp2", 0, 0)
     stream = (0, len(data)) if bytes(data[:4]) == _CODESTREAM else None
     claims: tuple[int, ...] | None = None
+    space = None
     if stream is None:
         for kind, start, stop in _boxes(data, 0, len(data)):
             if kind == b"jp2h":
                 for inner, at, end in _boxes(data, start, stop):
                     if inner == b"colr" and data[at] == 2:
                         header.icc = bytes(data[at + 3 : end])
+                    elif inner == b"colr" and data[at] == 1:
+                        (space,) = struct.unpack_from(">I", data, at + 3)
                     elif inner == b"ihdr":
                         claims = struct.unpack_from(">IIHBB", data, at)
             elif kind == b"jp2c":
@@ -204,7 +210,8 @@ def read_jp2(data: memoryview) -> Header:
     (components,) = struct.unpack_from(">H", data, at + 34)
     header.width, header.height, header.gray = right - left, bottom - top, components < 3
     depth = data[at + 36]
-    if claims is not None and claims not in _claims(header, components, depth):
+    wrong_colors = space in (_SRGB, _GRAY, _SYCC) and (space == _GRAY) != header.gray
+    if wrong_colors or (claims is not None and claims not in _claims(header, components, depth)):
         raise ContainerError("the two headers of the JPEG 2000 contradict each other; get a good copy of the file")
     if any(data[at + 36 + 3 * number] != depth for number in range(components)):
         raise ContainerError("JPEG 2000 with channels of several depths is not supported; convert it to TIFF")
