@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from sr_deploy.files import Address
 from sr_deploy.pictures.image import PIPE, names_stream
 from sr_deploy.video.cursor import RemoteFile, SharedFile
 from sr_deploy.video.extent import LONGEST_START, y4m_rest
+from sr_deploy.video.fragments import most_samples
 
 PROBING = {"probesize": "100000000", "analyzeduration": "60000000"}
 """How far FFmpeg looks for what a stream is, in bytes and microseconds: sound may begin after a silent minute."""
@@ -109,6 +111,7 @@ class Input:
         """
         if self.path is not None and self.path.is_dir():
             raise VideoError(f"{self.name} is a folder; expected a video file. Name its pictures by a pattern: frame_%06d.png.")
+        self._refuse_claims()
         file = f"file:{self.path}" if self.path else self.pipe or self.read()
         # What comes from elsewhere may not have FFmpeg open other files.
         options = PROBING if self.path else PROBING | {"protocol_whitelist": "none"}
@@ -125,6 +128,15 @@ class Input:
         finally:
             if isinstance(file, io.BufferedReader):
                 file.close()
+
+    def _refuse_claims(self) -> None:
+        """Raises: VideoError for a fragment of more samples than there are bytes; FFmpeg has memory for each of them."""
+        if self.path is None or not self.path.is_file():
+            return
+        with contextlib.suppress(OSError):
+            claimed = most_samples(self.path)
+            if claimed > self.path.stat().st_size:
+                raise VideoError(f"{self.name}: one of its fragments claims {claimed} samples; it is damaged. Fetch it again.")
 
     def _advice(self) -> str:
         if self.pipe:

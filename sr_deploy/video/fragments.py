@@ -1,0 +1,52 @@
+"""Fragments of an MP4, looked at before FFmpeg makes an entry in memory for each sample that they claim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+_FIRST = frozenset({b"ftyp", b"styp", b"moof", b"moov", b"free", b"skip", b"wide", b"sidx"})
+_PER_SAMPLE = 0xF00
+"""Flags of a run that has numbers of its own for each sample, whose bytes end where the file does."""
+
+
+def most_samples(path: Path) -> int:
+    """How many samples a run claims at most without a number for any of them; 0 for what is no MP4.
+
+    Boxes are read as FFmpeg does: one that ends outside of the one around it ends with that.
+
+    Source: ISO/IEC 14496-12, section 8.8.8. Raises: OSError.
+    """
+    with path.open("rb") as file:
+        return max((count for moof in _fragments(file) for count in _counts(moof)), default=0)
+
+
+def _fragments(file: BinaryIO) -> Iterator[memoryview]:
+    first = True
+    while len(header := file.read(8)) == 8:
+        size, kind, read = int.from_bytes(header[:4], "big"), header[4:], 8
+        if size == 1:
+            size, read = int.from_bytes(file.read(8), "big"), 16
+        if size < read or (first and kind not in _FIRST):
+            return
+        first = False
+        if kind == b"moof":
+            yield memoryview(file.read(size - read))
+        else:
+            file.seek(size - read, 1)
+
+
+def _counts(data: memoryview) -> Iterator[int]:
+    """Of runs without numbers, in a fragment or in a part of it."""
+    while len(data) >= 8:
+        size, kind, read = int.from_bytes(data[:4], "big"), bytes(data[4:8]), 8
+        if size == 1:
+            size, read = int.from_bytes(data[8:16], "big"), 16
+        size = max(read, size or len(data))
+        body = data[read:size]
+        if kind == b"traf":
+            yield from _counts(body)
+        elif kind == b"trun" and not int.from_bytes(body[1:4], "big") & _PER_SAMPLE:
+            yield int.from_bytes(body[4:8], "big")
+        data = data[size:]

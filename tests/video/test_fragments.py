@@ -1,0 +1,60 @@
+"""Fragments that claim more samples than the file can have; FFmpeg would make an entry in memory for each."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from sr_deploy.errors import VideoError
+from sr_deploy.video.fragments import most_samples
+from sr_deploy.video.input import input_of
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Raw pictures of one size: a run says how many there are, and nothing of each."""
+    path = tmp_path / "film.mp4"
+    options = {"movflags": "empty_moov+frag_keyframe+default_base_moof"}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mjpeg", 25)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuvj420p"  # type: ignore[attr-defined]
+        for _ in range(9):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))  # type: ignore[attr-defined]
+        container.mux(stream.encode(None))  # type: ignore[attr-defined]
+    return path
+
+
+def frames(path: Path) -> int:
+    with input_of(path).open() as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_a_run_of_alike_samples_is_counted(film: Path) -> None:
+    assert frames(film) == 9
+    assert 0 <= most_samples(film) <= 9
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_claim_is_refused_before_it_takes_memory(film: Path, wide: bool) -> None:
+    data = bytearray(film.read_bytes())
+    place = data.index(b"trun")
+    (size,) = struct.unpack_from(">I", data, place - 4)
+    data[place + 4 : place + 12] = struct.pack(">II", 0, 1 << 25)
+    if wide:  # as FFmpeg reads it: a size of 64 bits behind the kind, beyond the box around it
+        data[place - 4 : place + 4 + 8 + 8] = struct.pack(">I4sQII", 1, b"trun", size << 40, 0, 1 << 25)
+    film.write_bytes(data)
+    with pytest.raises(VideoError, match=r"one of its fragments claims 33554432 samples; it is damaged"), input_of(film).open():
+        pass
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"ftyp", b"\0\0\0\0moof", b"\0\0\0\1moof\0", b"\0\0\0\x10moof\0\0\0\x08traf", b"RIFF" * 9]
+)
+def test_what_is_cut_off_or_no_mp4_claims_nothing(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(data)
+    assert most_samples(path) == 0
