@@ -1,6 +1,6 @@
 """Put a trained network into the box: sr_deploy/models/NAME-xSCALE, and its training form into training/weights.
 
-python training/box.py RUN HR [HR ...] [--license Apache-2.0]
+python training/box.py RUN HR [HR ...] [--license Apache-2.0] [--int8]
 
 RUN is the folder that `sr-deploy train` left. The PSNR-Y in the card is measured on the folders of HR images; one named HR is
 called after the folder that it lies in. Who taught the network stands in the card, too, with the license.
@@ -30,12 +30,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("hr", type=Path, nargs="+")
     parser.add_argument("--license", default="Apache-2.0")
+    parser.add_argument("--int8", action="store_true", help="with INT8 graphs; a network in the box has less than 2 MB")
     options = parser.parse_args()
     recipe = load_toml(options.run / "recipe.toml", TrainingRecipe)
     bundle = ROOT / "sr_deploy" / "models" / recipe.name.replace("_", "-")
-    make_bundle(options.run, recipe, bundle, options.license, {})
+    make_bundle(options.run, recipe, bundle, options, {})
     measured = {name_of(folder): measure(bundle, folder, recipe.network["scale"]) for folder in options.hr}
-    make_bundle(options.run, recipe, bundle, options.license, measured)
+    make_bundle(options.run, recipe, bundle, options, measured)
     (bundle / REPORT_FILE).unlink()  # half of all bytes, and what it shows is in the card
     for file in ("recipe.toml", "log.csv"):
         shutil.copy(options.run / file, bundle)
@@ -43,7 +44,9 @@ def main() -> None:
     print(bundle, measured)
 
 
-def make_bundle(run: Path, recipe: TrainingRecipe, bundle: Path, license_name: str, measured: dict[str, float]) -> None:
+def make_bundle(
+    run: Path, recipe: TrainingRecipe, bundle: Path, options: argparse.Namespace, measured: dict[str, float]
+) -> None:
     """The bundle of the trained checkpoint, with the PSNR that it has in its card."""
     digest = hashlib.sha256((run / "checkpoint.pth").read_bytes()).hexdigest()
     facts = {
@@ -52,7 +55,7 @@ def make_bundle(run: Path, recipe: TrainingRecipe, bundle: Path, license_name: s
         "checkpoint": "checkpoint.pth",
         "sha256": digest,
         "value_range": 1,
-        "license": license_name,
+        "license": options.license,
         "url": f"trained with training/{recipe.name}.toml{taught_by(run)}",
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in facts.items()]
@@ -60,7 +63,8 @@ def make_bundle(run: Path, recipe: TrainingRecipe, bundle: Path, license_name: s
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{recipe.name}.toml"
         path.write_text("\n".join(lines) + "\n")
-        export_bundle(run / "checkpoint.pth", bundle, name=recipe.name, recipe=path, overwrite=True, int8=0.05)
+        int8 = 0.05 if options.int8 else None
+        export_bundle(run / "checkpoint.pth", bundle, name=recipe.name, recipe=path, overwrite=True, int8=int8)
 
 
 def taught_by(run: Path) -> str:

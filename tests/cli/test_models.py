@@ -84,7 +84,7 @@ def test_what_can_be_fetched(invoke: Invoke, bundle: Path, tmp_path: Path, monke
 def test_every_alias_is_listed_and_runs(invoke: Invoke) -> None:
     assert models.aliases() == {
         "fast": ("fast-x2", "fast-x3", "fast-x4"),
-        "photo": ("photo-fast-x4",),
+        "photo": ("photo-x4",),
         "photo-fast": ("photo-fast-x4",),
         "quality": ("quality-small-x2", "quality-small-x4"),
         "quality-small": ("quality-small-x2", "quality-small-x4"),
