@@ -22,6 +22,9 @@ TRAINED_AS = "sr-deploy"
 """The key under which our own training writes what weights cannot tell, as value_range = 255.0."""
 
 _PLAIN_FLOATS = "expected plain floats; use the checkpoint before that"
+_LARGEST = 1e30
+"""Beyond all that was ever trained, where products overflow; masks may hold the largest float itself."""
+
 _SLACK = 64 << 20
 """Bytes that a file may claim beyond four times what it holds: half floats become floats, and small tensors are forgiven."""
 
@@ -210,4 +213,8 @@ def _plain(path: Path, key: str, tensor: Tensor) -> Tensor:
         ) from exc
     if not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(f"{path}: '{key}' holds NaN or Inf, so its training diverged; use an earlier checkpoint")
+    sizes = tensor.abs()
+    odd = sizes[(sizes > _LARGEST) & (sizes < torch.finfo(torch.float32).max)]
+    if len(odd):
+        raise CheckpointError(f"{path}: damaged, '{key}' holds {float(odd[0]):.3g}; download or copy it again")
     return tensor

@@ -286,6 +286,7 @@ def test_other_archives(tmp_path: Path, member: str, reason: str) -> None:
         ({"state_dict": {}}, "an empty dict under 'state_dict'"),
         ({"epoch": 3, "weights": {"a": torch.ones(1)}}, "no weights found among its keys 'epoch', 'weights'"),
         ({"a": torch.tensor([1.0, float("nan")])}, "'a' holds NaN or Inf"),
+        ({"a": torch.tensor([1.0, -3.3e38])}, r"damaged, 'a' holds 3.3e\+38"),
         ({"a": torch.ones(2).to_sparse()}, "'a' is quantized or sparse"),
     ],
 )
