@@ -85,7 +85,7 @@ def test_every_alias_is_listed_and_runs(invoke: Invoke) -> None:
     assert models.aliases() == {
         "fast": ("fast-x2", "fast-x3", "fast-x4"),
         "photo": ("photo-x4",),
-        "photo-fast": ("photo-fast-x4",),
+        "photo-fast": ("photo-fast-x2", "photo-fast-x4"),
         "quality": ("quality-small-x2", "quality-small-x4"),
         "quality-small": ("quality-small-x2", "quality-small-x4"),
     }
