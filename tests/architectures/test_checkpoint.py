@@ -171,6 +171,7 @@ def test_safetensors_by_content(tmp_path: Path, name: str) -> None:
     assert {key: torch.equal(checkpoint.state[key], STATE[key]) for key in STATE} == dict.fromkeys(STATE, True)
 
 
+@pytest.mark.long
 def test_only_safetensors_files_need_safetensors(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "weights.pth")
     save_file(STATE, tmp_path / "weights.safetensors")

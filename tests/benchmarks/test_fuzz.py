@@ -174,6 +174,7 @@ def test_pixels_of_another_network_are_found(tmp_path: Path, monkeypatch: pytest
     assert judge(Graphs(), tmp_path, seed) == "wrong pixels"
 
 
+@pytest.mark.long
 def test_deaths_hangs_memory_and_leftovers_are_found(tmp_path: Path) -> None:
     limits = ["--limit-seconds", "2", "--limit-megabytes", "200"]
     campaign = fuzz.main(["-o", str(tmp_path / "run"), "--max-cases", "5", *limits], {"bad": Bad})

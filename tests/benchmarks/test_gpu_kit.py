@@ -197,6 +197,7 @@ def test_a_machine_that_is_fresh_in_the_middle_asks_for_all_it_lacks(machine: Ma
     assert machine.join("p2", "base", "tool").code == 0
 
 
+@pytest.mark.long
 def test_a_script_writes_its_rows(machine: Machine) -> None:
     pytest.importorskip("torch")
     done = machine.call("p1", "source .gpu/kit/join.sh base && python3 .gpu/kit/probe.py --device cpu --only machine,copies")

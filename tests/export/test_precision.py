@@ -203,6 +203,7 @@ def test_control_flow_is_refused() -> None:
         to_fp16(graph(nodes, {}), {})
 
 
+@pytest.mark.long
 def test_a_traced_network(tiny: Tiny) -> None:
     model = trace(tiny, channels=3)
     probes = range_probes(3)

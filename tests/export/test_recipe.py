@@ -42,6 +42,7 @@ def test_a_recipe_for_every_golden_checkpoint(shared: Path) -> None:
     assert published <= {read_recipe(path).checkpoint for path in ALL}
 
 
+@pytest.mark.long
 def test_a_recipe_decides_and_stands_in_the_card(shared: Path, tmp_path: Path) -> None:
     checkpoint = shared / "checkpoints" / "ECBSR_M4C16_x2.pth"
     bundle = export_bundle(checkpoint, tmp_path / "net", recipe=RECIPES / "ecbsr_m4c16_x2.toml")

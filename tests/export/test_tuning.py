@@ -96,6 +96,7 @@ def test_a_bad_start_is_mended(fast: ModelProto, symmetric: bool) -> None:
     assert {found.quantizers[name].zero_point for name in quantizers} == {one.zero_point for one in quantizers.values()}
 
 
+@pytest.mark.long
 def test_only_what_is_better_is_kept(fast: ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoiled(self: int8._QuantizedConvs, *_: object) -> int8._QuantizedConvs:
         off = {name: dataclasses.replace(one, bias=one.bias + 1) for name, one in self.weights.items()}
