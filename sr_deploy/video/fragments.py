@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sr_deploy.video.boxes import file_boxes, head_of
+
 _FIRST = frozenset({b"ftyp", b"styp", b"moof", b"moov", b"free", b"skip", b"wide", b"sidx"})
 _PER_SAMPLE = 0xF00
 """Flags of a run that has numbers of its own for each sample, whose bytes end where the file does."""
+
+_LARGEST = 64 << 20
+"""Bytes that are read of a fragment's tables."""
 
 
 def most_samples(path: Path) -> int:
@@ -23,26 +28,17 @@ def most_samples(path: Path) -> int:
 
 
 def _fragments(file: BinaryIO) -> Iterator[memoryview]:
-    first = True
-    while len(header := file.read(8)) == 8:
-        size, kind, read = int.from_bytes(header[:4], "big"), header[4:], 8
-        if size == 1:
-            size, read = int.from_bytes(file.read(8), "big"), 16
-        if size < read or (first and kind not in _FIRST):
+    for number, (kind, size) in enumerate(file_boxes(file)):
+        if number == 0 and kind not in _FIRST:
             return
-        first = False
         if kind == b"moof":
-            yield memoryview(file.read(size - read))
-        else:
-            file.seek(size - read, 1)
+            yield memoryview(file.read(min(size, _LARGEST)))
 
 
 def _counts(data: memoryview) -> Iterator[int]:
     """Of runs without numbers, in a fragment or in a part of it."""
     while len(data) >= 8:
-        size, kind, read = int.from_bytes(data[:4], "big"), bytes(data[4:8]), 8
-        if size == 1:
-            size, read = int.from_bytes(data[8:16], "big"), 16
+        size, kind, read = head_of(data)
         size = max(read, size or len(data))
         body = data[read:size]
         if kind == b"traf":

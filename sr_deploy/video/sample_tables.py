@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from sr_deploy.arrays import Array
+from sr_deploy.video.boxes import file_boxes, head_of
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,12 @@ def sample_tables(file: BinaryIO) -> dict[int, SampleTable]:
 
 
 def _movie(file: BinaryIO) -> memoryview:
-    file.seek(0)
-    while len(header := file.read(8)) == 8:
-        size, kind, read = int.from_bytes(header[:4], "big"), header[4:], 8
-        if size == 1:
-            size, read = int.from_bytes(file.read(8), "big"), 16
-        if kind == b"moov":
-            return memoryview(file.read(size - read if size else -1))
-        if size < read:
-            break
-        file.seek(size - read, 1)
-    return memoryview(b"")
+    return next((memoryview(file.read(size)) for kind, size in file_boxes(file) if kind == b"moov"), memoryview(b""))
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     while len(data) >= 8:
-        size, kind, read = int.from_bytes(data[:4], "big"), bytes(data[4:8]), 8
-        if size == 1:
-            size, read = int.from_bytes(data[8:16], "big"), 16
+        size, kind, read = head_of(data)
         size = size or len(data)
         if not read <= size <= len(data):
             raise ValueError("a box ends outside of the one around it")

@@ -12,6 +12,7 @@ import pytest
 from sr_deploy.errors import VideoError
 from sr_deploy.video.fragments import most_samples
 from sr_deploy.video.input import input_of
+from sr_deploy.video.sample_tables import sample_tables
 
 
 @pytest.fixture
@@ -58,3 +59,13 @@ def test_what_is_cut_off_or_no_mp4_claims_nothing(tmp_path: Path, data: bytes) -
     path = tmp_path / "a.mp4"
     path.write_bytes(data)
     assert most_samples(path) == 0
+
+
+@pytest.mark.parametrize("kind", [b"moof", b"mdat", b"moov"])
+@pytest.mark.parametrize("size", [0, 15, 1 << 40, 1 << 62, (1 << 64) - 1])
+def test_a_box_that_claims_to_be_huge_is_read_as_far_as_it_is_there(tmp_path: Path, kind: bytes, size: int) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(struct.pack(">I4s", 8, b"ftyp") + struct.pack(">I4sQ", 1, kind, size) + bytes(100))
+    assert most_samples(path) == 0
+    with path.open("rb") as file:
+        assert sample_tables(file) == {}
