@@ -63,8 +63,8 @@ class Backend:
 
     cast_last: which pixel form it takes, as `pixels.to_pixel_form` has it. planes: 8-bit frames on a GPU go through the planes
     form instead, because this runtime runs what follows the last convolution node by node. also: arithmetic that it takes
-    and does in another one where it is not native. options: what `tune` may turn on in its engines, for speed alone; chosen:
-    what is on.
+    and does in another one where it is not native. options: what `tune` may turn on in its engines, for speed alone, each with
+    all before it; chosen: what is on.
     """
 
     name: str
@@ -103,11 +103,13 @@ class Backend:
     def with_options(self, chosen: tuple[str, ...]) -> Backend:
         """The same, whose engines have these options turned on.
 
-        Raises: UsageError for one that the backend does not have.
+        Raises: UsageError for one that the backend does not have, or that needs another one.
         """
         if unknown := set(chosen) - set(self.options):
             known = ", ".join(self.options) or "none"
             raise UsageError(f"backend '{self.name}' has no option {', '.join(sorted(unknown))}; there are: {known}")
+        if chosen != (needed := self.options[: len(chosen)]):
+            raise UsageError(f"backend '{self.name}' takes {', '.join(needed)} in this order; got {', '.join(chosen)}")
         return dataclasses.replace(self, chosen=chosen)
 
     def open(self, graph: bytes, *, precision: Arithmetic, threads: int | None, gpu: int = 0) -> Engine:
@@ -130,6 +132,7 @@ class Backend:
 
 
 _INT8: tuple[Arithmetic, ...] = ("int8-symmetric",)
+# Bias in a convolution runs with channels last alone; in the other layout its first run fails.
 _CUDA_OPTIONS = ("prefer_nhwc", "fuse_conv_bias")
 
 # Its wheels are linked with TensorRT 10.

@@ -337,6 +337,8 @@ def test_an_option_that_a_backend_does_not_have_is_refused() -> None:
     assert backend.with_options(("prefer_nhwc",)).chosen == ("prefer_nhwc",)
     with pytest.raises(UsageError, match=r"has no option fast; there are: prefer_nhwc, fuse_conv_bias"):
         backend.with_options(("fast",))
+    with pytest.raises(UsageError, match=r"takes prefer_nhwc in this order; got fuse_conv_bias"):
+        backend.with_options(("fuse_conv_bias",))
     with pytest.raises(UsageError, match=r"backend 'openvino' has no option prefer_nhwc; there are: none"):
         BACKENDS[0].with_options(("prefer_nhwc",))
 

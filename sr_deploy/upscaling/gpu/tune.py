@@ -1,7 +1,7 @@
 """Which schedule is fastest for a bundle on a GPU: frames are timed from the host's memory to the host's memory.
 
 Tiles and batches are tried first, at two frames in flight, then other numbers of frames in flight with the best of them, then
-the options of the backend, one after the other, each with those that have paid.
+the options of the backend, each with those before it.
 
 An exact network gives the same pixels under every schedule in fp32, where the runtime adds up in the same order for every
 shape. In fp16 a runtime that takes another kernel for another shape rounds elsewhere, and single pixels may differ by a step or
@@ -168,9 +168,9 @@ def _search(
             found += _measure_batches(tile, measure)
     best = choose(found).schedule
     found += [measure(Schedule(best.tile, best.batch, slots)) for slots in SLOTS if slots != best.slots]
-    for option in options:
-        best = choose(found).schedule
-        found.append(measure(dataclasses.replace(best, options=(*best.options, option))))
+    best = choose(found).schedule
+    for count in range(1, len(options) + 1):
+        measure(dataclasses.replace(best, options=tuple(options[:count])))
 
 
 def _measure_batches(tile: int, measure: Callable[[Schedule], Measurement]) -> list[Measurement]:

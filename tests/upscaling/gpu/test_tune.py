@@ -90,12 +90,13 @@ def test_an_exact_network_is_tuned_in_tiles_batches_and_slots(machine: Machine, 
     assert {shape[0] for _, _, shape in machine.runs} == {1, 2, 4}
 
 
-def test_options_of_a_backend_are_tried_with_those_that_paid_and_kept(
+def test_options_of_a_backend_are_tried_with_those_before_them_and_kept(
     machine: Machine, exact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = MachineBackend("machine", "function", "cuda", "", machine=machine, options=("good", "bad", "broken", "better"))
+    backend = MachineBackend("machine", "function", "cuda", "", machine=machine, options=("slower", "broken", "best", "worse"))
     monkeypatch.setattr(engines, "BACKENDS", (backend, *BACKENDS))
-    fps = {(): 50.0, ("good",): 60.0, ("good", "bad"): 55.0, ("good", "better"): 70.0}
+    names = backend.options
+    fps = {(): 50.0, names[:1]: 45.0, names[:3]: 70.0, names: 60.0}
 
     def told(upscale: Upscaler, schedule: Schedule, *_: Any) -> Measurement:
         upscale(picture(16, 16))
@@ -105,12 +106,12 @@ def test_options_of_a_backend_are_tried_with_those_that_paid_and_kept(
     monkeypatch.setattr(tune_module, "_measure", told)
     tuning = quickly(exact)
     options = [found.schedule.options for found in tuning.measurements]
-    assert options[-5:] == [(), ("good",), ("good", "bad"), ("good", "broken"), ("good", "better")]
-    assert set(options[:-4]) == {()} and tuning.best.schedule.options == ("good", "better")
+    assert options[-5:] == [names[:count] for count in range(5)]
+    assert set(options[:-4]) == {()} and tuning.best.schedule.options == names[:3]
     machine.chosen.clear()
     with Upscaler(exact, backend="machine", precision="fp32") as upscale:
         upscale(picture(280, 300))
-    assert machine.chosen == [("good", "better")]
+    assert machine.chosen == [names[:3]]
 
 
 @pytest.mark.usefixtures("machine")
