@@ -77,6 +77,10 @@ class Packets(Protocol):
     def demux(self, *streams: Stream) -> Iterator[Packet[Any]]: ...
 
 
+_STRICT = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ivf")
+"""Containers that begin with a keyframe, and whose packets of VP9 hold hidden frames beside one that is shown."""
+
+
 def is_untimed(stream: VideoStream) -> bool:
     """Whether its packets do not tell when they are shown: AVI and ASF do not, and FFmpeg's guess is wrong out of order."""
     return stream.container.format.name in ("avi", "asf") and stream.codec_context.name in ("h264", "hevc")
@@ -93,6 +97,9 @@ class _Awaited:
         self._codec = stream.codec_context.name
         self._after = after
         self._waiting: dict[int, int] = {}
+        self._hidden: list[int] = []
+        self._opening: int | None = None
+        """When the first keyframe of a strict container is shown."""
         self._untimed = 0
         self._keys = 0
         self._coded = Coded(stream.codec_context.extradata) if self._codec == "mpeg4" else None
@@ -103,14 +110,20 @@ class _Awaited:
     def sent(self, packet: Packet[VideoStream]) -> None:
         self._keys += packet.is_keyframe
         self._untimed += packet.pts is None
-        known = packet.pts is not None and not packet.is_discard and self._shows(packet)
-        if packet.pts is not None and known and (self._after is None or packet.pts > self._after):
+        if packet.pts is None or packet.is_discard or (self._after is not None and packet.pts <= self._after):
+            return
+        if self._keys == 1 and packet.is_keyframe and self._stream.container.format.name in _STRICT:
+            self._opening = packet.pts
+        if self._shows(packet):
             self._waiting[packet.pts] = self._keys
+        elif self._coded is None:
+            self._hidden.append(packet.pts)
 
     def forget(self, packet: Packet[VideoStream]) -> None:
         """Its frame is known to be lost."""
         self._untimed -= packet.pts is None
         self._waiting.pop(-1 if packet.pts is None else packet.pts, None)
+        self._opening = None if packet.pts == self._opening else self._opening
 
     def came(self, frame: av.VideoFrame) -> list[int]:
         """The times of frames that are lost: they come before this one, and did not. A file may begin with some."""
@@ -123,17 +136,29 @@ class _Awaited:
         for pts in before:
             del self._waiting[pts]
         last, self._last = self._last, frame.pts
-        return [] if last is None else self._lost(before, frame.pts - last)
+        if last is None:
+            return [self._opening] if self._opening is not None and self._opening < frame.pts else []
+        return self._lost(before, frame.pts - last) + self._wrongly_hidden(last, frame.pts)
 
     def rest(self) -> Sequence[int | None]:
         """The times of those that never came."""
         if is_untimed(self._stream):
             return [None] * (0 if self._fields else self._untimed)
-        return self._lost(sorted(self._waiting), max(self._waiting, default=0) - (self._last or 0) + self._spacing)
+        last = self._last or 0
+        wrongly_hidden = self._wrongly_hidden(last, last + 2 * self._spacing)
+        return self._lost(sorted(self._waiting), max(self._waiting, default=0) - last + self._spacing) + wrongly_hidden
+
+    def _wrongly_hidden(self, last: int, now: Fraction | float) -> list[int]:
+        """The times of hidden frames in the middle of two that are shown twice as far apart as others: there, one was shown."""
+        passed = [pts for pts in self._hidden if pts < now]
+        self._hidden = [pts for pts in self._hidden if pts >= now]
+        if abs(now - last - 2 * self._spacing) > self._spacing / 2:
+            return []
+        return [pts for pts in passed if min(pts - last, now - pts) > self._spacing / 2]
 
     def _shows(self, packet: Packet[VideoStream]) -> bool:
         if self._coded is None:
-            return not _shows_nothing(self._codec, packet)
+            return not _shows_nothing(self._stream, packet)
         if packet.is_keyframe:
             self._coded.meet(bytes(packet))
         return packet.size > _LARGEST_REPEAT or self._coded.shows(bytes(packet))
@@ -143,12 +168,12 @@ class _Awaited:
         return [] if self._fields and gap <= self._spacing * 3 / 2 else times
 
 
-def _shows_nothing(codec: str, packet: Packet[VideoStream]) -> bool:
-    """Whether a packet is only there for others to refer to: hidden frames of VP8 and VP9."""
-    first = bytes(packet)[0]
+def _shows_nothing(stream: VideoStream, packet: Packet[VideoStream]) -> bool:
+    """Whether a packet is only there for others to refer to: hidden frames of VP8, and of VP9 where they stand apart."""
+    first, codec = bytes(packet)[0], stream.codec_context.name
     if codec in ("vp8", "libvpx"):
         return not first & 0x10
-    if codec in ("vp9", "libvpx-vp9"):
+    if codec in ("vp9", "libvpx-vp9") and stream.container.format.name not in _STRICT:
         # Two bits of marker, two of profile, one more in profile 3; then: shows an earlier frame, kind, is shown.
         shift = 1 if first & 0x30 == 0x30 else 0
         return not first & (0x08 >> shift) and not first & (0x02 >> shift)

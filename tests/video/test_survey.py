@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import pytest
 
 from sr_deploy.errors import VideoError
@@ -126,6 +127,40 @@ def test_packets_that_show_nothing_are_no_loss(tmp_path: Path, codec: str) -> No
     )
     assert len(reader.ffprobe(path, "-show_packets")["packets"]) >= 40
     assert read(path)[:2] == (40, "")
+
+
+@pytest.mark.parametrize(
+    ("codec", "bit", "suffix"),
+    [("libvpx-vp9", 0x02, ".webm"), ("libvpx-vp9", 0x02, ".mp4"), ("libvpx-vp9", 0x02, ".ivf"), ("libvpx", 0x10, ".webm")],
+)
+@pytest.mark.parametrize("number", [0, 5, 10])
+def test_a_keyframe_that_a_flipped_bit_hides_is_lost(tmp_path: Path, codec: str, bit: int, suffix: str, number: int) -> None:
+    path = tmp_path / f"flipped{suffix}"
+    reader.ffmpeg(*reader.pattern(count=11), "-c:v", codec, "-g", "5", "-deadline", "realtime", "-cpu-used", "8", path)
+    with av.open(str(path)) as container:
+        packet = [bytes(packet) for packet in container.demux(video=0) if packet.size][number]
+    whole = path.read_bytes()
+    assert whole.count(packet) == 1 and packet[0] & bit
+    path.write_bytes(whole.replace(packet, bytes([packet[0] & ~bit]) + packet[1:]))
+    assert len(reader.frames(path)) == 10
+    count, error, _ = read(path)
+    assert count == number and "a frame is missing that the file has packets of" in error
+    count, error, notes = read(path, on_damage="skip")
+    assert (count, error) == (10, "") and any("1 damaged packets were skipped" in note for note in notes)
+
+
+def test_hidden_frames_of_vp9_that_stand_apart_are_no_loss(tmp_path: Path) -> None:
+    together, apart = tmp_path / "together.webm", tmp_path / "apart.nut"
+    for at in ("1", "2"):
+        reader.ffmpeg(
+            *reader.pattern(count=40), "-c:v", "libvpx-vp9", "-b:v", "200k", "-auto-alt-ref", "1", "-lag-in-frames", "25",
+            "-cpu-used", "5", "-pass", at, "-passlogfile", tmp_path / "log", together,
+        )  # fmt: skip
+    reader.ffmpeg("-i", together, "-c", "copy", "-bsf:v", "vp9_superframe_split", apart)
+    assert (
+        len(reader.ffprobe(apart, "-show_packets")["packets"]) > len(reader.ffprobe(together, "-show_packets")["packets"]) == 40
+    )
+    assert read(together)[:2] == read(apart)[:2] == (40, "")
 
 
 @pytest.mark.parametrize("sound", [True, False])
