@@ -30,8 +30,8 @@ from sr_deploy.pictures.image import (
     PIPE,
     READABLE_SUFFIXES,
     WRITABLE_SUFFIXES,
+    file_lost_much,
     is_animated,
-    lost_much,
     names_stream,
 )
 
@@ -232,7 +232,7 @@ class _Planner:
 
     def _placed(self, source: Path | Address, target: Path) -> Job:
         video = holds_video(source)
-        restore = self.naming.restorer is not None and not video and isinstance(source, Path) and lost_much(source)
+        restore = self.naming.restorer is not None and not video and isinstance(source, Path) and file_lost_much(source)
         return Job(source, target, video=video, restore=restore)
 
     def _tail(self, job: Job) -> str:

@@ -13,7 +13,7 @@ from sr_deploy.cli import Command, gpu_option, json_option, verbose_option
 from sr_deploy.cli.option_types import ModelReference, TileSize
 from sr_deploy.cli.output import print_json
 from sr_deploy.cli.upscale_options import MEGABYTE
-from sr_deploy.models import DEFAULT, is_checkpoint
+from sr_deploy.models import DEFAULT, RESTORER, is_checkpoint
 
 GROUPS = {
     "Options for the address": ("host", "port", "token", "origins", "workers"),
@@ -41,7 +41,8 @@ _HOUR = 3600.0
     "models",
     multiple=True,
     type=ModelReference(),
-    help=f"A bundle, an ONNX file, or a network in the box; repeatable, the first is the usual one.  [default: {DEFAULT}]",
+    help=f"A bundle, an ONNX file, or a network in the box; repeatable, the first is the usual one.  "
+    f"[default: {DEFAULT}, and {RESTORER} for JPEGs that lost much]",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
@@ -108,7 +109,7 @@ def command(
     Prints the address on stdout once it is listened on. On SIGTERM what is worked on is finished, what is new is refused, and
     jobs go on with the next start.
     """
-    from sr_deploy.serve.options import Limits, ServeOptions
+    from sr_deploy.serve.options import Limits, ServeOptions, usual_models
     from sr_deploy.serve.server import serve
 
     spec = UpscalerSpec(
@@ -131,7 +132,7 @@ def command(
     chosen = {name: rest[name] for name in ("host", "port", "token", "origins", "workers", "on", "address")}
     if rest["spool"] is not None:
         chosen["spool"] = rest["spool"]
-    options = ServeOptions(tuple(map(_ready, models)) or (DEFAULT,), spec, limits=limits, **chosen)
+    options = ServeOptions(tuple(map(_ready, models)) or usual_models(), spec, limits=limits, **chosen)
 
     def listening(address: str) -> None:
         if as_json:

@@ -87,20 +87,27 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     return _decoded(data, str(path))
 
 
-def lost_much(path: Path) -> bool:
-    """Whether a file is a JPEG of coarse steps, of which a network that restores makes more than one for clean pictures.
-
-    Of what cannot be read it is not known; reading it will tell.
-    """
+def file_lost_much(path: Path) -> bool:
+    """`lost_much` of a file; of what cannot be read it is not known, and reading it will tell."""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
-        if not head.startswith(b"\xff\xd8\xff"):
-            return False
-        from sr_deploy.pictures.formats import jpeg
+            return lost_much(file.read(_HEAD))
+    except OSError:
+        return False
 
-        step = jpeg.mean_step(memoryview(head))
-    except (OSError, ContainerError, struct.error, IndexError):
+
+def lost_much(data: bytes | bytearray) -> bool:
+    """Whether a JPEG has steps so coarse that a network that restores makes more of it than one for clean pictures.
+
+    data: the file, or its beginning.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    from sr_deploy.pictures.formats import jpeg
+
+    try:
+        step = jpeg.mean_step(memoryview(data)[:_HEAD])
+    except (ContainerError, struct.error, IndexError):
         return False
     return step is not None and step >= _COARSE_STEP
 

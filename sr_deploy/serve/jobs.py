@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from sr_deploy.serve.answers import ERRORS, RefusedError
 from sr_deploy.serve.asked import MEDIA_TYPES, Asked, Name, PictureFormat, asked_in, described
+from sr_deploy.serve.networks import ServedNetwork
 from sr_deploy.serve.receiving import Checks, receive_files
 from sr_deploy.serve.service import Service
 from sr_deploy.serve.spool import JobFolder, Order, State
@@ -143,7 +144,7 @@ def job_routes(service: Service) -> APIRouter:
             raise RefusedError(503, "no upload is taken now; try again", after=5)
         network = service.networks.choose(asked.model, asked.factor())
         async with uploads:
-            return JobId(id=await _receive(request, asked, network.name, network.scale, service))
+            return JobId(id=await _receive(request, asked, network, service))
 
     @router.get("", summary="All jobs")
     def jobs() -> JobList:
@@ -185,9 +186,11 @@ def job_routes(service: Service) -> APIRouter:
     return router
 
 
-async def _receive(request: Request, asked: JobAsked, network: str, scale: int, service: Service) -> str:
+async def _receive(request: Request, asked: JobAsked, network: ServedNetwork, service: Service) -> str:
     """The id of a new job, once all its files are in the spool."""
     size = asked.size()
+    restorer = None if asked.model else service.networks.restorer(asked.factor())
+    scale = max(network.scale, restorer.scale if restorer else 0)
     job = await asyncio.to_thread(service.spool.new, declared_bytes(request))
     try:
         with job.claim():
@@ -195,7 +198,7 @@ async def _receive(request: Request, asked: JobAsked, network: str, scale: int, 
             files = await receive_files(request, job, checks, service.spool)
             order = Order(
                 name=shown_name(asked.name or "") or files[0].name or "job",
-                network=network,
+                network=network.name,
                 files=files,
                 created=time.time(),
                 scale=asked.scale,
@@ -203,6 +206,7 @@ async def _receive(request: Request, asked: JobAsked, network: str, scale: int, 
                 format=asked.format,
                 quality=asked.quality,
                 fp32=asked.fp32,
+                restorer=restorer.name if restorer else "",
             )
             job.keep(order)
     except BaseException:

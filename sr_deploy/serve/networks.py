@@ -10,7 +10,7 @@ from sr_deploy.batch import UpscalerSpec, open_upscaler
 from sr_deploy.bundle import Bundle
 from sr_deploy.engines.open import open_bundle
 from sr_deploy.errors import UsageError, did_you_mean
-from sr_deploy.models import FOLDER, USUAL_SCALE, aliases, portable_name, resolve
+from sr_deploy.models import DEFAULT, FOLDER, RESTORER, USUAL_SCALE, aliases, portable_name, resolve
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 
 
@@ -93,6 +93,11 @@ class ServedNetworks:
             return _for_factor(self._families[name], factor)
         hint = did_you_mean(name, (*self._all, *self._families))
         raise UsageError(f"model '{name}': not served here; there are {', '.join(self._all)}{hint}")
+
+    def restorer(self, factor: float | None) -> ServedNetwork | None:
+        """What pictures that lost much go to where a client names no network: `photo-fast`, where `fast` is the usual one."""
+        family = self._families.get(RESTORER)
+        return _for_factor(family, factor) if family and self._usual is self._families.get(DEFAULT) else None
 
     def close(self) -> None:
         """Release all."""

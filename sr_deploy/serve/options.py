@@ -11,7 +11,7 @@ from typing import Literal
 from sr_deploy.batch import UpscalerSpec
 from sr_deploy.errors import UsageError
 from sr_deploy.files import data_folder
-from sr_deploy.models import DEFAULT
+from sr_deploy.models import DEFAULT, RESTORER, is_in_the_box
 
 _TOKEN = re.compile(r"[!-~]+")
 _LEAST = {"at_once": 1, "queue": 0, "seconds": 1, "most_bytes": 1, "most_pixels": 1, "most_job_bytes": 1, "spool_bytes": 1}
@@ -47,6 +47,11 @@ class Limits:
                 raise UsageError(f"{name} of {value} is too little for a service; expected {least} or more")
 
 
+def usual_models() -> tuple[str, ...]:
+    """What is served where no network is named: `fast`, and `photo-fast` for pictures that lost much, if it is in the box."""
+    return (DEFAULT, RESTORER) if is_in_the_box(RESTORER) else (DEFAULT,)
+
+
 @dataclass(frozen=True)
 class ServeOptions:
     """What is served, where, and to whom.
@@ -66,7 +71,7 @@ class ServeOptions:
     Raises: UsageError for an address that others reach without a token, and what is no token or origin.
     """
 
-    models: tuple[str, ...] = (DEFAULT,)
+    models: tuple[str, ...] = field(default_factory=usual_models)
     spec: UpscalerSpec = field(default_factory=lambda: UpscalerSpec(DEFAULT))
     host: str = "127.0.0.1"
     port: int = 8000

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from sr_deploy.pictures.image import check_target, decode_image, encode_image
+from sr_deploy.pictures.image import check_target, decode_image, encode_image, lost_much
 from sr_deploy.serve.answers import ERRORS
 from sr_deploy.serve.asked import (
     MEDIA_TYPES,
@@ -55,8 +55,9 @@ _RESULT = {
 
 @dataclass(frozen=True)
 class UpscaledBytes:
-    """The file of a result, and what became of its picture. pixels: of the source."""
+    """The file of a result, and what became of its picture. network: its name; pixels: of the source."""
 
+    network: str
     data: bytes
     format: str
     pixels: int
@@ -74,13 +75,17 @@ def upscale_bytes(
 ) -> UpscaledBytes:
     """The bytes of a picture's file -> those of the upscaled one.
 
-    accept: the header of that name. check: called between tiles; what it raises ends the work.
+    accept: the header of that name. network: what upscales it, `service.networks.restorer` in its place where the client named
+    none and the picture lost much. check: called between tiles; what it raises ends the work.
 
     Raises: RefusedError for what is no picture, or too large; ImageError; what the upscaler raises.
     """
     began = time.perf_counter()
     limits, size = service.options.limits, asked.size()
     header = check_picture(memoryview(data), limits)
+    restorer = None if asked.model else service.networks.restorer(asked.factor())
+    if restorer and lost_much(data):
+        network = restorer
     format = format_for(asked.format, accept, header.format)
     sides = check_result(header.height, header.width, network.scale, size, limits)
     picture = decode_image(data, name="the picture")
@@ -91,7 +96,7 @@ def upscale_bytes(
     large = upscaler.upscale_picture(picture, size=size, progress=check)
     stats = upscaler.stats_of_thread - before
     encoded = encode_image(large, format, quality=asked.quality)
-    return UpscaledBytes(encoded, format, header.height * header.width, time.perf_counter() - began, stats)
+    return UpscaledBytes(network.name, encoded, format, header.height * header.width, time.perf_counter() - began, stats)
 
 
 def picture_routes(service: Service) -> APIRouter:
@@ -115,15 +120,15 @@ def picture_routes(service: Service) -> APIRouter:
             result = await service.desk.run(
                 ticket, request, lambda: upscale_bytes(data, asked, accept, network, service, ticket.check)
             )
-        service.metrics.upscaled(network.name, result.pixels, result.seconds, result.stats)
-        return Response(result.data, media_type=MEDIA_TYPES[result.format], headers=_facts(network, result))
+        service.metrics.upscaled(result.network, result.pixels, result.seconds, result.stats)
+        return Response(result.data, media_type=MEDIA_TYPES[result.format], headers=_facts(result))
 
     return router
 
 
-def _facts(network: ServedNetwork, result: UpscaledBytes) -> dict[str, str]:
+def _facts(result: UpscaledBytes) -> dict[str, str]:
     return {
-        "X-Network": quote(network.name, safe=" !#$&'()*+,/:;<=>?@[]^`{|}"),
+        "X-Network": quote(result.network, safe=" !#$&'()*+,/:;<=>?@[]^`{|}"),
         "X-Seconds": f"{result.seconds:.4f}",
         "X-Tiles": str(result.stats.tiles),
         "X-Recomputed": str(result.stats.recomputed),

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sr_deploy.batch import UpscalerSpec
 from sr_deploy.batch.folder import Observer, Outcome, Summary, WriteOptions, upscale_files
 from sr_deploy.batch.jobs import Job, Plan
 from sr_deploy.errors import CancelledError, SrDeployError, UsageError, first_line
@@ -129,6 +130,7 @@ class JobRunner(threading.Thread):
             "suffix": "",
             "extension": order.format,
             "options": WriteOptions(order.quality),
+            "restorer": self._restorer(order),
             "observer": watch,
         }
         if self._options.on is None:
@@ -137,6 +139,10 @@ class JobRunner(threading.Thread):
 
         spec = network.spec_of(fp32=order.fp32)
         return upscale_on_ray(inputs, job.results, spec, **how, ray=RayOptions(self._options.address))
+
+    def _restorer(self, order: Order) -> UpscalerSpec | None:
+        network = self._networks.named(order.restorer)
+        return network.spec_of(fp32=order.fp32) if network else None
 
     def _conclude(self, job: JobFolder, order: Order, summary: Summary) -> None:
         names = {file.file: file.name for file in order.files}

@@ -53,7 +53,8 @@ class OrderedFile:
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked. network: its name; scale, to: the size, as `target_size` takes it; format: a suffix."""
+    """What was asked. network: its name; restorer: that of the one for pictures that lost much, empty for none; scale, to: the
+    size, as `target_size` takes it; format: a suffix."""
 
     name: str
     network: str
@@ -64,6 +65,7 @@ class Order:
     format: str | None = None
     quality: int | None = None
     fp32: bool = False
+    restorer: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from sr_deploy.errors import ImageError, UsageError
-from sr_deploy.pictures.image import check_suffix, check_target, lost_much, read_image, write_image
+from sr_deploy.pictures.image import check_suffix, check_target, file_lost_much, read_image, write_image
 from sr_deploy.pictures.picture import Picture, as_path
 from sr_deploy.upscaling.image_upscaler import ImageUpscaler
 from sr_deploy.upscaling.upscaler import Upscaler
@@ -38,7 +38,7 @@ def upscale_image(
     _check_place(source, target)
     if upscaler is not None:
         return _upscale_into(target, picture, upscaler)
-    with Upscaler("photo-fast" if lost_much(source) else "fast") as upscaler:
+    with Upscaler("photo-fast" if file_lost_much(source) else "fast") as upscaler:
         return _upscale_into(target, picture, upscaler)
 
 

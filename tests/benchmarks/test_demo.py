@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sr_deploy.pictures.image import Picture, lost_much, read_image, write_image
+from sr_deploy.pictures.image import Picture, file_lost_much, read_image, write_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ def test_the_picture_is_small_and_plain() -> None:
     assert path.stat().st_size < 150_000
     assert (picture.pixels.shape, picture.pixels.dtype, picture.alpha) == ((192, 304, 3), np.uint8, None)
     small = path.with_suffix(".jpg")
-    assert small.stat().st_size < 20_000 and lost_much(small)
+    assert small.stat().st_size < 20_000 and file_lost_much(small)
     assert read_image(small).pixels.shape == (192, 304, 3)
 
 

@@ -44,7 +44,7 @@ def test_options_in_the_units_of_the_command_line(invoke: Invoke, served: list[S
 
 def test_the_usual_service_is_for_this_machine_alone(invoke: Invoke, served: list[ServeOptions]) -> None:
     check("serve", invoke("serve", "--json").stdout)
-    assert served[0].is_private and served[0].token is None and served[0].models == ("fast",)
+    assert served[0].is_private and served[0].token is None and served[0].models == ("fast", "photo-fast")
 
 
 def test_an_address_that_others_reach_needs_a_token(

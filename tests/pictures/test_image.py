@@ -25,8 +25,8 @@ from sr_deploy.pictures.image import (
     WRITABLE_SUFFIXES,
     Metadata,
     Picture,
+    file_lost_much,
     is_whole,
-    lost_much,
     read_image,
     write_image,
 )
@@ -337,18 +337,18 @@ def test_what_jpeg_took_is_read_from_the_steps_of_luma(tmp_path: Path, mode: str
         mean = np.mean(found.quantization[0])  # type: ignore[attr-defined]
     head = memoryview(path.read_bytes())
     assert jpeg.mean_step(head) == mean
-    assert lost_much(path) == (mean >= 11)
+    assert file_lost_much(path) == (mean >= 11)
     for size in (2, 4, 20, 30000):
         path.write_bytes(head[:size])
-        assert not lost_much(path)
+        assert not file_lost_much(path)
 
 
 def test_what_is_no_jpeg_lost_nothing_to_it(tmp_path: Path) -> None:
     picture = Image.fromarray(noise(np.uint8, 3))
     for format in ("PNG", "WEBP", "TIFF"):
         picture.save(tmp_path / "a.jpg", format)
-        assert not lost_much(tmp_path / "a.jpg")
-    assert not lost_much(tmp_path) and not lost_much(tmp_path / "none")
+        assert not file_lost_much(tmp_path / "a.jpg")
+    assert not file_lost_much(tmp_path) and not file_lost_much(tmp_path / "none")
 
 
 def test_a_comment_of_a_pnm_ends_no_number(tmp_path: Path) -> None:

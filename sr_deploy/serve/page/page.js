@@ -6,7 +6,7 @@ import { addPicture, isPicture } from "./pictures.js";
 import { ask, inWords } from "./service.js";
 import { element } from "./slider.js";
 
-const USUAL = "The service chooses the network that suits the size.";
+const USUAL = "The service chooses the network that suits the size and the picture.";
 
 const at = (id) => document.getElementById(id);
 
