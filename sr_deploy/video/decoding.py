@@ -19,6 +19,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.video.mpeg4 import Coded
+from sr_deploy.video.promises import MP4
 
 LEAD = 1
 """Seconds before the wanted time to seek to: open groups of pictures are whole by then, and the deinterlacer has neighbors."""
@@ -77,7 +78,7 @@ class Packets(Protocol):
     def demux(self, *streams: Stream) -> Iterator[Packet[Any]]: ...
 
 
-_STRICT = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ivf")
+_STRICT = ("matroska,webm", MP4, "ivf")
 """Containers that begin with a keyframe, and whose packets of VP9 hold hidden frames beside one that is shown."""
 
 

@@ -1,4 +1,4 @@
-"""Fragments of an MP4, looked at before FFmpeg makes an entry in memory for each sample that they claim."""
+"""Fragments of an MP4: how many samples they claim, before FFmpeg makes an entry for each, and how many bytes they hold."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def most_samples(path: Path) -> int:
     """
     with path.open("rb") as file:
         return max((count for moof in _fragments(file) for count in _counts(moof)), default=0)
+
+
+def fragment_bytes(file: BinaryIO) -> int:
+    """How many bytes of pictures, sound and all else an MP4 of fragments holds; 0 for one that has none.
+
+    Source: ISO/IEC 14496-12, section 8.8.
+    """
+    held, has_fragments = 0, False
+    for number, (kind, size) in enumerate(file_boxes(file)):
+        if number == 0 and kind not in _FIRST:
+            return 0
+        has_fragments = has_fragments or kind == b"moof"
+        held += size if kind == b"mdat" else 0
+    return held if has_fragments else 0
 
 
 def _fragments(file: BinaryIO) -> Iterator[memoryview]:

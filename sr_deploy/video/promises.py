@@ -13,7 +13,10 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-PROMISE_LENGTH = {"matroska,webm", "avi", "asf", "flv", "mov,mp4,m4a,3gp,3g2,mj2", "nut"}
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+"""FFmpeg's name of the container, of MOV too."""
+
+PROMISE_LENGTH = {"matroska,webm", "avi", "asf", "flv", MP4, "nut"}
 """Containers whose header says how long they are; of others FFmpeg guesses it from the last packet, or the size."""
 
 DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")

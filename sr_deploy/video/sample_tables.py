@@ -16,11 +16,12 @@ from sr_deploy.video.boxes import file_boxes, head_of
 class SampleTable:
     """What a track says of its packets.
 
-    count: how many there are. end: of the last byte that one takes in the file. delays: by how many ticks each is shown after
-    it is decoded, but for a constant; int64.
+    count: how many there are, and lost: how many of them without a byte or a place in the file. end: of the last byte that one
+    takes in the file. delays: by how many ticks each is shown after it is decoded, but for a constant; int64.
     """
 
     count: int
+    lost: int
     end: int
     delays: Array
 
@@ -59,9 +60,10 @@ def _table(track: dict[bytes, memoryview]) -> tuple[int, SampleTable]:
         tables = dict(_boxes(tables[kind]))
     same, count = (int(value) for value in _numbers(tables[b"stsz"], ">u4", 2))
     sizes = None if same else _numbers(tables[b"stsz"][8:], ">u4", count)
-    end = _end(tables, count, same, sizes)
+    end, held = _end(tables, count, same, sizes)
+    lost = count - held + (0 if sizes is None else int((sizes[:held] == 0).sum()))
     delays = _delays(tables[b"ctts"], count) if b"ctts" in tables else np.zeros(count, np.int64)
-    return int.from_bytes(header[place : place + 4], "big"), SampleTable(count, end, delays)
+    return int.from_bytes(header[place : place + 4], "big"), SampleTable(count, lost, end, delays)
 
 
 def _numbers(body: memoryview, kind: str, count: int) -> Array:
@@ -75,7 +77,8 @@ def _entries(body: memoryview, columns: int) -> Array:
     return _numbers(body[4:], ">u4", rows * columns).reshape(rows, columns)
 
 
-def _end(tables: dict[bytes, memoryview], count: int, same: int, sizes: Array | None) -> int:
+def _end(tables: dict[bytes, memoryview], count: int, same: int, sizes: Array | None) -> tuple[int, int]:
+    """Of the last byte of all samples, and how many the chunks hold."""
     wide = b"co64" in tables
     body = tables[b"co64" if wide else b"stco"]
     offsets = _numbers(body[4:], ">i8" if wide else ">u4", int(_numbers(body, ">u4", 1)[0]))
@@ -85,10 +88,10 @@ def _end(tables: dict[bytes, memoryview], count: int, same: int, sizes: Array | 
         raise ValueError("chunks without samples, or samples without chunks")
     in_chunk = np.repeat(runs[:, 1], lengths)
     until = np.cumsum(in_chunk)
-    if int(until[-1]) != count:
-        raise ValueError("more or fewer samples than the chunks hold")
+    if int(until[-1]) > count:
+        raise ValueError("fewer samples than the chunks hold")
     taken = until * same if sizes is None else np.cumsum(sizes)[until - 1]
-    return int((offsets + np.diff(taken, prepend=0)).max())
+    return int((offsets + np.diff(taken, prepend=0)).max()), int(until[-1])
 
 
 def _delays(body: memoryview, count: int) -> Array:

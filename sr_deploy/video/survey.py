@@ -22,13 +22,15 @@ from av.video.stream import VideoStream
 
 from sr_deploy.video.captions import CaptionSearch
 from sr_deploy.video.extent import missing_bytes
+from sr_deploy.video.fragments import fragment_bytes
 from sr_deploy.video.index import ContradictionError, Index, index_of
 from sr_deploy.video.input import Input
 from sr_deploy.video.log import Message, complaints_of, heard
 from sr_deploy.video.matroska import Unread
-from sr_deploy.video.promises import NO_TIME, holes, missing_end
+from sr_deploy.video.promises import MP4, NO_TIME, holes, missing_end
 from sr_deploy.video.sample_tables import SampleTable, sample_tables
 from sr_deploy.video.splices import Reach, Splice, splices_of
+from sr_deploy.video.streams import codec_name
 
 CUT = re.compile("ended prematurely")
 """What FFmpeg says of a file that was cut; whether that one promised more is seen elsewhere."""
@@ -101,6 +103,7 @@ class _Reader:
         self.faults: list[tuple[int | None, str]] = []
         self.pieces: defaultdict[int, tuple[array[int], set[int]]] = defaultdict(lambda: (array("q"), set()))
         self.latest: int | None = None
+        self.bytes = 0
         self.hidden = 0
         self.latest_hidden = 0
         self.captions = CaptionSearch()
@@ -150,6 +153,7 @@ class _Reader:
         if self._may_skip:
             self.unread.look(packet, self.latest)
         track = self.tracks.get(packet.stream_index) or self._new_track(packet.stream)
+        self.bytes += packet.size
         self._count(packet, track)
         if packet.stream_index == self._video.index and packet.size:
             self._look(packet, track)
@@ -230,6 +234,10 @@ class _Reader:
         self.captions.look(packet)
 
 
+_NEVER_EMPTY = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "prores", "dnxhd", "ffv1"})
+"""Codecs whose pictures all have bytes; others leave a packet empty to show the last picture for longer."""
+
+
 def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream], times: array[int]) -> PacketSurvey:
     """Read all packets of a file, or its index where that tells of them; also what of the file is cut off.
 
@@ -242,12 +250,15 @@ def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream]
         said, file = complaints_of(container, messages), stack.enter_context(source.read())
         tables, video = sample_tables(file), video_of(container)
         missing = missing_bytes(file, video, tables)
+        lost = tables[video.id].lost if video.id in tables and codec_name(video) in _NEVER_EMPTY else 0
         try:
-            found = survey(container, video, times, file, {} if missing else tables)
+            found = survey(container, video, times, file, {} if missing or fragment_bytes(file) else tables)
         except ContradictionError:
             with source.open() as again:
                 found = survey(again, video_of(again), times, file)
     faults = found.faults or tuple((NO_TIME, f"FFmpeg says: {text}") for text in said[:1])
+    if lost:
+        faults = (*faults, (None, f"{lost} of the pictures that its index counts are not there"))
     if not missing:
         return replace(found, faults=faults)
     cut = (None, f"{missing} bytes are missing, it was cut short")
@@ -285,6 +296,8 @@ def survey(
     ends = {index: Fraction(span.end, clock) for part in reader.parts for index, span in part.items() if span.begin is not None}
     if missing := missing_end(container, video, ends, Fraction(reader.frame, clock)):
         faults.append((reader.latest, missing))
+    if not tables and container.format.name == MP4 and (unclaimed := fragment_bytes(file) - reader.bytes) > 0:
+        faults.append((reader.latest, f"{unclaimed} bytes of its fragments belong to no picture and no sound"))
     faults += [
         (latest, f"what lies at byte {place} is nothing that Matroska has, so it was passed over")
         for latest, place in reader.unread.strange(file, reader.latest)

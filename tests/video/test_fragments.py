@@ -1,4 +1,4 @@
-"""Fragments that claim more samples than the file can have; FFmpeg would make an entry in memory for each."""
+"""Fragments and tables of an MP4 that claim more than the file has, or less than it holds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sr_deploy.errors import VideoError
 from sr_deploy.video.fragments import most_samples
 from sr_deploy.video.input import input_of
 from sr_deploy.video.sample_tables import sample_tables
+from sr_deploy.video.source import VideoSource
+from tests.video import clips as reader
 
 
 @pytest.fixture
@@ -69,3 +71,36 @@ def test_a_box_that_claims_to_be_huge_is_read_as_far_as_it_is_there(tmp_path: Pa
     assert most_samples(path) == 0
     with path.open("rb") as file:
         assert sample_tables(file) == {}
+
+
+def _fragmented(path: Path, *flags: str) -> bytes:
+    reader.ffmpeg(*reader.pattern(count=12), "-c:v", "libx264", "-preset", "ultrafast", "-g", "4", "-movflags", *flags, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("flags", ["+frag_keyframe+empty_moov", "+frag_keyframe"])
+def test_pictures_that_no_fragment_claims_are_missing(tmp_path: Path, flags: str) -> None:
+    path = tmp_path / "film.mp4"
+    whole = _fragmented(path, flags)
+    with VideoSource(path) as source:
+        assert len(list(source.frames())) == 12
+    place = whole.index(b"trun") + 8
+    assert whole[place : place + 4] == struct.pack(">I", 4)
+    path.write_bytes(whole[:place] + struct.pack(">I", 3) + whole[place + 4 :])
+    assert len(reader.frames(path)) == 11
+    with VideoSource(path) as source, pytest.raises(VideoError, match="bytes of its fragments belong to no picture"):
+        list(source.frames())
+
+
+@pytest.mark.parametrize(("box", "offset", "value"), [(b"stsz", 12 + 4 * 11, 0), (b"stsc", 12, 11)])
+def test_pictures_that_the_index_counts_and_does_not_place_are_missing(
+    tmp_path: Path, box: bytes, offset: int, value: int
+) -> None:
+    path = tmp_path / "film.mp4"
+    reader.ffmpeg(*reader.pattern(count=12), "-c:v", "libx264", "-preset", "ultrafast", path)
+    whole = path.read_bytes()
+    place = whole.index(box) + 4 + offset
+    path.write_bytes(whole[:place] + struct.pack(">I", value) + whole[place + 4 :])
+    assert len(reader.frames(path)) == 11
+    with VideoSource(path) as source, pytest.raises(VideoError, match="1 of the pictures that its index counts are not there"):
+        list(source.frames())
