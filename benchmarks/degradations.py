@@ -67,7 +67,7 @@ def stepper(job: TrainingJob) -> Callable[[int, Batch], object]:
     optimization = Optimization(own, average, stage, half=False)
 
     def run(index: int, batch: Batch) -> object:
-        lr, hr, clean = (as_tensor(images, CPU) for images in batch)
+        lr, hr, clean = (as_tensor(images, CPU) for images in batch[:3])
         return optimization.step(index, lr, hr, loss.taught(clean))
 
     return run

@@ -27,22 +27,25 @@ MARGIN = 4
 
 
 class Batch(NamedTuple):
-    """Crops of one place each, (N, H, W, C) uint8: LR as the network sees it, HR, and LR that is bicubic and no more."""
+    """Crops of one place each, (N, H, W, C) uint8: LR as the network sees it, HR, and LR that is bicubic and no more; and which
+    are of generated pictures, (N,) bool."""
 
     lr: Array
     hr: Array
     clean: Array
+    generated: Array
 
 
 @dataclass(frozen=True)
 class Example:
-    """One crop of a batch, (H, W, C) uint8 each: of which picture, and what was done to its LR."""
+    """One crop of a batch, (H, W, C) uint8 each: of which picture, what was done to its LR, and whether it was generated."""
 
     name: str
     lr: Array
     hr: Array
     clean: Array
     told: tuple[str, ...]
+    generated: bool
 
 
 class Crops:
@@ -75,7 +78,8 @@ class Crops:
         """One batch."""
         examples = self.examples(step)
         lr, hr = (np.stack([getattr(example, name) for example in examples]) for name in ("lr", "hr"))
-        return Batch(lr, hr, lr if self._degradation is None else np.stack([example.clean for example in examples]))
+        clean = lr if self._degradation is None else np.stack([example.clean for example in examples])
+        return Batch(lr, hr, clean, np.array([example.generated for example in examples]))
 
     def examples(self, step: int) -> list[Example]:
         """The crops of one batch."""
@@ -93,12 +97,12 @@ class Crops:
         lr = _turned(photo.lr[y : y + height, x : x + width], turn)
         hr = _turned(photo.hr[y * scale : (y + height) * scale, x * scale : (x + width) * scale], turn)
         if self._degradation is None:
-            return Example(photo.name, lr, hr, lr, ())
+            return Example(photo.name, lr, hr, lr, (), is_generated)
         degraded = degrade(np.ascontiguousarray(hr), lr, self._degradation, random)
         y, x = (self._place(size, random) for size in lr.shape[:2])
         inner = (slice(y, y + self._side), slice(x, x + self._side))
         outer = tuple(slice(part.start * scale, part.stop * scale) for part in inner)
-        return Example(photo.name, degraded.image[inner], hr[outer], lr[inner], degraded.told)
+        return Example(photo.name, degraded.image[inner], hr[outer], lr[inner], degraded.told, is_generated)
 
     def _place(self, size: int, random: np.random.Generator) -> int:
         """Where the crop begins in what was degraded: at every place of a JPEG's block alike."""

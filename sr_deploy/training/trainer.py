@@ -169,6 +169,8 @@ class TrainingRun:
         lr, hr = as_tensor(batch.lr, device), as_tensor(batch.hr, device)
         sees_clean = self._job.recipe.teacher_sees == "clean" and batch.clean is not batch.lr and loss.teacher is not None
         taught = loss.taught(as_tensor(batch.clean, device) if sees_clean else lr)
+        if taught is not None and batch.generated.any():  # Published networks know photographs alone.
+            taught[batch.generated] = hr[batch.generated]
         try:
             return optimization.step(self.step, lr, hr, taught)
         except UnhealthyOutputError as exc:

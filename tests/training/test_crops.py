@@ -22,8 +22,8 @@ def numbered(scale: int) -> Photo:
 @pytest.mark.parametrize("scale", [2, 3])
 def test_crops_of_hr_and_lr_are_of_one_place_and_turned_alike(scale: int) -> None:
     crops = Crops([numbered(scale)], batch=32, crop=5 * scale, seed=(1, 0))
-    lr, hr, clean = crops(7)
-    assert clean is lr
+    lr, hr, clean, generated = crops(7)
+    assert clean is lr and not generated.any()
     assert (lr.shape, hr.shape) == ((32, 5, 5, 1), (32, 5 * scale, 5 * scale, 1))
     np.testing.assert_array_equal(hr, lr.repeat(scale, 1).repeat(scale, 2))
     steps = {(int(image[0, 1, 0]) - int(image[0, 0, 0]), int(image[1, 0, 0]) - int(image[0, 0, 0])) for image in lr}
@@ -69,7 +69,7 @@ def test_degraded_crops_are_of_one_place(scale: int) -> None:
     crops = Crops([pictured(scale)], batch=12, crop=12 * scale, seed=(1, 0), degradation=NOISY)
     batch = crops(3)
     assert (batch.lr.shape, batch.hr.shape) == ((12, 12, 12, 3), (12, 12 * scale, 12 * scale, 3))
-    for lr, hr, clean in zip(*batch, strict=True):
+    for lr, hr, clean, _ in zip(*batch, strict=True):
         assert not np.array_equal(lr, clean)
         inner = (slice(3, -3), slice(3, -3))
         made = imresize(np.ascontiguousarray(hr), 12, 12)
@@ -101,7 +101,7 @@ def test_a_share_of_the_crops_is_generated() -> None:
 
 def test_without_degradation_and_drawn_pictures_crops_are_what_they_were() -> None:
     """Runs that were begun before there was any of it go on with the same batches."""
-    lr, hr, _ = Crops([numbered(2)], batch=3, crop=8, seed=(1, 0))(5)
+    lr, hr, *_ = Crops([numbered(2)], batch=3, crop=8, seed=(1, 0))(5)
     random = np.random.default_rng((1, 0, 5))
     photo = numbered(2)
     for low, high in zip(lr, hr, strict=True):

@@ -20,6 +20,7 @@ from sr_deploy.errors import CancelledError, UsageError
 from sr_deploy.models import resolve
 from sr_deploy.training import train
 from sr_deploy.training.degradation.settings import Degradation, DegradationRound, Jpeg
+from sr_deploy.training.generated import GeneratedContent
 from sr_deploy.training.job import prepare, read_content, stage_crops
 from sr_deploy.training.losses import Loss
 from sr_deploy.training.photos import hold_out
@@ -95,6 +96,17 @@ def test_a_teacher_sees_clean_or_degraded_lr(
     batch = stage_crops(recipe, 0, hold_out(read_content(recipe)[0], recipe.hold_out)[0], [])(0)
     torch.testing.assert_close(seen[0], as_tensor(batch.clean if sees == "clean" else batch.lr, CPU))
     assert not np.array_equal(batch.clean, batch.lr)
+
+
+def test_generated_pictures_are_learned_from_themselves(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    losses = []
+    for share, weights in ((1.0, TAUGHT), (1.0, LossWeights(l1=1.0)), (0.0, TAUGHT)):
+        stages = (replace(make_recipe().stages[0], losses=weights, steps=1),)
+        teacher = str(TEACHER) if weights.teacher else ""
+        recipe = make_recipe(teacher=teacher, stages=stages, generated=GeneratedContent(share=share, pictures=4))
+        run = train(recipe, tmp_path / f"{len(losses)}")
+        losses.append((run.checkpoint.parent / "log.csv").read_text().splitlines()[-1].split(",")[3])
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_a_network_learns_its_teachers_images(make_recipe: MakeRecipe, tmp_path: Path) -> None:
