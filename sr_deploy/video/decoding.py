@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any, Protocol
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Stream
 from av.video.stream import VideoStream
 
 from sr_deploy.video.mpeg4 import Coded
+from sr_deploy.video.packets import Packets, packets_of
 from sr_deploy.video.promises import MP4
 
 LEAD = 1
@@ -70,12 +69,6 @@ class Clock:
         self._last = frame.pts = told
         self._step = max(1, frame.duration)
         return frame
-
-
-class Packets(Protocol):
-    """A container, or one whose times go on."""
-
-    def demux(self, *streams: Stream) -> Iterator[Packet[Any]]: ...
 
 
 _STRICT = ("matroska,webm", MP4, "ivf")
@@ -261,7 +254,7 @@ def met(damage: DamageError, skipped: list[DamageError] | None) -> None:
 def _packets(container: Packets, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """All packets and the one that flushes; an empty packet that has a time is a frame left out, and would flush too early."""
     untimed = is_untimed(stream)
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         if untimed:
             packet.pts = None
         if packet.size or packet.dts is None:

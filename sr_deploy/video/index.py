@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 
 from sr_deploy.video.captions import ALL_LOOKED_AT, CaptionSearch
 from sr_deploy.video.log import complaints_of, heard
+from sr_deploy.video.packets import packets_of
 from sr_deploy.video.sample_tables import SampleTable
 
 _DISCARD, _KEY = 2, 1
@@ -98,6 +99,6 @@ def _packets(container: InputContainer, stream: VideoStream, dts: int) -> Iterat
     """Packets of a stream from the keyframe before that time on."""
     try:
         container.seek(dts, stream=stream)
-        yield from (packet for packet in container.demux(stream) if packet.size)
+        yield from (packet for packet in packets_of(container, stream) if packet.size)
     except (av.FFmpegError, OSError) as exc:
         raise ContradictionError from exc

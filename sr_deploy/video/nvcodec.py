@@ -22,9 +22,10 @@ from sr_deploy.device.video_planes import DevicePlanes, PlaneFormat
 from sr_deploy.errors import BackendUnavailableError, EngineError, first_line
 from sr_deploy.upscaling.upscaler import Upscaler
 from sr_deploy.video.colors import SHORTEST, meaning_of
-from sr_deploy.video.decoding import DoubtError, Packets
+from sr_deploy.video.decoding import DoubtError
 from sr_deploy.video.frame import FrameUpscaler, VideoFormat
 from sr_deploy.video.images import FrameSource
+from sr_deploy.video.packets import Packets, packets_of
 from sr_deploy.video.source import VideoSource
 
 _CODECS = {"h264": "H264", "hevc": "HEVC", "av1": "AV1", "vp9": "VP9"}
@@ -253,7 +254,7 @@ def _packets(container: Packets, stream: VideoStream) -> Iterator[Packet[VideoSt
     """The packets as NVDEC takes them, with start codes and parameters in the stream; None at the end."""
     name = _FILTERS.get(stream.codec_context.name)
     filter = BitStreamFilterContext(name, stream) if name else None
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         if not packet.size:
             continue
         if packet.is_corrupt:

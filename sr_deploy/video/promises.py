@@ -32,6 +32,27 @@ def shown_times(times: array[int]) -> list[int]:
     return known if known and known[0] != NO_TIME and all(map(lt, known, islice(known, 1, None))) else []
 
 
+class Piece:
+    """The pictures of a stream up to where times start anew: when they are shown and decoded, and which are keyframes."""
+
+    def __init__(self) -> None:
+        self._shown, self._decoded, self._keys = array("q"), array("q"), array("b")
+
+    def add(self, pts: int | None, dts: int | None, is_keyframe: bool) -> None:
+        """The next one in the file."""
+        self._shown.append(NO_TIME if pts is None else pts)
+        self._decoded.append(NO_TIME if dts is None else dts)
+        self._keys.append(is_keyframe)
+
+    def holes(self) -> list[tuple[int, int]]:
+        """`holes` in the times of showing, or else in those of decoding."""
+        found = (
+            holes(times, {time for time, is_key in zip(times, self._keys, strict=True) if is_key})
+            for times in (self._shown, self._decoded)
+        )
+        return next(filter(None, found), [])
+
+
 def holes(times: array[int], keys: set[int]) -> list[tuple[int, int]]:
     """Where pictures are missing whose neighbors all follow each other alike: pts of the one before, and how many.
 

@@ -25,7 +25,6 @@ from sr_deploy.video.decoding import (
     Clock,
     DamageError,
     DoubtError,
-    Packets,
     decode_carefully,
     decode_fast,
     is_untimed,
@@ -36,6 +35,7 @@ from sr_deploy.video.facts import count_of, duration_of, format_of, notes_of, wi
 from sr_deploy.video.filters import deinterlaced
 from sr_deploy.video.frame import Frame
 from sr_deploy.video.input import Input, input_of
+from sr_deploy.video.packets import Packets
 from sr_deploy.video.promises import NO_TIME, shown_times
 from sr_deploy.video.splices import Continuous
 from sr_deploy.video.streams import codec_name, main_video

@@ -13,6 +13,8 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
+from sr_deploy.video.packets import packets_of
+
 
 @dataclass(frozen=True)
 class Splice:
@@ -41,7 +43,7 @@ class Continuous:
     def demux(self, *streams: Stream) -> Iterator[Packet[Any]]:
         """All packets, or those of some streams; from the beginning of the file."""
         seen = Counter[int]()
-        for packet in self._container.demux(*streams):
+        for packet in packets_of(self._container, *streams):
             index = packet.stream_index
             offset = next((s.offset for s in reversed(self._splices) if seen[index] >= s.first.get(index, 1 << 62)), None)
             seen[index] += 1

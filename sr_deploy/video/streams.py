@@ -22,6 +22,7 @@ from sr_deploy.video.encoding import Encoding, container_format, encoded_format,
 from sr_deploy.video.frame import VideoFormat
 from sr_deploy.video.header import stream_template
 from sr_deploy.video.input import Input
+from sr_deploy.video.packets import packets_of
 
 ERRORS = (av.error.FFmpegError, OSError, ValueError)
 _NOT_COPIED = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "rotate"}
@@ -159,7 +160,7 @@ def _attach(output: OutputContainer, stream: Stream, copied: Copied, cover: byte
 
 def cover_of(opened: InputContainer, index: int) -> bytes:
     """The picture of a stream that is a cover; it comes before all other packets."""
-    return next((bytes(packet) for packet in opened.demux(opened.streams[index]) if packet.size), b"")
+    return next((bytes(packet) for packet in packets_of(opened, opened.streams[index]) if packet.size), b"")
 
 
 def add_video(output: OutputContainer, template: VideoStream, encoded: VideoFormat) -> VideoStream:
@@ -227,7 +228,7 @@ def _first_packets(opened: InputContainer, main: VideoStream, counts: dict[int, 
         s.index for s in opened.streams if s.type != "attachment" and s.discard != Discard.all and counts.get(s.index, 1)
     }
     try:
-        for packet in opened.demux():
+        for packet in packets_of(opened):
             if packet.size and packet.pts is not None:
                 first.setdefault(packet.stream_index, packet)
             if expected <= first.keys():

@@ -27,7 +27,8 @@ from sr_deploy.video.index import ContradictionError, Index, index_of
 from sr_deploy.video.input import Input
 from sr_deploy.video.log import Message, complaints_of, heard
 from sr_deploy.video.matroska import Unread
-from sr_deploy.video.promises import MP4, NO_TIME, holes, missing_end
+from sr_deploy.video.packets import packets_of
+from sr_deploy.video.promises import MP4, NO_TIME, Piece, missing_end
 from sr_deploy.video.sample_tables import SampleTable, sample_tables
 from sr_deploy.video.splices import Reach, Splice, splices_of
 from sr_deploy.video.streams import codec_name
@@ -101,7 +102,7 @@ class _Reader:
         self.tracks: dict[int, _Track] = {}
         self.parts: list[dict[int, Reach]] = [{}]
         self.faults: list[tuple[int | None, str]] = []
-        self.pieces: defaultdict[int, tuple[array[int], set[int]]] = defaultdict(lambda: (array("q"), set()))
+        self.pieces: defaultdict[int, Piece] = defaultdict(Piece)
         self.latest: int | None = None
         self.bytes = 0
         self.hidden = 0
@@ -222,12 +223,10 @@ class _Reader:
         pts = packet.pts
         if pts is not None:
             self.latest = pts if self.latest is None else max(self.latest, pts)
-            if self.spliced and packet.is_keyframe:
-                self.pieces[track.part][1].add(pts)
         if not packet.is_discard:
             self._times.append(NO_TIME if pts is None else pts)
             if self.spliced:
-                self.pieces[track.part][0].append(self._times[-1])
+                self.pieces[track.part].add(pts, packet.dts, packet.is_keyframe)
         elif pts is not None:
             self.hidden += 1
             self.latest_hidden = max(self.latest_hidden, pts * track.scale)
@@ -291,7 +290,7 @@ def survey(
     for part, piece in reader.pieces.items():
         moved = round(splices[part - 1].offset / (video.time_base or 1)) if part else 0
         faults += [
-            (pts + moved, f"{lost} picture{'s are' if lost > 1 else ' is'} missing there") for pts, lost in holes(*piece)
+            (time + moved, f"{lost} picture{'s are' if lost > 1 else ' is'} missing there") for time, lost in piece.holes()
         ]
     ends = {index: Fraction(span.end, clock) for part in reader.parts for index, span in part.items() if span.begin is not None}
     if missing := missing_end(container, video, ends, Fraction(reader.frame, clock)):
@@ -315,6 +314,6 @@ def survey(
 
 def _demuxed(container: InputContainer) -> Iterator[Packet[Any]]:
     try:
-        yield from container.demux()
+        yield from packets_of(container)
     except (av.FFmpegError, OSError):
         return  # Whoever decodes says what is wrong there.

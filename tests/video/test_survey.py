@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from sr_deploy.errors import VideoError
 from sr_deploy.film.options import VideoOptions
 from sr_deploy.film.run import upscale_video
+from sr_deploy.video.packets import packets_of
 from sr_deploy.video.source import VideoSource
 from tests.film.test_run import Nearest
 from tests.video import clips as reader
@@ -180,6 +183,15 @@ def test_times_that_start_anew_go_on(tmp_path: Path, sound: bool, suffix: str) -
     if sound:
         assert packets(target)[1] >= 3 * 15
     assert starts(target)[0] < 0.1 and float(times[-1]) < 2.1
+
+
+def test_pictures_are_missing_where_times_of_decoding_have_a_hole(tmp_path: Path) -> None:
+    """The beginning of a program stream twice: its first picture, and then the middle of what follows."""
+    path = tmp_path / "film.mpg"
+    reader.ffmpeg(*reader.pattern("48x32", 36, "12"), "-c:v", "mpeg2video", "-bf", "0", path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1048] + whole[24:])
+    assert 0 < len(reader.frames(path)) < 36 and "missing there" in read(path)[1]
 
 
 def test_times_that_start_anew_are_resumed_right(tmp_path: Path) -> None:
@@ -431,3 +443,18 @@ def test_a_length_that_is_none_is_not_believed(clips: Clips, tmp_path: Path) -> 
     path = tmp_path / "film.mkv"
     path.write_bytes(clips["cfr_mkv"].read_bytes().replace(b"00:00:0", b"00x00:0"))
     assert read(path)[:2] == read(clips["cfr_mkv"])[:2]
+
+
+def test_a_packet_of_a_stream_that_pyav_does_not_know_is_passed_over() -> None:
+    """As in a damaged transport stream, where PyAV fails at it and goes on behind it when it is asked again."""
+
+    class Container:
+        rest = iter([1, 2, None, 3])
+
+        def demux(self, *_: object) -> Iterator[Any]:
+            for packet in self.rest:
+                if packet is None:
+                    raise IndexError("list index out of range")
+                yield packet
+
+    assert list(packets_of(Container())) == [1, 2, 3]
