@@ -32,7 +32,7 @@ def shown_times(times: array[int]) -> list[int]:
     return known if known and known[0] != NO_TIME and all(map(lt, known, islice(known, 1, None))) else []
 
 
-class Piece:
+class PictureTimes:
     """The pictures of a stream up to where times start anew: when they are shown and decoded, and which are keyframes."""
 
     def __init__(self) -> None:

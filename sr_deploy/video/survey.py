@@ -28,7 +28,7 @@ from sr_deploy.video.input import Input
 from sr_deploy.video.log import Message, complaints_of, heard
 from sr_deploy.video.matroska import Unread
 from sr_deploy.video.packets import packets_of
-from sr_deploy.video.promises import MP4, NO_TIME, Piece, missing_end
+from sr_deploy.video.promises import MP4, NO_TIME, PictureTimes, missing_end
 from sr_deploy.video.sample_tables import SampleTable, sample_tables
 from sr_deploy.video.splices import Reach, Splice, splices_of
 from sr_deploy.video.streams import codec_name
@@ -102,7 +102,7 @@ class _Reader:
         self.tracks: dict[int, _Track] = {}
         self.parts: list[dict[int, Reach]] = [{}]
         self.faults: list[tuple[int | None, str]] = []
-        self.pieces: defaultdict[int, Piece] = defaultdict(Piece)
+        self.pieces: defaultdict[int, PictureTimes] = defaultdict(PictureTimes)
         self.latest: int | None = None
         self.bytes = 0
         self.hidden = 0
@@ -295,6 +295,9 @@ def survey(
     ends = {index: Fraction(span.end, clock) for part in reader.parts for index, span in part.items() if span.begin is not None}
     if missing := missing_end(container, video, ends, Fraction(reader.frame, clock)):
         faults.append((reader.latest, missing))
+    if container.format.name == "avi" and video.index in reader.tracks:
+        unread = sum(entry.size > 0 for entry in video.index_entries) - reader.tracks[video.index].filled
+        faults += [(reader.latest, f"{unread} of the pictures that its index counts are not there")] * (unread > 0)
     if not tables and container.format.name == MP4 and (unclaimed := fragment_bytes(file) - reader.bytes) > 0:
         faults.append((reader.latest, f"{unclaimed} bytes of its fragments belong to no picture and no sound"))
     faults += [

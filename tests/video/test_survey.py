@@ -458,3 +458,14 @@ def test_a_packet_of_a_stream_that_pyav_does_not_know_is_passed_over() -> None:
                 yield packet
 
     assert list(packets_of(Container())) == [1, 2, 3]
+
+
+def test_a_picture_of_an_avi_whose_length_became_none_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "film.avi"
+    reader.ffmpeg(*reader.pattern("48x32", 12, "12"), "-c:v", "mjpeg", path)
+    whole = bytearray(path.read_bytes())
+    place = [match.start() for match in re.finditer(b"00dc", bytes(whole))][5]
+    whole[place + 4 : place + 8] = bytes(4)
+    path.write_bytes(whole)
+    assert len(reader.frames(path)) == 11
+    assert "1 of the pictures that its index counts are not there" in read(path)[1]
