@@ -36,7 +36,8 @@ Part = Literal["", "base", "refine"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from. `expected`: published PSNR of Y in dB by test set."""
+    """Where the weights came from. `expected`: published PSNR of Y in dB by test set. `purpose`: what they are for. `credits`:
+    weights, teachers and pictures that they were trained with, each with its license."""
 
     file: str
     sha256: str
@@ -44,6 +45,8 @@ class Source:
     url: str = ""
     recipe: str = ""
     expected: dict[str, float] = field(default_factory=dict)
+    purpose: str = ""
+    credits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 from sr_deploy import BundleError, Upscaler, UsageError, models, open_bundle
 from sr_deploy.bundle import Bundle, sha256_of
 from sr_deploy.card import GraphCard, ModelCard
+from sr_deploy.models.recipe import FREE_LICENSES
 from tests.graphs import image_graph, save
 from tests.wheels import FOLDERS, build, copy_source
 
@@ -156,7 +157,9 @@ def test_every_network_in_the_box_is_what_its_folder_says() -> None:
         bundle = Bundle.open(model.folder)
         assert (bundle.card.scale, model.folder.is_dir()) == (model.scale, True)
         assert bundle.card.source is not None and "Set5" in bundle.card.source.expected
-        assert model.recipe is not None
+        assert model.recipe is not None and bundle.card.source.purpose
+        assert bundle.card.source.credits
+        assert {credit.rpartition(": ")[2] for credit in bundle.card.source.credits} <= FREE_LICENSES
         assert all(path.is_file() for path in model.folder.iterdir()), "wheels take files directly in the folder only"
         assert sum(path.stat().st_size for path in model.folder.iterdir()) < 2_000_000
 

@@ -3,7 +3,8 @@
 python training/box.py RUN HR [HR ...] [--license Apache-2.0] [--int8]
 
 RUN is the folder that `sr-deploy train` left. The PSNR-Y in the card is measured on the folders of HR images; one named HR is
-called after the folder that it lies in. Who taught the network stands in the card, too, with the license.
+called after the folder that it lies in. The card has what cards.json says of the
+network and who taught it, too, each with its license.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def make_bundle(
 ) -> None:
     """The bundle of the trained checkpoint, with the PSNR that it has in its card."""
     digest = hashlib.sha256((run / "checkpoint.pth").read_bytes()).hexdigest()
+    said = json.loads((ROOT / "training" / "cards.json").read_text(encoding="utf-8"))
     facts = {
         "name": recipe.name,
         "architecture": recipe.architecture,
@@ -57,6 +59,8 @@ def make_bundle(
         "value_range": 1,
         "license": options.license,
         "url": f"trained with training/{recipe.name}.toml{taught_by(run)}",
+        "purpose": said["purpose"][recipe.name.rpartition("_")[0]],
+        "credits": [*said["starts"].get(recipe.name, []), *said["pictures"]],
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in facts.items()]
     lines += ["", "[expected]", *(f"{name} = {psnr}" for name, psnr in measured.items())]

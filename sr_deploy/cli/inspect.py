@@ -192,6 +192,8 @@ def _card_facts(card: ModelCard) -> dict[str, Any]:
         facts |= {f"refine {name}": value for name, value in dataclasses.asdict(card.masked).items()}
     if card.source is not None:
         facts |= {"checkpoint": card.source.file, "sha256": card.source.sha256, "license": card.source.license}
+        facts |= {"purpose": card.source.purpose} if card.source.purpose else {}
+        facts |= {"trained with": "; ".join(card.source.credits)} if card.source.credits else {}
     if card.detection is not None:
         facts["decided by"] = card.detection.decided_by
         facts["margin"] = None if card.detection.margin is None else f"{card.detection.margin:.2f} dB"

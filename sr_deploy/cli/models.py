@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from sr_deploy.bundle import Bundle
+from sr_deploy.card import Source
 from sr_deploy.cli import Command, json_option, verbose_option
 from sr_deploy.cli.output import print_json, print_table
 from sr_deploy.models import Model, aliases, available, fetched
@@ -31,6 +32,8 @@ class Row:
     license: str
     path: Path
     recipe: Path | None
+    purpose: str = ""
+    credits: tuple[str, ...] = ()
     milliseconds: float | None = None
 
 
@@ -79,8 +82,10 @@ def _print_box(rows: list[Row], measure: bool) -> None:
     header = ("-m", "scale", "kB", "parameters", f"{TEST_SET} PSNR-Y dB", "license", *(("ms",) if measure else ()))
     print_table([_cells(row) for row in rows], header)
     click.echo()
+    purposes = {row.network: row.purpose for row in rows}
     for name, networks in aliases().items():
-        click.echo(f"{name}: {' or '.join(networks)}, by the factor")
+        purpose = f", for {purposes[networks[0]]}" if purposes[networks[0]] else ""
+        click.echo(f"{name}: {' or '.join(networks)}, by the factor{purpose}")
     click.echo()
     for row in rows:
         if row.recipe is not None:
@@ -90,15 +95,18 @@ def _print_box(rows: list[Row], measure: bool) -> None:
 
 def _row(model: Model, measure: bool) -> Row:
     card = Bundle.open(model.folder).card
+    source = card.source or Source("", "")
     return Row(
         model.folder.name,
         card.scale,
         sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file()) // 1000,
         card.parameters,
-        card.source.expected if card.source else {},
-        card.source.license if card.source else "unknown",
+        source.expected,
+        source.license,
         model.folder,
         model.recipe,
+        source.purpose,
+        source.credits,
         _milliseconds(model.folder) if measure else None,
     )
 

@@ -153,7 +153,16 @@ def _source(checkpoint: Path, recipe: Recipe | None) -> Source:
     digest = sha256_of(checkpoint)
     if recipe is None:
         return Source(checkpoint.name, digest)
-    return Source(checkpoint.name, digest, recipe.license, recipe.url, recipe.name, recipe.expected)
+    return Source(
+        checkpoint.name,
+        digest,
+        recipe.license,
+        recipe.url,
+        recipe.name,
+        recipe.expected,
+        recipe.purpose,
+        recipe.credits,
+    )
 
 
 @dataclass(frozen=True)

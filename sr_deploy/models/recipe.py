@@ -33,6 +33,7 @@ class Recipe:
     `checkpoint`: its file name. `variant`: settings that the weights leave open, such as inner_skips. `expected`: published
     PSNR of Y in dB by test set. `url`: the page where it is published. `download`: the address of the file itself, which has
     so many `bytes`, and may lead on to these `hosts`; empty where it has none of its own. `bundle`: made of it, as a zip file.
+    `purpose` and `credits`: as in the `Source` of a card.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Recipe:
     bytes: int = 0
     hosts: tuple[str, ...] = ()
     bundle: Download | None = None
+    purpose: str = ""
+    credits: tuple[str, ...] = ()
 
     @property
     def file(self) -> Download | None:

@@ -31,7 +31,9 @@ def box(bundle: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     folder = tmp_path_factory.mktemp("box")
     shutil.copytree(bundle, folder / "plain-x2")
     known = Bundle.open(shutil.copytree(bundle, folder / "fast-x2"))
-    source = Source("fast_x2.pth", "0" * 64, "Apache-2.0", expected={"Set5": 36.9876})
+    source = Source(
+        "fast_x2.pth", "0" * 64, "Apache-2.0", expected={"Set5": 36.9876}, purpose="clean pictures", credits=("photos: MIT",)
+    )
     dataclasses.replace(known, card=dataclasses.replace(known.card, source=source, parameters=12345)).write_card()
     (folder / "fast-x2" / "recipe.toml").write_text("name = 'fast'\n")
     monkeypatch.setattr(models, "FOLDER", folder)
@@ -42,7 +44,7 @@ def test_a_table(invoke: Invoke, box: Path) -> None:
     result = invoke("models")
     assert result.exit_code == 0, result.stderr
     header, _, fast, plain, _, *short, _, again, _, titles, _ = result.stdout.partition("\nabpn_m4c28_x4")[0].splitlines()
-    assert short == ["fast: fast-x2, by the factor", "plain: plain-x2, by the factor"]
+    assert short == ["fast: fast-x2, by the factor, for clean pictures", "plain: plain-x2, by the factor"]
     assert titles.split() == ["published", "kB", "Set5", "PSNR-Y", "dB", "license"]
     assert header.split() == ["-m", "scale", "kB", "parameters", "Set5", "PSNR-Y", "dB", "license"]
     size = sum(path.stat().st_size for path in (box / "fast-x2").iterdir()) // 1000
@@ -59,6 +61,7 @@ def test_json_and_speed(invoke: Invoke, box: Path) -> None:
     fast, plain = document["models"]
     assert (fast["network"], fast["scale"], fast["psnr_y"], fast["license"]) == ("fast-x2", 2, {"Set5": 36.9876}, "Apache-2.0")
     assert (fast["path"], fast["recipe"]) == (str(box / "fast-x2"), str(box / "fast-x2" / "recipe.toml"))
+    assert (fast["purpose"], fast["credits"]) == ("clean pictures", ["photos: MIT"])
     assert (plain["psnr_y"], plain["recipe"]) == ({}, None)
     assert fast["milliseconds"] > 0 and plain["milliseconds"] > 0
     assert json.loads(invoke("models", "--json").stdout)["models"][0]["milliseconds"] is None
@@ -84,7 +87,7 @@ def test_what_can_be_fetched(invoke: Invoke, bundle: Path, tmp_path: Path, monke
 def test_every_alias_is_listed_and_runs(invoke: Invoke) -> None:
     assert models.aliases() == {
         "fast": ("fast-x2", "fast-x3", "fast-x4"),
-        "photo": ("photo-x4",),
+        "photo": ("photo-x2", "photo-x4"),
         "photo-fast": ("photo-fast-x2", "photo-fast-x4"),
         "quality": ("quality-small-x2", "quality-small-x4"),
         "quality-small": ("quality-small-x2", "quality-small-x4"),

@@ -73,7 +73,7 @@ def test_tf32_keeps_ten_bits() -> None:
     assert tf32(np.float32([1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, -3 - 2**-20])).tolist() == [1 + 2**-10, 1, 1 + 2**-9, -3]
 
 
-@pytest.mark.parametrize("network", ["fast-x2", "fast-x4", "quality-small-x2", "quality-small-x4"])
+@pytest.mark.parametrize("network", ["fast-x2", "fast-x4", "photo-x2", "photo-x4"])
 def test_tf32_is_no_fp32(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cuDNN computes where it is not kept from TF32 misses the floor on every probe, and fp32 itself is far above it."""
     bundle = open_bundle(network)
@@ -131,7 +131,7 @@ def test_a_bundle_that_computes_something_else_does_not(tmp_path: Path) -> None:
     assert not any(entry.passed for entry in links)
 
 
-@pytest.mark.parametrize("name", ["fast-x2", "fast-x3", "quality-small-x4"])
+@pytest.mark.parametrize("name", ["fast-x2", "fast-x3", "photo-x4"])
 def test_planes_are_compared_where_frames_take_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = dataclasses.replace(select_backend("onnxruntime"), planes=True)
     bundle = Bundle.open(MODELS / name)

@@ -55,7 +55,7 @@ def test_a_bundle_teaches_as_its_checkpoint_does(make_recipe: MakeRecipe) -> Non
     lr = as_tensor(job.validation[0].lr[None], CPU)
     with torch.no_grad():
         torch.testing.assert_close(bundle.network(lr), checkpoint.network(lr).clamp(0, 1), atol=2e-5, rtol=0)
-    assert (bundle.title, bundle.license, checkpoint.license) == ("quality_small_x2", "Apache-2.0", "MIT")
+    assert (bundle.title, bundle.license, checkpoint.license) == ("quality_small_x2", "MIT", "MIT")
 
 
 def test_bundles_of_another_kind_do_not_teach(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_what_taught_stays_known(make_recipe: MakeRecipe, tmp_path: Path) -> Non
     said: list[str] = []
     train(make_recipe(teacher="quality-small-x2", stages=stages), tmp_path / "run", say=said.append)
     teacher = json.loads((tmp_path / "run" / "training.json").read_text())["teacher"]
-    assert (teacher["title"], teacher["license"]) == ("quality_small_x2", "Apache-2.0")
+    assert (teacher["title"], teacher["license"]) == ("quality_small_x2", "MIT")
     assert teacher["sha256"] == sha256_of(resolve("quality-small-x2") / "fp32.onnx")
-    assert any("taught by quality_small_x2 (Apache-2.0)" in line for line in said)
+    assert any("taught by quality_small_x2 (MIT)" in line for line in said)
 
 
 @pytest.mark.parametrize("sees", ["clean", "degraded"])
