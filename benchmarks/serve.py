@@ -188,7 +188,7 @@ def idle() -> None:
     pictures.upscale_bytes = lambda *_: results[0]
     with Upscaler(MODEL) as upscaler:
         data = encode_image(upscaler(photo(256)), "png")
-    results = [pictures.UpscaledBytes(data, "png", 1 << 16, 0.1, Stats(1))]
+    results = [pictures.UpscaledBytes("none", data, "png", 1 << 16, 0.1, Stats(1))]
     main()
 
 
