@@ -199,8 +199,8 @@ def read_jp2(data: memoryview) -> Header:
                         claims = struct.unpack_from(">IIHBB", data, at)
             elif kind == b"jp2c":
                 stream = stream or (start, stop)
-            elif kind == b"jP  " and stream is not None:
-                raise ContainerError("another JPEG 2000 follows in the same file; take them apart")
+            elif kind in (b"jP  ", b"ftyp") and stream is not None:
+                raise ContainerError("another picture follows in the same file; take them apart")
     if stream is None or bytes(data[stream[1] - 2 : stream[1]]) != _END:
         raise cut_off("JPEG 2000")
     if _end_of_tiles(data, stream[0] + 2, stream[1]) != stream[1] - 2:
