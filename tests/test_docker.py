@@ -118,7 +118,7 @@ def test_what_the_package_is_built_from_is_copied(path: Path) -> None:
 def test_nothing_else_reaches_the_build() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     sent = {name.split("/")[0] for name in listed if is_sent(ROOT / name.split("/")[0])}
-    assert sent <= {"pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "sr_deploy", *FOLDERS}
+    assert sent <= {"pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "NOTICE", "sr_deploy", *FOLDERS}
     assert not is_sent(ROOT / "training" / "weights")
 
 

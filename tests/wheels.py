@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("export", "training", "engines")
 """Folders of recipes and targets."""
-BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "sr_deploy", *FOLDERS)
+BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "NOTICE", "sr_deploy", *FOLDERS)
 """What the package is built from, files and folders at the top of the repository."""
 EVERYTHING = os.pathsep.join(sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
 """As PYTHONPATH of an installed program: what this environment has, torch too, but us."""
