@@ -56,6 +56,7 @@ def test_a_recipe_decides_and_stands_in_the_card(shared: Path, tmp_path: Path) -
     assert "37.173 dB" in (bundle.folder / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_the_recipe_of_a_published_checkpoint_applies_by_itself(shared: Path, tmp_path: Path) -> None:
     checkpoint = shutil.copy(shared / "checkpoints" / "ECBSR_M4C16_x2.pth", tmp_path / "found.pth")
     told: list[str] = []
