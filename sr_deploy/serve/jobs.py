@@ -189,7 +189,7 @@ def job_routes(service: Service) -> APIRouter:
 async def _receive(request: Request, asked: JobAsked, network: ServedNetwork, service: Service) -> str:
     """The id of a new job, once all its files are in the spool."""
     size = asked.size()
-    restorer = None if asked.model else service.networks.restorer(asked.factor())
+    restorer = service.networks.restorer(asked.model, asked.factor())
     scale = max(network.scale, restorer.scale if restorer else 0)
     job = await asyncio.to_thread(service.spool.new, declared_bytes(request))
     try:

@@ -94,10 +94,11 @@ class ServedNetworks:
         hint = did_you_mean(name, (*self._all, *self._families))
         raise UsageError(f"model '{name}': not served here; there are {', '.join(self._all)}{hint}")
 
-    def restorer(self, factor: float | None) -> ServedNetwork | None:
+    def restorer(self, name: str | None, factor: float | None) -> ServedNetwork | None:
         """What pictures that lost much go to where a client names no network: `photo-fast`, where `fast` is the usual one."""
         family = self._families.get(RESTORER)
-        return _for_factor(family, factor) if family and self._usual is self._families.get(DEFAULT) else None
+        is_usual = name is None and self._usual is self._families.get(DEFAULT)
+        return _for_factor(family, factor) if family and is_usual else None
 
     def close(self) -> None:
         """Release all."""

@@ -83,7 +83,7 @@ def upscale_bytes(
     began = time.perf_counter()
     limits, size = service.options.limits, asked.size()
     header = check_picture(memoryview(data), limits)
-    restorer = None if asked.model else service.networks.restorer(asked.factor())
+    restorer = service.networks.restorer(asked.model, asked.factor())
     if restorer and lost_much(data):
         network = restorer
     format = format_for(asked.format, accept, header.format)

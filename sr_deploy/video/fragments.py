@@ -33,20 +33,24 @@ def fragment_bytes(file: BinaryIO) -> int:
     Source: ISO/IEC 14496-12, section 8.8.
     """
     held, has_fragments = 0, False
-    for number, (kind, size) in enumerate(file_boxes(file)):
-        if number == 0 and kind not in _FIRST:
-            return 0
+    for kind, size in _boxes(file):
         has_fragments = has_fragments or kind == b"moof"
         held += size if kind == b"mdat" else 0
     return held if has_fragments else 0
 
 
 def _fragments(file: BinaryIO) -> Iterator[memoryview]:
+    for kind, size in _boxes(file):
+        if kind == b"moof":
+            yield memoryview(file.read(min(size, _LARGEST)))
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """As `file_boxes`; none of a file that does not begin as an MP4."""
     for number, (kind, size) in enumerate(file_boxes(file)):
         if number == 0 and kind not in _FIRST:
             return
-        if kind == b"moof":
-            yield memoryview(file.read(min(size, _LARGEST)))
+        yield kind, size
 
 
 def _counts(data: memoryview) -> Iterator[int]:

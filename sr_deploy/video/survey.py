@@ -28,13 +28,15 @@ from sr_deploy.video.input import Input
 from sr_deploy.video.log import Message, complaints_of, heard
 from sr_deploy.video.matroska import Unread
 from sr_deploy.video.packets import packets_of
-from sr_deploy.video.promises import MP4, NO_TIME, PictureTimes, missing_end
+from sr_deploy.video.promises import NO_TIME, PictureTimes, missing_end
 from sr_deploy.video.sample_tables import SampleTable, sample_tables
 from sr_deploy.video.splices import Reach, Splice, splices_of
 from sr_deploy.video.streams import codec_name
 
 CUT = re.compile("ended prematurely")
 """What FFmpeg says of a file that was cut; whether that one promised more is seen elsewhere."""
+
+_NOT_THERE = "{} of the pictures that its index counts are not there"
 
 FAR = 10
 """Seconds behind the end at which no edit hides a picture."""
@@ -251,13 +253,13 @@ def survey_file(source: Input, video_of: Callable[[InputContainer], VideoStream]
         missing = missing_bytes(file, video, tables)
         lost = tables[video.id].lost if video.id in tables and codec_name(video) in _NEVER_EMPTY else 0
         try:
-            found = survey(container, video, times, file, {} if missing or fragment_bytes(file) else tables)
+            found = survey(container, video, times, file, {} if missing else tables)
         except ContradictionError:
             with source.open() as again:
                 found = survey(again, video_of(again), times, file)
     faults = found.faults or tuple((NO_TIME, f"FFmpeg says: {text}") for text in said[:1])
     if lost:
-        faults = (*faults, (None, f"{lost} of the pictures that its index counts are not there"))
+        faults = (*faults, (None, _NOT_THERE.format(lost)))
     if not missing:
         return replace(found, faults=faults)
     cut = (None, f"{missing} bytes are missing, it was cut short")
@@ -279,7 +281,8 @@ def survey(
     Raises: ContradictionError where they are not true.
     """
     reader = _Reader(container, video, times)
-    reader.take_index(tables or {})
+    held = fragment_bytes(file)
+    reader.take_index(tables if tables and not held else {})
     reader.read()
     faults, clock = reader.faults, reader.clock
     if container.duration is not None and reader.latest_hidden > (container.duration + FAR * av.time_base) * (
@@ -297,8 +300,8 @@ def survey(
         faults.append((reader.latest, missing))
     if container.format.name == "avi" and video.index in reader.tracks:
         unread = sum(entry.size > 0 for entry in video.index_entries) - reader.tracks[video.index].filled
-        faults += [(reader.latest, f"{unread} of the pictures that its index counts are not there")] * (unread > 0)
-    if not tables and container.format.name == MP4 and (unclaimed := fragment_bytes(file) - reader.bytes) > 0:
+        faults += [(reader.latest, _NOT_THERE.format(unread))] * (unread > 0)
+    if (unclaimed := held - reader.bytes) > 0:
         faults.append((reader.latest, f"{unclaimed} bytes of its fragments belong to no picture and no sound"))
     faults += [
         (latest, f"what lies at byte {place} is nothing that Matroska has, so it was passed over")
