@@ -100,7 +100,7 @@ class JobId(BaseModel):
 
 def facts_of(job: JobFolder, order: Order) -> JobFacts:
     """What a client is told of a job."""
-    outcome, progress, state = job.outcome, job.progress, job.state
+    state, progress, outcome = job.state, job.progress, job.outcome  # What is done by then has its results.
     single_video = len(order.files) == 1 and order.files[0].video
     total = progress.total if single_video else len(order.files)
     going = state == "running"
